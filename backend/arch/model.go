@@ -1,0 +1,214 @@
+// Package arch says what a model is: it reads config.json and the sentence-transformers files of a folder into one
+// declarative Model. Engines lower the Model; they never look at model_type.
+//
+// Families differ in a few choices, not in kind, so one struct describes them all: a reader per family fills it in. Weights are
+// named, not loaded: a Tensor is the name of a tensor in the folder's safetensors files with the shape that it must have.
+package arch
+
+// Model is a transformer that maps token sequences to vectors or logits. It is immutable once read.
+type Model struct {
+	Family       string // model_type of config.json, for people: logs and info
+	Architecture string // architectures[0] of config.json
+	HiddenSize   int    // columns of the residual stream
+	VocabSize    int
+	MaxPositions int // position ids are below it, PositionOffset included; 0: no table limits them
+	MaxLength    int // longest sequence in tokens, special tokens included: min of tables and sentence-transformers' limit
+
+	Embeddings Embeddings
+	Layers     []Layer
+	FinalNorm  *Norm // after the last layer of pre-norm models
+	Head       Head
+	Text       Text
+}
+
+// Tensor names a weight and the shape that it must have. The zero Tensor is "absent".
+type Tensor struct {
+	Name  string
+	Shape []int
+}
+
+// Absent reports that the model has no such weight.
+func (t Tensor) Absent() bool { return t.Name == "" }
+
+// Linear is y = x W^T + b with W [Out, In], as torch stores it; Transposed: W is stored [In, Out] (Conv1D).
+type Linear struct {
+	Weight     Tensor
+	Bias       Tensor // may be absent
+	In, Out    int
+	Transposed bool
+}
+
+// NormKind is the kind of a normalisation.
+type NormKind int
+
+// The kinds of Norm.
+const (
+	LayerNorm NormKind = iota // (x - mean) / sqrt(var + eps) * weight + bias
+	RMSNorm                   // x / sqrt(mean(x^2) + eps) * weight
+)
+
+// Norm normalises rows. OnePlusWeight: the stored weight is added to one (Gemma).
+type Norm struct {
+	Kind          NormKind
+	Weight, Bias  Tensor // [width]; each may be absent: ones, zeros
+	Eps           float32
+	OnePlusWeight bool
+}
+
+// Embeddings is the sum of tables that starts the residual stream: norm(scale * word[id] + position[pos] + type[t]).
+type Embeddings struct {
+	Word           Tensor // [VocabSize, width]; width is HiddenSize unless Projection is set
+	Position       Tensor // learned table [MaxPositions, width], or absent (rope, alibi, relative)
+	PositionOffset int    // position id of a sequence's first token: 0, or pad_token_id + 1 (roberta)
+	Type           Tensor // [TypeVocabSize, width], or absent
+	TypeVocabSize  int    // token type ids are below it; 1 where the model ignores types
+	Scale          float32
+	Norm           *Norm
+	Projection     *Linear // factorised embeddings: width -> HiddenSize, after the norm
+}
+
+// Layer is attention, then MLP. For each of the two blocks f:
+//
+//	x = Residual(x + After(f(Before(x))))     with absent norms as identity
+//
+// so post-norm models (bert) set Residual, pre-norm models Before, sandwich models (gemma) Before and After.
+type Layer struct {
+	Attention      Attention
+	AttentionNorms BlockNorms
+	MLP            MLP
+	MLPNorms       BlockNorms
+}
+
+// BlockNorms places norms round a block; each may be nil.
+type BlockNorms struct{ Before, After, Residual *Norm }
+
+// Attention has the one contract of attention: softmax(scale * q k^T, capped, + bias, masked) v, for each sequence.
+type Attention struct {
+	Heads, KVHeads int // KVHeads divides Heads
+	HeadDim        int // any size; Heads * HeadDim need not be HiddenSize
+	Scale          float32
+	// QKV are linear maps whose outputs, joined, are the rows [q heads | k heads | v heads]: three maps, or one fused.
+	QKV    []Linear
+	Out    Linear
+	QKNorm *QKNorm
+	Rope   *Rope
+	Causal bool
+	// Query i sees key j iff i-WindowLeft <= j <= i+WindowRight; negative: unlimited.
+	WindowLeft, WindowRight int
+	Softcap                 float32   // s = cap * tanh(s / cap) after the scale; 0: none
+	AlibiSlopes             []float32 // [Heads]: s -= slope * |i - j|; nil: none
+	RelativeBias            *RelativeBias
+}
+
+// QKNorm normalises each head's query and key (width HeadDim) before rope. FullWidth: over all heads at once instead.
+type QKNorm struct {
+	Q, K      Norm
+	FullWidth bool
+}
+
+// RopeKind is how rope pairs the numbers of a head.
+type RopeKind int
+
+// The kinds of Rope.
+const (
+	RopeHalf        RopeKind = iota // (x[i], x[i + dim/2]): llama, neox
+	RopeInterleaved                 // (x[2i], x[2i + 1]): gptj
+)
+
+// Rope rotates the first Dim numbers of each query and key by position * InvFreq.
+type Rope struct {
+	Kind    RopeKind
+	Dim     int       // even, at most HeadDim
+	InvFreq []float32 // [Dim / 2]; readers fold scaling variants (linear, llama3, yarn, ...) into it
+	// Factor multiplies cos and sin (yarn's attention factor); 1 for others.
+	Factor float32
+}
+
+// RelativeBias is a learned bias for each head and bucket of j - i (T5, MPNet).
+type RelativeBias struct {
+	Weight        Tensor // [Buckets, Heads]
+	Buckets       int
+	MaxDistance   int
+	Bidirectional bool
+}
+
+// Activation is an activation function.
+type Activation int
+
+// The activations. GELUTanh is gelu_new, gelu_fast and gelu_pytorch_tanh.
+const (
+	Identity Activation = iota
+	GELU
+	GELUTanh
+	QuickGELU
+	ReLU
+	SiLU
+	Tanh
+)
+
+// MLP is Down(act(Up(x))), or gated: Down(act(Gate(x)) * Up(x)). GateUp is one stored map that yields gate and up joined
+// (up first when UpFirst); then Gate and Up are absent.
+type MLP struct {
+	Activation     Activation
+	Up, Gate, Down Linear // Gate.Out is 0 where not gated
+	GateUp         Linear
+	UpFirst        bool
+	Intermediate   int // columns of up
+}
+
+// Gated reports a gated MLP.
+func (m MLP) Gated() bool { return m.Gate.Out > 0 || m.GateUp.Out > 0 }
+
+// HeadKind is what a model computes from its last hidden state.
+type HeadKind int
+
+// The kinds of Head.
+const (
+	HeadEmbedding       HeadKind = iota // pooling, then Chain: a vector for each sequence
+	HeadClassifier                      // pooling, then Chain: logits for each sequence
+	HeadTokenClassifier                 // Chain on every row: logits for each token
+	HeadSparse                          // Chain (masked-LM head), log(1 + relu), max over the sequence: SPLADE
+)
+
+// Head maps the last hidden state to the outputs.
+type Head struct {
+	Kind      HeadKind
+	Pooling   Pooling
+	Chain     []Dense
+	Normalize bool     // an embedding's default: L2-normalise
+	Labels    []string // of classifiers, by index; from id2label
+}
+
+// Dense is act(linear(x)), then a norm where there is one. sentence-transformers' Dense, BERT's pooler and the layers of classification heads.
+type Dense struct {
+	Linear     Linear
+	Activation Activation
+	Norm       *Norm
+}
+
+// PoolMode is how the rows of a sequence become one.
+type PoolMode int
+
+// The modes of sentence-transformers' Pooling module.
+const (
+	PoolCLS PoolMode = iota
+	PoolMean
+	PoolMax
+	PoolMeanSqrtLen
+	PoolWeightedMean
+	PoolLastToken
+)
+
+// Pooling joins the vectors of its modes, in order. Modes is empty for token classifiers and sparse models.
+type Pooling struct {
+	Modes []PoolMode
+	// ExcludePrompt leaves the prompt's tokens out of the pooling (include_prompt: false).
+	ExcludePrompt bool
+}
+
+// Text is what sentence-transformers' files say about text: it goes to the tokenizer, no engine reads it.
+type Text struct {
+	Prompts       map[string]string // by name; config_sentence_transformers.json
+	DefaultPrompt string            // name of the prompt used when a call names none; "": none
+	LowerCase     bool              // sentence_bert_config.json's do_lower_case: lower the text before tokenizing
+}
