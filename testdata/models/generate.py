@@ -1,0 +1,181 @@
+"""Writes the tiny models of folders.py, each with golden.json: what transformers and sentence-transformers make of it.
+
+    .deps/venv-golden/bin/python testdata/models/generate.py [NAME ...]
+
+All numbers are fp32 on the CPU, one item at a time, from the weights as they are stored (f16 and bf16 ones are rounded already).
+
+    items[]              text, pair, prompt_name (null: none given), and the tokens: input_ids, token_type_ids, position_ids
+    token_items[]        tokens that no text makes: any id, any type, positions not counted from 0
+    batch                all of them packed in order, items first: input_ids, token_type_ids, position_ids, cumulative_seq_lengths
+    pooled[]             one row an item, in that order: after all modules; for classifiers the logits; for the masked-LM
+                         model max over the tokens of log(1 + relu(logits)), which is SPLADE
+    token_vectors        item index -> rows: the last hidden state; for token classifiers (all items) and the masked-LM model logits
+"""
+
+import json
+import os
+import random
+import sys
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import numpy
+import sentence_transformers
+import tokenizers
+import torch
+import transformers
+
+from folders import SPECS, TOKENIZER, VOCAB_SIZE, Spec, random_tensor, write_folder
+
+TEXTS = (
+    "the quick brown fox jumps over the lazy dog",
+    "a",
+    "?",
+    "Where is the station?",
+    "the harbour was quiet when the first boat came in",
+    "Café CRÈME, brûlée!",
+    "быстрая лисица 今天 🙂",
+    "12 for 34 pence",
+    "a token is a piece of a text, and a text is a sequence of tokens; embedding models turn a sequence of tokens into a vector, "
+    "and the vectors of similar texts are close",
+)
+PAIRS = (
+    ("Where is the station?", "It is near the river, behind the old market."),
+    ("the dog", "a"),
+    ("she sells sea shells by the sea shore", "the quick brown fox jumps over the lazy dog and the dog does not mind at all"),
+)
+TOKEN_VECTOR_ITEMS = (0, 3, 9)
+
+
+class Reference:
+    """The model as its own library runs it: tokens in, (pooled, token rows) out."""
+
+    def __init__(self, spec: Spec):
+        self.spec = spec
+        folder = str(spec.folder)
+        if spec.task == "BertModel":
+            self.sentence = sentence_transformers.SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": torch.float32, "attn_implementation": "eager"}).eval()
+            self.max_length = self.sentence.max_seq_length
+            self.model = self.sentence[0].auto_model
+        else:
+            self.sentence = None
+            self.max_length = spec.max_seq_length
+            self.model = getattr(transformers, spec.task).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+        for name, parameter in self.model.named_parameters():
+            stored = random_tensor(f"{spec.name}/{name}", parameter.shape).to(spec.dtype)
+            assert torch.equal(parameter, stored.float()), f"{spec.name}: {name} was not loaded from the file"
+        content = json.loads(TOKENIZER.read_text(encoding="utf-8")) | {"padding": None, "truncation": None}
+        self.tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
+        self.tokenizer.enable_truncation(self.max_length)
+
+    def run(self, item: dict) -> tuple[numpy.ndarray | None, numpy.ndarray]:
+        inputs = {key: torch.tensor([item[key]]) for key in ("input_ids", "token_type_ids", "position_ids")}
+        outputs = self.model(**inputs)
+        if self.sentence is not None:
+            rows = outputs.last_hidden_state
+            features = {"token_embeddings": rows, "attention_mask": torch.ones_like(inputs["input_ids"])}
+            for module in list(self.sentence)[1:]:
+                features = module(features)
+            return features["sentence_embedding"][0].numpy(), rows[0].numpy()
+        logits = outputs.logits[0]
+        if self.spec.task == "BertForSequenceClassification":
+            return logits.numpy(), self.model.bert(**inputs).last_hidden_state[0].numpy()
+        if self.spec.task == "BertForMaskedLM":
+            return torch.log1p(torch.relu(logits)).max(dim=0).values.numpy(), logits.numpy()
+        return None, logits.numpy()
+
+    def items(self) -> list[dict]:
+        cases = [(text, None, None) for text in TEXTS] + [(text, pair, None) for text, pair in PAIRS]
+        cases += [(TEXTS[0], None, name) for name in self.spec.prompts]
+        items = []
+        for text, pair, prompt_name in cases:
+            # Without a name the model's default prompt is put before single texts, as encode does.
+            used = prompt_name or (self.spec.default_prompt if pair is None else None)
+            encoding = self.tokenizer.encode(self.spec.prompts.get(used, "") + text, pair)
+            items.append({
+                "text": text, "pair": pair, "prompt_name": prompt_name,
+                "input_ids": encoding.ids, "token_type_ids": encoding.type_ids, "position_ids": list(range(len(encoding.ids))),
+            })
+        return items
+
+    def check(self, items: list[dict], pooled: list) -> None:
+        """Our token path must equal the library's own path from text."""
+        if self.sentence is None:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(self.spec.folder)
+            for item in items:
+                assert tokenizer(item["text"], item["pair"], truncation=True, max_length=self.max_length)["input_ids"] == item["input_ids"], item
+            return
+        for item, row in zip(items, pooled):
+            if item["pair"] is None:
+                other = self.sentence.encode(item["text"], prompt_name=item["prompt_name"], show_progress_bar=False)
+                assert numpy.allclose(row, other, atol=1e-6), (self.spec.name, item["text"], abs(row - other).max())
+
+
+def token_items(spec: Spec) -> list[dict]:
+    rng = random.Random(spec.name)
+    items = [{"input_ids": [2], "token_type_ids": [0], "position_ids": [0]}]
+    for length in (5, 13):
+        items.append({
+            "input_ids": [rng.randrange(VOCAB_SIZE) for _ in range(length)],
+            "token_type_ids": [rng.randrange(2) for _ in range(length)],
+            "position_ids": rng.sample(range(spec.positions), length),
+        })
+    return items
+
+
+def pack(items: list[dict]) -> dict:
+    batch = {key: [value for item in items for value in item[key]] for key in ("input_ids", "token_type_ids", "position_ids")}
+    lengths = [len(item["input_ids"]) for item in items]
+    return batch | {"cumulative_seq_lengths": [0, *numpy.cumsum(lengths).tolist()]}
+
+
+def numbers(array: numpy.ndarray) -> list:
+    """Floats that print in at most nine digits, enough to restore the float32."""
+    return [numbers(row) for row in array] if array.ndim > 1 else [float(f"{x:.9g}") for x in array]
+
+
+@torch.inference_mode()
+def make(spec: Spec) -> None:
+    write_folder(spec)
+    reference = Reference(spec)
+    items, extra = reference.items(), token_items(spec)
+    results = [reference.run(item) for item in items + extra]
+    pooled = [row for row, _ in results]
+    reference.check(items, pooled)
+
+    has_pooled = pooled[0] is not None
+    wanted = TOKEN_VECTOR_ITEMS if has_pooled else range(len(results))
+    golden = {
+        "name": spec.name,
+        "task": spec.task,
+        "max_length": reference.max_length,
+        "pooling": list(spec.pooling) if spec.task == "BertModel" else None,
+        "normalize": spec.normalize if spec.task == "BertModel" else False,
+        "dim": len(pooled[0]) if has_pooled else 0,
+        "token_dim": results[0][1].shape[1],
+        "labels": list(spec.labels),
+        "versions": {"sentence_transformers": sentence_transformers.__version__, "transformers": transformers.__version__, "torch": torch.__version__},
+        "items": items,
+        "token_items": extra,
+        "batch": pack(items + extra),
+        "pooled": [numbers(row) for row in pooled] if has_pooled else None,
+        "token_vectors": {str(i): numbers(results[i][1]) for i in wanted},
+    }
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in golden.items()]
+    (spec.folder / "golden.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    sizes = sum(file.stat().st_size for file in spec.folder.rglob("*") if file.is_file())
+    spread = numpy.linalg.norm(numpy.std(pooled, axis=0)) if has_pooled else numpy.std(results[0][1])
+    print(f"{spec.name}: {len(items)} + {len(extra)} items, max_length {reference.max_length}, spread {spread:.3f}, {sizes} bytes")
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    names = sys.argv[1:]
+    for spec in SPECS:
+        if not names or spec.name in names:
+            make(spec)
+
+
+if __name__ == "__main__":
+    main()
