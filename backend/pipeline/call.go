@@ -1,0 +1,279 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/status"
+)
+
+// Sequence is one item's tokens. Its slices may lie in the caller's memory.
+type Sequence struct {
+	IDs         []uint32
+	TypeIDs     []uint32 // nil: zeros
+	PositionIDs []uint32 // nil: counted from FirstPosition
+	// FirstPosition is the position id of the first token where PositionIDs is nil.
+	FirstPosition uint32
+	Outputs       engine.Outputs
+}
+
+// Rows are one item's outputs, in memory of the slot: valid during Deliver only.
+type Rows struct {
+	Pooled       []float32
+	TokenVectors []float32 // [tokens, TokenWidth]
+	Sparse       []float32
+}
+
+// Work is what a call brings. Its methods are called for distinct items from several goroutines at once, for one item by
+// one goroutine at a time, and never after Do has returned.
+type Work interface {
+	// Items is the number of items.
+	Items() int
+	// Prepare fills in item i's sequence, on a prepare worker. An error is the item's.
+	Prepare(i int, s *Sequence) error
+	// Deliver takes item i's outputs. An error (such as a non-finite number) becomes the item's failure.
+	Deliver(i int, r Rows) error
+	// Fail takes item i's failure. Exactly one of Deliver without error and Fail ends each item.
+	Fail(i int, err *status.Error)
+}
+
+// Options of one call.
+type Options struct {
+	Priority int  // -1, 0, 1
+	Prepared bool // Prepare is trivial (token batches): Do calls it for all items before anything else
+}
+
+// Stats says where the time of a call went.
+type Stats struct {
+	Total     time.Duration
+	Prepare   time.Duration // longest of the items
+	Queue     time.Duration // mean of the items that ran: ready until the run began
+	Inference time.Duration // mean of the items that ran: the run
+	Tokens    int
+	Runs      int
+}
+
+type item struct {
+	sequence Sequence
+	readyAt  time.Time
+	done     bool // guarded by use (held for reading by the one goroutine that ends the item)
+}
+
+// call is one Do under way.
+type call struct {
+	work  Work
+	items []item
+
+	use      sync.RWMutex // held for reading while the caller's memory is touched; for writing to leave
+	gone     bool         // guarded by use: the caller's memory must not be touched any more
+	pending  atomic.Int64 // items not done
+	finished chan struct{}
+	aborted  chan struct{} // closed by abort
+	failure  *status.Error // why aborted; written before aborted is closed
+	abortMu  sync.Once
+
+	started   atomic.Int64 // items that were put into a run
+	queueNs   atomic.Int64
+	runNs     atomic.Int64
+	prepareNs atomic.Int64
+	tokens    atomic.Int64
+	runs      atomic.Int64
+	lastRun   atomic.Uint64
+
+	// Scheduling, guarded by Pipeline.mu.
+	ready          []int32 // ready items, in order, from readyHead
+	readyHead      int
+	readyTokens    int
+	nextUnprepared int
+	inHeap, inRing bool
+	heapIndex      int
+	virtualTime    float64
+	weight         float64
+	left           bool
+}
+
+// touch acquires the caller's memory for reading and writing an item's part of it; false when the caller has left. After
+// true, release must be called.
+func (c *call) touch() bool {
+	c.use.RLock()
+	if c.gone {
+		c.use.RUnlock()
+		return false
+	}
+	return true
+}
+
+func (c *call) release() { c.use.RUnlock() }
+
+// fail ends item i with a failure. The caller holds use.
+func (c *call) fail(i int, err *status.Error) {
+	c.work.Fail(i, err)
+	c.end(i)
+}
+
+func (c *call) end(i int) {
+	c.items[i].done = true
+	if c.pending.Add(-1) == 0 {
+		close(c.finished)
+	}
+}
+
+func (c *call) abort(err *status.Error) {
+	c.abortMu.Do(func() { c.failure = err; close(c.aborted) })
+}
+
+func (c *call) notePrepare(d time.Duration) {
+	for {
+		old := c.prepareNs.Load()
+		if int64(d) <= old || c.prepareNs.CompareAndSwap(old, int64(d)) {
+			return
+		}
+	}
+}
+
+// weights of the priorities low, normal and high.
+var weights = [3]float64{1, 4, 16}
+
+// Do runs all items of w and returns when each has ended or ctx has. An error concerns the call as a whole, and is
+// returned when no item was done: items were then told nothing. Otherwise each item has been delivered or failed.
+func (p *Pipeline) Do(ctx context.Context, w Work, o Options) (Stats, error) {
+	start := time.Now()
+	n := w.Items()
+	if n == 0 {
+		return Stats{Total: time.Since(start)}, nil
+	}
+	c := &call{work: w, items: make([]item, n), finished: make(chan struct{}), aborted: make(chan struct{}),
+		weight: weights[1+min(max(o.Priority, -1), 1)]}
+	c.pending.Store(int64(n))
+	if err := p.admit(c, o); err != nil {
+		return Stats{}, err
+	}
+
+	var cause *status.Error
+	select {
+	case <-c.finished:
+	case <-c.aborted:
+		cause = c.failure
+	case <-ctx.Done():
+		cause = p.leaveReason(ctx, c, time.Since(start))
+	}
+	p.leave(c)
+	return c.settle(cause, start)
+}
+
+// admit takes the call in, or says why not.
+func (p *Pipeline) admit(c *call, o Options) *status.Error {
+	n := len(c.items)
+	if err := p.register(c, n); err != nil {
+		return err
+	}
+	var ready []int32
+	if o.Prepared {
+		ready = make([]int32, 0, n)
+		for i := range n {
+			if p.prepareItem(c, i) {
+				ready = append(ready, int32(i))
+			}
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if o.Prepared {
+		c.nextUnprepared = n
+		p.addReady(c, ready)
+	} else {
+		p.requeueUnprepared(c)
+	}
+	return nil
+}
+
+// register counts the call in, unless a limit stands against it.
+func (p *Pipeline) register(c *call, n int) *status.Error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.closing:
+		return status.Errorf(status.ShutDown, "the backend is shut down")
+	case p.hung == len(p.eng.Slots()):
+		return p.hungError()
+	case n > p.config.MaxItems:
+		return status.Errorf(status.InvalidArgument, "%d items are more than one call may have: the limit is %d (queue.max_items)", n, p.config.MaxItems)
+	case p.admitted+n > p.config.MaxItems:
+		return status.Errorf(status.Overloaded, "the queue is full: %d items wait, %d more would exceed the limit of %d (queue.max_items)",
+			p.admitted, n, p.config.MaxItems)
+	}
+	p.calls[c] = struct{}{}
+	p.admitted += n
+	p.updateQueueGauges()
+	return nil
+}
+
+// leaveReason turns the end of a context into the status of the items that were not done.
+func (p *Pipeline) leaveReason(ctx context.Context, c *call, waited time.Duration) *status.Error {
+	waited = waited.Round(time.Microsecond)
+	var cause *status.Error
+	if errors.As(context.Cause(ctx), &cause) {
+		return cause
+	}
+	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return status.Errorf(status.Cancelled, "the call was cancelled after %s", waited)
+	}
+	if c.started.Load() > 0 || int(c.pending.Load()) < len(c.items) {
+		return status.Errorf(status.Timeout, "not done when the call's timeout passed after %s", waited)
+	}
+	p.mu.Lock()
+	ahead := p.readyTokens
+	p.mu.Unlock()
+	return status.Errorf(status.Overloaded, "no slot came free within the call's timeout: waited %s with %d tokens in the queue", waited, ahead)
+}
+
+// leave takes the call out of all queues. When it returns, nothing touches the caller's memory any more.
+func (p *Pipeline) leave(c *call) {
+	c.use.Lock()
+	c.gone = true
+	c.use.Unlock()
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.left = true
+	if c.inHeap {
+		p.ready.drop(c)
+	}
+	if c.inRing {
+		p.unprepared.drop(c)
+	}
+	p.readyTokens -= c.readyTokens
+	c.readyTokens = 0
+	p.admitted -= len(c.items)
+	delete(p.calls, c)
+	p.updateQueueGauges()
+	p.leftCond.Broadcast()
+	p.readyCond.Broadcast() // a slot may be waiting for items of this call
+}
+
+// settle ends the items that are not done with cause and sums up the call. The call has left.
+func (c *call) settle(cause *status.Error, start time.Time) (Stats, error) {
+	s := Stats{
+		Total:   time.Since(start),
+		Prepare: time.Duration(c.prepareNs.Load()),
+		Tokens:  int(c.tokens.Load()),
+		Runs:    int(c.runs.Load()),
+	}
+	if ran := c.started.Load(); ran > 0 {
+		s.Queue = time.Duration(c.queueNs.Load() / ran)
+		s.Inference = time.Duration(c.runNs.Load() / ran)
+	}
+	if cause != nil && c.pending.Load() == int64(len(c.items)) {
+		return s, cause
+	}
+	for i := range c.items {
+		if !c.items[i].done {
+			c.work.Fail(i, cause)
+		}
+	}
+	return s, nil
+}

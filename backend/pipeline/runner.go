@@ -1,0 +1,363 @@
+package pipeline
+
+import (
+	"context"
+	"math/bits"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/status"
+)
+
+// pick is an item that was chosen for a run.
+type pick struct {
+	c *call
+	i int32
+}
+
+// runner is the worker of one slot: it forms a run, runs it and hands the results out, again and again.
+type runner struct {
+	p     *Pipeline
+	index int
+	slot  engine.Slot
+	picks []pick
+	// staged[k] tells whether pick k of the current run is in the slot's batch: callers who have left are not.
+	staged []bool
+	wait   *time.Timer // wakes take when the bounded wait is over
+}
+
+func newRunner(p *Pipeline, index int, slot engine.Slot) *runner {
+	r := &runner{p: p, index: index, slot: slot, picks: make([]pick, 0, p.info.Limits.MaxSequences)}
+	r.wait = time.AfterFunc(time.Hour, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.readyCond.Broadcast()
+	})
+	return r
+}
+
+func (r *runner) loop() {
+	defer r.p.workers.Done()
+	defer r.wait.Stop()
+	for r.take() {
+		r.execute()
+	}
+}
+
+// take waits for work and picks the items of the next run; false when the pipeline has stopped.
+func (r *runner) take() bool {
+	p := r.p
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for !p.stopped && (len(p.ready) == 0 || r.waitForMore()) {
+		p.readyCond.Wait()
+	}
+	if p.stopped {
+		return false
+	}
+	r.picks = p.pickRun(r.picks[:0])
+	p.updateQueueGauges()
+	return true
+}
+
+// waitForMore reports that a fuller run is worth waiting for: items are being prepared, and the bounded wait is not over.
+// The caller holds p.mu.
+func (r *runner) waitForMore() bool {
+	p := r.p
+	if p.readyTokens >= p.info.Limits.BestTokens || (p.preparing == 0 && p.unprepared.empty()) {
+		return false
+	}
+	left := p.config.MaxWait - time.Since(p.readySince)
+	if left > 0 {
+		r.wait.Reset(left)
+	}
+	return left > 0
+}
+
+// pickRun moves items from the ready queue into a run. Calls are served by least virtual time; a call whose next item does
+// not fit is passed over for a few others, so that a long item does not leave the run half empty. The caller holds p.mu.
+func (p *Pipeline) pickRun(picks []pick) []pick {
+	limits := p.info.Limits
+	tokens, longest := 0, 0
+	var passed []*call
+	for len(p.ready) > 0 && len(picks) < limits.MaxSequences && len(passed) < maxPassed {
+		c := p.ready[0]
+		i := c.ready[c.readyHead]
+		n := len(c.items[i].sequence.IDs)
+		cost := tokens + n
+		if limits.Padded {
+			cost = max(longest, n) * (len(picks) + 1)
+		}
+		if len(picks) > 0 && cost > limits.BestTokens {
+			p.ready.drop(c)
+			passed = append(passed, c)
+			continue
+		}
+		tokens, longest = tokens+n, max(longest, n)
+		picks = append(picks, pick{c, i})
+		p.virtualNow = c.virtualTime
+		c.virtualTime += float64(max(n, 1)) / c.weight
+		c.readyHead++
+		c.readyTokens -= n
+		p.readyTokens -= n
+		if c.readyHead == len(c.ready) {
+			c.ready, c.readyHead = c.ready[:0], 0
+			p.ready.drop(c)
+		} else {
+			p.ready.fix(c)
+		}
+		p.requeueUnprepared(c)
+	}
+	for _, c := range passed {
+		p.ready.add(c)
+	}
+	if len(p.ready) > 0 {
+		p.readySince = time.Now()
+	}
+	return picks
+}
+
+// maxPassed bounds the calls that are looked at to fill up a run.
+const maxPassed = 16
+
+// execute runs the picks, halving a failed run again and again so that only the item that fails is told so.
+func (r *runner) execute() {
+	// Each halving on the way to one culprit costs two runs; more would let a broken engine multiply the load.
+	retries := 4 * bits.Len(uint(len(r.picks)))
+	r.runHalves(r.picks, &retries)
+	clear(r.picks)
+}
+
+func (r *runner) runHalves(picks []pick, retries *int) {
+	err := r.run(picks)
+	if err == nil {
+		return
+	}
+	if len(picks) == 1 || err.Code == status.Unhealthy || r.p.runContext.Err() != nil || *retries < 2 {
+		r.failAll(picks, err)
+		return
+	}
+	*retries -= 2
+	r.p.metrics.isolationRuns.Add(2)
+	r.p.log.Warn("run failed; halving it to find the item", zap.Int("slot", r.index), zap.Int("sequences", len(picks)), zap.Error(err))
+	half := len(picks) / 2
+	r.runHalves(picks[:half], retries)
+	r.runHalves(picks[half:], retries)
+}
+
+// run stages picks, runs them and delivers. It returns the error of the run, with nobody told; items that ended otherwise
+// are not part of it.
+func (r *runner) run(picks []pick) *status.Error {
+	if r.stage(picks) == 0 {
+		return nil
+	}
+	p := r.p
+	start := time.Now()
+	r.noteStart(picks, start)
+	ctx, cancel := context.WithTimeout(p.runContext, p.config.RunTimeout)
+	defer cancel()
+	// Either the runner or the watchdog tells the items: the one that settles the run.
+	var settled atomic.Bool
+	watchdogDone := make(chan struct{})
+	watchdog := time.AfterFunc(p.config.RunTimeout+watchdogGrace, func() {
+		defer close(watchdogDone)
+		if settled.CompareAndSwap(false, true) {
+			r.giveUp(picks, start)
+		}
+	})
+	p.metrics.slotsBusy.Inc()
+	out, err := r.callEngine(ctx)
+	p.metrics.slotsBusy.Dec()
+	took := time.Since(start)
+	watchdog.Stop()
+	if !settled.CompareAndSwap(false, true) {
+		<-watchdogDone
+		p.mu.Lock()
+		p.hung--
+		p.mu.Unlock()
+		p.log.Warn("hung slot came back", zap.Int("slot", r.index), zap.Duration("after", took))
+		return nil
+	}
+	if err != nil && ctx.Err() != nil && p.runContext.Err() == nil {
+		err = status.Errorf(status.Unhealthy, "the run was given up after %s: run_timeout_ms is %d",
+			took.Round(time.Millisecond), p.config.RunTimeout.Milliseconds())
+	}
+	failure := status.Of(err, status.Inference)
+	p.mu.Lock()
+	p.lastFailure = failure
+	p.mu.Unlock()
+	p.metrics.observeRun(r.slot.Batch(), p.info.Limits, took, failure)
+	if failure != nil {
+		return failure
+	}
+	r.deliver(picks, out, took)
+	return nil
+}
+
+// giveUp counts the slot as hung and fails its items. It runs on the watchdog's goroutine.
+func (r *runner) giveUp(picks []pick, start time.Time) {
+	p := r.p
+	p.mu.Lock()
+	p.hung++
+	p.hungSince = time.Now()
+	err := p.hungError()
+	p.mu.Unlock()
+	p.log.Error("slot hung", zap.Int("slot", r.index), zap.Duration("after", time.Since(start)))
+	r.failAll(picks, err)
+}
+
+// watchdogGrace is how much longer than RunTimeout an engine has to come back before its slot counts as hung.
+const watchdogGrace = 100 * time.Millisecond
+
+// callEngine calls the slot's Run, and turns a panic into an error.
+func (r *runner) callEngine(ctx context.Context) (out engine.Output, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			r.p.log.Error("panic in the engine", zap.Any("panic", v), zap.ByteString("stack", debug.Stack()))
+			err = status.Errorf(status.Internal, "panic in the engine: %v", v)
+		}
+	}()
+	return r.slot.Run(ctx)
+}
+
+// stage packs the sequences of picks into the slot's batch and returns their number.
+func (r *runner) stage(picks []pick) (count int) {
+	b := r.slot.Batch()
+	b.Reset()
+	r.staged = r.staged[:0]
+	for _, pk := range picks {
+		in := false
+		if pk.c.touch() {
+			if it := &pk.c.items[pk.i]; !it.done {
+				it.sequence.appendTo(b)
+				in = true
+				count++
+			}
+			pk.c.release()
+		}
+		r.staged = append(r.staged, in)
+	}
+	return count
+}
+
+// appendTo packs the sequence's rows behind b's.
+func (s *Sequence) appendTo(b *engine.Batch) {
+	n := len(s.IDs)
+	first := len(b.InputIDs)
+	b.InputIDs = b.InputIDs[:first+n]
+	b.TypeIDs = b.TypeIDs[:first+n]
+	b.PositionIDs = b.PositionIDs[:first+n]
+	copyRows(b.InputIDs[first:], s.IDs)
+	if s.TypeIDs != nil {
+		copyRows(b.TypeIDs[first:], s.TypeIDs)
+	} else {
+		clear(b.TypeIDs[first:])
+	}
+	if s.PositionIDs != nil {
+		copyRows(b.PositionIDs[first:], s.PositionIDs)
+	} else {
+		for k := range n {
+			b.PositionIDs[first+k] = int32(s.FirstPosition) + int32(k)
+		}
+	}
+	b.EndSequence(s.Outputs)
+}
+
+func copyRows(dst []int32, src []uint32) {
+	for i, v := range src {
+		dst[i] = int32(v)
+	}
+}
+
+// noteStart counts the start of a run in the calls that are part of it.
+func (r *runner) noteStart(picks []pick, start time.Time) {
+	p := r.p
+	p.mu.Lock()
+	p.runs++
+	id := p.runs
+	p.mu.Unlock()
+	for k, pk := range picks {
+		if !r.staged[k] {
+			continue
+		}
+		queued := start.Sub(pk.c.items[pk.i].readyAt)
+		p.metrics.queueSeconds.Observe(queued.Seconds())
+		pk.c.started.Add(1)
+		pk.c.queueNs.Add(int64(queued))
+		if pk.c.lastRun.Swap(id) != id {
+			pk.c.runs.Add(1)
+		}
+	}
+}
+
+// deliver hands each staged item its rows.
+func (r *runner) deliver(picks []pick, out engine.Output, took time.Duration) {
+	b := r.slot.Batch()
+	row := 0
+	for k, pk := range picks {
+		if !r.staged[k] {
+			continue
+		}
+		if pk.c.touch() {
+			pk.c.runNs.Add(int64(took))
+			r.deliverItem(pk, row, int(b.CuSeqLens[row]), int(b.CuSeqLens[row+1]), out)
+			pk.c.release()
+		}
+		row++
+	}
+}
+
+// deliverItem hands pk the outputs of sequence row, tokens [first, last). The caller holds the call's use.
+func (r *runner) deliverItem(pk pick, row, first, last int, out engine.Output) {
+	info, want := &r.p.info, pk.c.items[pk.i].sequence.Outputs
+	var rows Rows
+	if want&engine.Pooled != 0 {
+		rows.Pooled = out.Pooled[row*info.PooledWidth : (row+1)*info.PooledWidth]
+	}
+	if want&engine.TokenVectors != 0 {
+		rows.TokenVectors = out.TokenVectors[first*info.TokenWidth : last*info.TokenWidth]
+	}
+	if want&engine.Sparse != 0 {
+		rows.Sparse = out.Sparse[row*info.SparseWidth : (row+1)*info.SparseWidth]
+	}
+	pk.c.tokens.Add(int64(last - first))
+	r.p.handOut(pk.c, int(pk.i), rows)
+}
+
+// handOut delivers rows to item i of c. The caller holds the call's use.
+func (p *Pipeline) handOut(c *call, i int, rows Rows) {
+	err := func() (err error) {
+		defer func() {
+			if v := recover(); v != nil {
+				p.log.Error("panic while delivering an item", zap.Any("panic", v), zap.ByteString("stack", debug.Stack()))
+				err = status.Errorf(status.Internal, "panic while delivering the item: %v", v)
+			}
+		}()
+		return c.work.Deliver(i, rows)
+	}()
+	if err != nil {
+		c.fail(i, status.Of(err, status.Inference))
+		return
+	}
+	c.end(i)
+}
+
+// failAll tells every item of picks that has not ended.
+func (r *runner) failAll(picks []pick, err *status.Error) {
+	if r.p.runContext.Err() != nil && err.Code != status.Unhealthy {
+		err = status.Errorf(status.ShutDown, "the backend was shut down while the run was under way")
+	}
+	for _, pk := range picks {
+		if !pk.c.touch() {
+			continue
+		}
+		if !pk.c.items[pk.i].done {
+			pk.c.fail(int(pk.i), err)
+		}
+		pk.c.release()
+	}
+}
