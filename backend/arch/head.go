@@ -1,0 +1,83 @@
+package arch
+
+import (
+	"io/fs"
+
+	"github.com/basetenlabs/bei-runtime/backend/status"
+)
+
+// readHead decides what the model computes, from the strongest voice to the weakest: the caller's pooling, the modules of
+// sentence-transformers, the architecture of config.json.
+func readHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, want asked) error {
+	mods, err := readModules(fsys)
+	if err != nil {
+		return err
+	}
+	classifier := a.kind == HeadClassifier || a.kind == HeadTokenClassifier
+	switch {
+	case want.sparse || mods.has("SpladePooling"):
+		err = sparseHead(fsys, c, t, m, a, mods, want)
+	case classifier && !mods.has("Pooling"):
+		err = classifierHead(c, t, m, a, mods, want)
+	default:
+		err = embeddingHead(fsys, t, m, mods, want)
+	}
+	return firstOf(err, c.err, t.err)
+}
+
+func sparseHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, mods modules, want asked) error {
+	if want.modes != nil {
+		return status.Errorf(status.Unsupported, "pooling %q: the model is a sparse one, by SpladePooling in %s", want.name, modulesFile)
+	}
+	if a.kind != HeadSparse {
+		return status.Errorf(status.Unsupported, "splade pooling needs a masked-LM head; architecture %s has none", quote(m.Architecture))
+	}
+	if !want.sparse {
+		if err := mods.sparse(fsys, m.VocabSize); err != nil {
+			return err
+		}
+	}
+	m.Head.Kind = HeadSparse
+	m.Head.Chain = a.chain(c, t, m)
+	return nil
+}
+
+func classifierHead(c *object, t *tensors, m *Model, a architecture, mods modules, want asked) error {
+	if want.modes != nil {
+		return status.Errorf(status.Unsupported, "pooling %q is for embedding models; architecture %s is a classifier", want.name, m.Architecture)
+	}
+	if err := mods.transformerOnly(); err != nil {
+		return err
+	}
+	m.Head.Kind = a.kind
+	m.Head.Chain = a.chain(c, t, m)
+	if a.kind == HeadClassifier {
+		m.Head.Pooling = Pooling{Modes: []PoolMode{PoolCLS}}
+	}
+	return nil
+}
+
+func embeddingHead(fsys fs.FS, t *tensors, m *Model, mods modules, want asked) error {
+	m.Head = Head{Kind: HeadEmbedding, Pooling: Pooling{Modes: []PoolMode{PoolMean}}}
+	if mods != nil {
+		if err := mods.embedding(fsys, t, m, want); err != nil {
+			return err
+		}
+	}
+	if want.modes != nil {
+		m.Head.Pooling.Modes = want.modes
+	}
+	return checkChain(m)
+}
+
+// checkChain checks that each layer takes what the one before gives.
+func checkChain(m *Model) error {
+	width := m.HiddenSize * len(m.Head.Pooling.Modes)
+	for i, d := range m.Head.Chain {
+		if d.Linear.In != width {
+			return status.Errorf(status.Start, "Dense module %d (%s) takes %d columns, but gets %d", i+1, d.Linear.Weight.Name, d.Linear.In, width)
+		}
+		width = d.Linear.Out
+	}
+	return nil
+}

@@ -1,0 +1,119 @@
+package arch
+
+import (
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/basetenlabs/bei-runtime/backend/status"
+)
+
+// Index tells the shapes of the stored weights by name; *weights.Set is one.
+type Index interface {
+	Shape(name string) ([]int, bool)
+}
+
+// Options are a caller's wishes that a folder cannot know.
+type Options struct {
+	// Pooling overrides the folder's: cls, mean, max, mean_sqrt_len_tokens, weightedmean, lasttoken (or last-token, last_token), or
+	// splade for a masked-LM model as a sparse one. "": as the folder says.
+	Pooling string
+}
+
+// family is a model_type: how to read its trunk, and its architectures by the name in config.json. The name "" stands for a config
+// that names none.
+type family struct {
+	trunk         func(c *object, t *tensors, m *Model)
+	architectures map[string]architecture
+}
+
+// architecture is a trunk with a head. kind is what the head is by itself: HeadSparse for masked-LM heads, which serve as
+// embeddings unless sparse vectors are asked for. chain reads the head's own layers; nil: it has none.
+type architecture struct {
+	kind  HeadKind
+	chain func(c *object, t *tensors, m *Model) []Dense
+}
+
+// families by model_type.
+var families = map[string]family{
+	"bert": bert,
+}
+
+// Families returns the supported values of model_type, sorted.
+func Families() []string { return slices.Sorted(maps.Keys(families)) }
+
+// Read reads what the model in folder dir is, and checks that tensors has every weight of it in the right shape.
+//
+// config.json tells the transformer. modules.json and its folders, where present, tell pooling, dense modules and normalisation; without it
+// classifiers are what config.json says and all others are embedding models with mean pooling and no normalisation, as
+// sentence-transformers treats a plain transformers folder. A weight of a module in folder F is named "F/name".
+//
+// Errors are *status.Error: Unsupported names what this package does not know; WeightsNotFound a missing tensor; InvalidArgument a
+// wrong option; Start everything else that is wrong with the folder, by file, key, value and limit.
+func Read(dir string, tensors Index, opts Options) (*Model, error) {
+	m, err := read(os.DirFS(dir), tensors, opts)
+	if err != nil {
+		e := status.Of(err, status.Start)
+		return nil, status.Errorf(e.Code, "model folder %q: %w", dir, err)
+	}
+	return m, nil
+}
+
+func read(fsys fs.FS, index Index, opts Options) (*Model, error) {
+	asked, err := parsePooling(opts.Pooling)
+	if err != nil {
+		return nil, err
+	}
+	c, err := readObject(fsys, "config.json")
+	if err != nil {
+		return nil, err
+	}
+	if c == nil {
+		return nil, status.Errorf(status.Start, "config.json is missing: this is no model folder")
+	}
+	m := &Model{Family: c.text("model_type", "")}
+	names := c.texts("architectures")
+	if len(names) > 0 {
+		m.Architecture = names[0]
+	}
+	if c.err != nil {
+		return nil, c.err
+	}
+	f, ok := families[m.Family]
+	if !ok {
+		return nil, status.Errorf(status.Unsupported, "config.json: model_type %s is not supported; supported: %s", quote(m.Family), strings.Join(Families(), ", "))
+	}
+	a, ok := f.architectures[m.Architecture]
+	if !ok {
+		return nil, status.Errorf(status.Unsupported, "config.json: architecture %s of model_type %s is not supported; supported: %s",
+			quote(m.Architecture), m.Family, strings.TrimPrefix(strings.Join(slices.Sorted(maps.Keys(f.architectures)), ", "), ", "))
+	}
+	if c.present("quantization_config") {
+		return nil, status.Errorf(status.Unsupported, "config.json: quantization_config: quantised weights are not supported")
+	}
+	t := &tensors{index: index}
+	if f.trunk(c, t, m); c.err != nil || t.err != nil {
+		return nil, firstOf(c.err, t.err)
+	}
+	if err := readHead(fsys, c, t, m, a, asked); err != nil {
+		return nil, err
+	}
+	if m.Text, err = readText(fsys); err != nil {
+		return nil, err
+	}
+	if m.MaxLength, err = readMaxLength(fsys, m.MaxPositions-m.Embeddings.PositionOffset); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func firstOf(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

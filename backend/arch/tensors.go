@@ -1,0 +1,65 @@
+package arch
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/basetenlabs/bei-runtime/backend/status"
+)
+
+// tensors names weights and checks them against the index. As with object, err has the first fault.
+type tensors struct {
+	index Index
+	err   error
+}
+
+func (t *tensors) has(name string) bool {
+	_, ok := t.index.Shape(name)
+	return ok
+}
+
+// need returns the tensor with that name, which must be there in that shape.
+func (t *tensors) need(name string, shape ...int) Tensor {
+	if t.err != nil {
+		return Tensor{}
+	}
+	found, ok := t.index.Shape(name)
+	if !ok {
+		t.err = status.Errorf(status.WeightsNotFound, "the weights have no tensor %s of shape %v%s", quote(name), shape, t.near(name))
+		return Tensor{}
+	}
+	if !slices.Equal(found, shape) {
+		t.err = status.Errorf(status.Start, "tensor %s has shape %v; by config.json it must have %v", quote(name), found, shape)
+		return Tensor{}
+	}
+	return Tensor{Name: name, Shape: shape}
+}
+
+func (t *tensors) near(name string) string {
+	index, ok := t.index.(interface{ Near(string) []string })
+	if !ok {
+		return ""
+	}
+	near := index.Near(name)
+	if len(near) == 0 {
+		return ""
+	}
+	for i := range near {
+		near[i] = quote(near[i])
+	}
+	return "; near: " + strings.Join(near, ", ")
+}
+
+// linear is torch's nn.Linear with a bias.
+func (t *tensors) linear(name string, in, out int) Linear {
+	return Linear{Weight: t.need(name+".weight", out, in), Bias: t.need(name+".bias", out), In: in, Out: out}
+}
+
+// layerNorm is torch's nn.LayerNorm. Checkpoints converted from TensorFlow call weight and bias gamma and beta.
+func (t *tensors) layerNorm(name string, width int, eps float32) *Norm {
+	weight, bias := name+".weight", name+".bias"
+	if !t.has(weight) && t.has(name+".gamma") {
+		weight, bias = name+".gamma", name+".beta"
+	}
+	return &Norm{Kind: LayerNorm, Weight: t.need(weight, width), Bias: t.need(bias, width), Eps: eps}
+}
