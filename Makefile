@@ -35,7 +35,7 @@ GO_LDFLAGS := -s -w -X $(MODULE)/backend.Version=$(VERSION)
 SO_LDFLAGS := -Wl,--version-script=$(CURDIR)/capi/bei.map -Wl,-soname,libbei.so -Wl,--gc-sections -Wl,-z,relro -Wl,-z,now \
 	-Wl,-z,nodelete -Wl,-z,noexecstack -Wl,--no-undefined -static-libgcc
 
-.PHONY: help setup build test test_unit test_integration test_race fuzz lint bench run_embed clean
+.PHONY: help setup build test test_unit test_integration test_race fuzz lint format bench run_embed clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,9 +83,15 @@ lint: build ## gofmt, vet, staticcheck, golangci-lint, rustfmt, clippy, clang-fo
 	$(GO) vet ./...
 	$(DEPS)/bin/staticcheck ./...
 	$(DEPS)/bin/golangci-lint run ./...
-	git ls-files '*.c' '*.h' '*.cc' | xargs $(DEPS)/bin/clang-format --dry-run --Werror
+	git ls-files '*.c' '*.h' | xargs $(DEPS)/bin/clang-format --dry-run --Werror
 	$(RUST) fmt --all --check
 	$(RUST) clippy --workspace --all-targets --locked -- -D warnings
+
+format: ## rewrite Go, Rust and C sources in the form that lint wants
+	@$(PYTHON) scripts/deps.py lint
+	gofmt -w $$(git ls-files '*.go')
+	cd rust-example && $(CARGO) fmt --all
+	git ls-files '*.c' '*.h' | xargs $(DEPS)/bin/clang-format -i
 
 bench: build ## compare speed with sentence-transformers (makes .deps/venv-bench); BENCH_ARGS are passed on
 	$(PYTHON) bench/bench.py $(BENCH_ARGS)
