@@ -1,0 +1,237 @@
+package device
+
+import (
+	"errors"
+	"math"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
+	"github.com/NVIDIA/go-nvml/pkg/nvml/mock"
+	"github.com/stretchr/testify/require"
+
+	"github.com/basetenlabs/bei-runtime/backend/status"
+)
+
+// machine scripts NVML through go-nvml's mock: what each question is answered with, by a field of its own.
+type machine struct {
+	mock.Interface
+	gpus                                                    []*mock.Device
+	init, driver, cuda, count, handle, uuid, name, shutdown nvml.Return
+	memory, ecc, power                                      nvml.Return
+	throttle                                                uint64
+	clock                                                   time.Time
+}
+
+func newMachine(n int) *machine {
+	m := &machine{clock: time.Unix(1000, 0)}
+	m.InitFunc = func() nvml.Return { return m.init }
+	m.ShutdownFunc = func() nvml.Return { return m.shutdown }
+	m.SystemGetDriverVersionFunc = func() (string, nvml.Return) { return "550.54.15", m.driver }
+	m.SystemGetCudaDriverVersionFunc = func() (int, nvml.Return) { return 12040, m.cuda }
+	m.DeviceGetCountFunc = func() (int, nvml.Return) { return len(m.gpus), m.count }
+	m.DeviceGetHandleByIndexFunc = func(i int) (nvml.Device, nvml.Return) { return m.gpus[i], m.handle }
+	for range n {
+		m.gpus = append(m.gpus, &mock.Device{
+			GetUUIDFunc:             func() (string, nvml.Return) { return "GPU-1", m.uuid },
+			GetNameFunc:             func() (string, nvml.Return) { return "NVIDIA H100", m.name },
+			GetMemoryInfoFunc:       func() (nvml.Memory, nvml.Return) { return nvml.Memory{Total: 80 << 30, Used: 3 << 30}, m.memory },
+			GetTemperatureFunc:      func(nvml.TemperatureSensors) (uint32, nvml.Return) { return 45, nvml.SUCCESS },
+			GetPowerUsageFunc:       func() (uint32, nvml.Return) { return 350_500, m.power },
+			GetUtilizationRatesFunc: func() (nvml.Utilization, nvml.Return) { return nvml.Utilization{Gpu: 25}, nvml.SUCCESS },
+			GetTotalEccErrorsFunc: func(kind nvml.MemoryErrorType, since nvml.EccCounterType) (uint64, nvml.Return) {
+				if kind != nvml.MEMORY_ERROR_TYPE_UNCORRECTED || since != nvml.VOLATILE_ECC {
+					return 0, nvml.ERROR_INVALID_ARGUMENT
+				}
+				return 2, m.ecc
+			},
+			GetCurrentClocksThrottleReasonsFunc: func() (uint64, nvml.Return) { return m.throttle, nvml.SUCCESS },
+		})
+	}
+	return m
+}
+
+func (m *machine) open() (Monitor, error) {
+	return open(m, func() error { return errors.New("the loader's reason") }, func() time.Time { return m.clock })
+}
+
+// samples is how often device i was read.
+func (m *machine) samples(i int) int { return len(m.gpus[i].GetMemoryInfoCalls()) }
+
+func TestDevices(t *testing.T) {
+	m := newMachine(2)
+	m.throttle = nvml.ClocksThrottleReasonGpuIdle | nvml.ClocksThrottleReasonSwPowerCap | nvml.ClocksThrottleReasonHwThermalSlowdown
+	mon, err := m.open()
+	require.NoError(t, err)
+	require.Equal(t, "2 NVIDIA devices, driver 550.54.15, CUDA 12.4", mon.Describe())
+	devices := mon.Devices()
+	require.Len(t, devices, 2)
+	require.Equal(t, Device{
+		Index: 1, UUID: "GPU-1", Name: "NVIDIA H100", Driver: "550.54.15", CUDA: "12.4",
+		MemoryTotal: 80 << 30, MemoryUsed: 3 << 30, TemperatureC: 45, PowerW: 350.5, Utilization: 0.25, ECCUncorrected: 2,
+		ThrottleReasons: []string{"sw_power_cap", "hw_thermal_slowdown"},
+	}, devices[1])
+	require.NoError(t, mon.Health())
+
+	devices[0].ThrottleReasons[0] = "changed by the caller"
+	require.Equal(t, "sw_power_cap", mon.Devices()[0].ThrottleReasons[0])
+}
+
+func TestSamplesAreShared(t *testing.T) {
+	m := newMachine(1)
+	mon, err := m.open()
+	require.NoError(t, err)
+	require.Zero(t, m.samples(0), "opening reads nothing that changes")
+	var wait sync.WaitGroup
+	for range 8 {
+		wait.Go(func() {
+			mon.Devices()
+			_ = mon.Health()
+		})
+	}
+	wait.Wait()
+	require.Equal(t, 1, m.samples(0))
+	m.clock = m.clock.Add(sampleEvery - time.Nanosecond)
+	mon.Devices()
+	require.Equal(t, 1, m.samples(0))
+	m.clock = m.clock.Add(time.Nanosecond)
+	mon.Devices()
+	require.Equal(t, 2, m.samples(0))
+}
+
+func TestMissingReadings(t *testing.T) {
+	m := newMachine(1)
+	m.memory, m.power, m.ecc = nvml.ERROR_NO_PERMISSION, nvml.ERROR_NOT_SUPPORTED, nvml.ERROR_NOT_SUPPORTED
+	mon, err := m.open()
+	require.NoError(t, err)
+	d := mon.Devices()[0]
+	require.Zero(t, d.MemoryTotal)
+	require.True(t, math.IsNaN(d.PowerW))
+	require.Zero(t, d.ECCUncorrected)
+	require.Equal(t, 45.0, d.TemperatureC)
+	require.NoError(t, mon.Health())
+}
+
+func TestLostDevice(t *testing.T) {
+	for _, ret := range []nvml.Return{nvml.ERROR_GPU_IS_LOST, nvml.ERROR_RESET_REQUIRED, nvml.ERROR_UNKNOWN} {
+		m := newMachine(2)
+		mon, err := m.open()
+		require.NoError(t, err)
+		require.NoError(t, mon.Health())
+		m.gpus[1].GetPowerUsageFunc = func() (uint32, nvml.Return) { return 0, ret }
+		m.clock = m.clock.Add(sampleEvery)
+		err = mon.Health()
+		require.Equal(t, status.Unhealthy, status.CodeOf(err))
+		require.ErrorContains(t, err, "device 1 (NVIDIA H100, GPU-1): "+ret.Error())
+		require.NotContains(t, err.Error(), "device 0")
+		require.Len(t, mon.Devices(), 2, "a lost device is still listed")
+
+		m.gpus[1].GetPowerUsageFunc = m.gpus[0].GetPowerUsageFunc
+		m.clock = m.clock.Add(sampleEvery)
+		require.NoError(t, mon.Health(), "a device that was reset is healthy again")
+	}
+}
+
+func TestClose(t *testing.T) {
+	m := newMachine(1)
+	mon, err := m.open()
+	require.NoError(t, err)
+	require.NoError(t, mon.Close())
+	require.NoError(t, mon.Close())
+	require.Len(t, m.ShutdownCalls(), 1)
+	require.Empty(t, mon.Devices())
+	require.NoError(t, mon.Health())
+	require.Zero(t, m.samples(0))
+
+	m = newMachine(1)
+	m.shutdown = nvml.ERROR_UNKNOWN
+	mon, err = m.open()
+	require.NoError(t, err)
+	require.ErrorContains(t, mon.Close(), "shutdown")
+}
+
+func TestOpenEmpty(t *testing.T) {
+	for _, c := range []struct {
+		name, want string
+		gpus       int
+		ret        nvml.Return
+		ends       int // calls of Shutdown
+	}{
+		{"no library", "no NVIDIA driver (libnvidia-ml.so.1 not found): the loader's reason", 1, nvml.ERROR_LIBRARY_NOT_FOUND, 0},
+		{"no kernel module", "no NVIDIA driver (libnvidia-ml.so.1 found, kernel module not loaded)", 1, nvml.ERROR_DRIVER_NOT_LOADED, 0},
+		{"no devices", "0 NVIDIA devices, driver 550.54.15, CUDA 12.4", 0, nvml.SUCCESS, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newMachine(c.gpus)
+			m.init = c.ret
+			mon, err := m.open()
+			require.NoError(t, err)
+			require.Equal(t, c.want, mon.Describe())
+			require.Empty(t, mon.Devices())
+			require.NoError(t, mon.Health())
+			require.NoError(t, mon.Close())
+			require.Len(t, m.ShutdownCalls(), c.ends)
+		})
+	}
+	mon, err := open(&mock.Interface{InitFunc: func() nvml.Return { return nvml.ERROR_LIBRARY_NOT_FOUND }}, func() error { return nil }, time.Now)
+	require.NoError(t, err)
+	require.Equal(t, "no NVIDIA driver (libnvidia-ml.so.1 not found)", mon.Describe())
+}
+
+func TestOpenFails(t *testing.T) {
+	for want, set := range map[string]func(*machine){
+		"NVML: init: ":            func(m *machine) { m.init = nvml.ERROR_LIB_RM_VERSION_MISMATCH },
+		"NVML: driver version: ":  func(m *machine) { m.driver = nvml.ERROR_UNKNOWN },
+		"NVML: device count: ":    func(m *machine) { m.count = nvml.ERROR_UNKNOWN },
+		"NVML: device 0: ":        func(m *machine) { m.handle = nvml.ERROR_UNKNOWN },
+		"NVML: UUID of device 0":  func(m *machine) { m.uuid = nvml.ERROR_UNKNOWN },
+		"NVML: name of device 0:": func(m *machine) { m.name = nvml.ERROR_UNKNOWN },
+	} {
+		m := newMachine(1)
+		set(m)
+		_, err := m.open()
+		require.ErrorContains(t, err, want)
+		require.Equal(t, status.Start, status.CodeOf(err))
+		if m.init == nvml.SUCCESS {
+			require.Len(t, m.ShutdownCalls(), 1, "%s must not leak NVML", want)
+		}
+	}
+}
+
+// TestOpen runs on the machine as it is: with a driver its devices must have the readings that every GPU offers, without one
+// the description must have the loader's reason.
+func TestOpen(t *testing.T) {
+	mon, err := Open()
+	require.NoError(t, err)
+	t.Log(mon.Describe())
+	if len(mon.Devices()) == 0 {
+		require.Contains(t, mon.Describe(), libraryName)
+	}
+	for _, d := range mon.Devices() {
+		t.Logf("%+v", d)
+		require.NotEmpty(t, d.UUID)
+		require.NotEmpty(t, d.Name)
+		require.NotEmpty(t, d.Driver)
+		require.False(t, d.Utilization < 0 || d.Utilization > 1)
+	}
+	require.NoError(t, mon.Health())
+	require.NoError(t, mon.Close())
+}
+
+func TestFake(t *testing.T) {
+	f := NewFake(Device{Name: "a", ThrottleReasons: []string{"x"}})
+	require.Equal(t, "1 fake devices", f.Describe())
+	f.Devices()[0].ThrottleReasons[0] = "changed by the caller"
+	require.Equal(t, []Device{{Name: "a", ThrottleReasons: []string{"x"}}}, f.Devices())
+	require.NoError(t, f.Health())
+	lost := errors.New("lost")
+	f.SetHealth(lost)
+	f.SetDevices()
+	require.ErrorIs(t, f.Health(), lost)
+	require.Empty(t, f.Devices())
+	require.NoError(t, f.Close())
+	require.True(t, f.Closed())
+	require.NoError(t, f.Health())
+	require.Empty(t, f.Devices())
+}
