@@ -199,6 +199,11 @@ const (
 	PoolLastToken
 )
 
+// String returns the name in sentence-transformers' pooling_mode.
+func (m PoolMode) String() string {
+	return [...]string{"cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"}[m]
+}
+
 // Pooling joins the vectors of its modes, in order. Modes is empty for token classifiers and sparse models.
 type Pooling struct {
 	Modes []PoolMode

@@ -48,6 +48,7 @@ type Batch struct {
 	TypeIDs     []int32 // [T]
 	PositionIDs []int32 // [T]
 	CuSeqLens   []int32 // [n+1]: first 0, last T, never falling
+	PoolSkip    []int32 // [n] leading tokens that pooling leaves out: a prompt's, for models that exclude it; else 0
 	MaxLength   int     // tokens of the longest sequence
 	Outputs     Outputs // what the run must compute: the union over its sequences
 }
@@ -59,6 +60,7 @@ func NewBatch(l Limits) *Batch {
 		TypeIDs:     make([]int32, 0, l.MaxTokens),
 		PositionIDs: make([]int32, 0, l.MaxTokens),
 		CuSeqLens:   append(make([]int32, 0, l.MaxSequences+1), 0),
+		PoolSkip:    make([]int32, 0, l.MaxSequences),
 	}
 }
 
@@ -66,6 +68,7 @@ func NewBatch(l Limits) *Batch {
 func (b *Batch) Reset() {
 	b.InputIDs, b.TypeIDs, b.PositionIDs = b.InputIDs[:0], b.TypeIDs[:0], b.PositionIDs[:0]
 	b.CuSeqLens = append(b.CuSeqLens[:0], 0)
+	b.PoolSkip = b.PoolSkip[:0]
 	b.MaxLength, b.Outputs = 0, 0
 }
 
@@ -75,11 +78,12 @@ func (b *Batch) Sequences() int { return len(b.CuSeqLens) - 1 }
 // Tokens is T, the number of rows.
 func (b *Batch) Tokens() int { return len(b.InputIDs) }
 
-// EndSequence closes a sequence whose rows were just appended, and that wants outputs.
-func (b *Batch) EndSequence(want Outputs) {
+// EndSequence closes a sequence whose rows were just appended. It wants outputs, and its first poolSkip tokens are not pooled.
+func (b *Batch) EndSequence(want Outputs, poolSkip int) {
 	start := int(b.CuSeqLens[len(b.CuSeqLens)-1])
 	b.MaxLength = max(b.MaxLength, len(b.InputIDs)-start)
 	b.CuSeqLens = append(b.CuSeqLens, int32(len(b.InputIDs)))
+	b.PoolSkip = append(b.PoolSkip, int32(poolSkip))
 	b.Outputs |= want
 }
 

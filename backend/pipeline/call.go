@@ -18,7 +18,9 @@ type Sequence struct {
 	PositionIDs []uint32 // nil: counted from FirstPosition
 	// FirstPosition is the position id of the first token where PositionIDs is nil.
 	FirstPosition uint32
-	Outputs       engine.Outputs
+	// PoolSkip is the number of leading tokens that pooling leaves out.
+	PoolSkip uint32
+	Outputs  engine.Outputs
 }
 
 // Rows are one item's outputs, in memory of the slot: valid during Deliver only.

@@ -264,7 +264,7 @@ func (s *Sequence) appendTo(b *engine.Batch) {
 			b.PositionIDs[first+k] = int32(s.FirstPosition) + int32(k)
 		}
 	}
-	b.EndSequence(s.Outputs)
+	b.EndSequence(s.Outputs, int(s.PoolSkip))
 }
 
 func copyRows(dst []int32, src []uint32) {

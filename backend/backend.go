@@ -1,0 +1,254 @@
+// Package backend is the runtime: it opens a model on an engine, carries texts and token batches through the pipeline, and
+// tells health, metrics and information. capi gives it to C; Go programs use it directly:
+//
+//	b, err := backend.Open(ctx, backend.Config{Model: "models/all-MiniLM-L6-v2"})
+//	...
+//	defer b.Close(ctx)
+//	rows := make([]float32, len(texts)*int(b.Info().Dimensions))
+//	err = b.EmbedTexts(ctx, texts, backend.CallOptions{}, backend.Output{Rows: rows})
+//
+// # Caveats
+//
+// All methods may be called from any goroutine. Slices passed in are read and written only during the call. Close waits for calls under
+// way; calls that come later get status.ShutDown.
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/device"
+	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/engine/mock"
+	"github.com/basetenlabs/bei-runtime/backend/engine/onnx"
+	"github.com/basetenlabs/bei-runtime/backend/pipeline"
+	"github.com/basetenlabs/bei-runtime/backend/status"
+	"github.com/basetenlabs/bei-runtime/backend/tokenize"
+	"github.com/basetenlabs/bei-runtime/backend/weights"
+	"github.com/basetenlabs/bei-runtime/trt"
+)
+
+// Version is the library's version; the build sets it.
+var Version = "0.1.0-dev"
+
+// Backend is an open model on an engine.
+type Backend struct {
+	config    Config
+	log       *zap.Logger
+	model     *arch.Model // nil for the mock engine
+	weights   *weights.Set
+	tokenizer *tokenize.Tokenizer // nil without tokenizer.json (mock engine only)
+	engine    engine.Engine
+	pipe      *pipeline.Pipeline
+	monitor   device.Monitor
+	info      Info
+	prompt    string // the default prompt
+	metrics   *metrics
+	opened    time.Duration
+	closed    atomic.Bool
+	// tokenizerUse is held for reading by calls that use the tokenizer outside the pipeline; for writing to close it.
+	tokenizerUse sync.RWMutex
+}
+
+// Open opens the model of c.Model on the engine that c chooses and warms it up. Errors are *status.Error. ctx bounds the
+// opening only.
+func Open(ctx context.Context, c Config) (*Backend, error) {
+	start := time.Now()
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	c.Go.apply()
+	b := &Backend{config: c, log: newLogger(c.Log), metrics: newMetrics()}
+	if err := b.open(ctx); err != nil {
+		failure := status.Of(err, status.Start)
+		b.log.Error("open failed", zap.String("model", c.Model), zap.Stringer("code", failure.Code), zap.Error(failure))
+		if err := b.shut(context.Background()); err != nil {
+			b.log.Error("closing after a failed open", zap.Error(err))
+		}
+		return nil, failure
+	}
+	b.opened = time.Since(start)
+	i := b.engine.Info()
+	b.log.Info("open", zap.String("model", c.Model), zap.String("engine", i.Name), zap.String("engine_version", i.Version),
+		zap.String("device", i.Device), zap.String("precision", i.Precision), zap.Uint32("slots", b.info.Slots), zap.Any("limits", i.Limits),
+		zap.Any("details", i.Details), zap.Duration("took", b.opened))
+	return b, nil
+}
+
+func (b *Backend) open(ctx context.Context) (err error) {
+	if err := b.openTokenizer(); err != nil {
+		return err
+	}
+	if b.engine, err = b.openEngine(ctx); err != nil {
+		return err
+	}
+	if b.prompt, err = b.defaultPrompt(); err != nil {
+		return err
+	}
+	if b.monitor, err = device.Open(); err != nil {
+		return err
+	}
+	b.info = b.describe()
+	if b.info.HasTokenizer && b.tokenizer.VocabSize() > int(b.info.VocabSize) {
+		return status.Errorf(status.Start, "tokenizer.json has token ids up to %d, but the model's vocabulary has %d rows: they do not belong together",
+			b.tokenizer.VocabSize()-1, b.info.VocabSize)
+	}
+	b.pipe = pipeline.New(b.engine, b.config.pipeline(), pipeline.NewMetrics(b.metrics.registry), b.log)
+	b.metrics.watch(b)
+	return b.warmUp(ctx)
+}
+
+func (b *Backend) openTokenizer() (err error) {
+	if b.config.Model == "" {
+		return nil
+	}
+	b.tokenizer, err = tokenize.Open(b.config.Model)
+	return err
+}
+
+// limits are the engine's limits as far as the config sets them.
+func (c Config) limits() engine.Limits {
+	return engine.Limits{MaxTokens: c.MaxTokens, MaxSequences: c.MaxSequences, MaxLength: c.MaxLength, BestTokens: c.BestTokens}
+}
+
+func (b *Backend) openEngine(ctx context.Context) (engine.Engine, error) {
+	c := &b.config
+	if c.Engine == "mock" {
+		m := c.Mock
+		if b.tokenizer != nil && m.VocabSize == 0 {
+			m.VocabSize = b.tokenizer.VocabSize()
+		}
+		return mock.Open(m, c.Slots, c.limits())
+	}
+	switch {
+	case c.Engine == "tensorrt":
+		return trt.Open()
+	case c.Device == "cuda":
+		return nil, status.Errorf(status.Unsupported, "device \"cuda\": this build's engine %q runs on \"cpu\" only", "onnxruntime")
+	case c.DType != "" && c.DType != "auto" && c.DType != "float32":
+		return nil, status.Errorf(status.Unsupported, "dtype %q: engine \"onnxruntime\" on cpu computes in \"float32\" only", c.DType)
+	}
+	var err error
+	if b.weights, err = weights.Open(c.Model); err != nil {
+		return nil, err
+	}
+	if b.model, err = arch.Read(c.Model, b.weights, arch.Options{Pooling: c.Pooling}); err != nil {
+		return nil, err
+	}
+	limits := c.limits()
+	if limits.MaxLength == 0 || limits.MaxLength > b.model.MaxLength {
+		limits.MaxLength = b.model.MaxLength
+	}
+	b.log.Info("opening", zap.String("model", c.Model), zap.String("family", b.model.Family), zap.Int("layers", len(b.model.Layers)),
+		zap.Int("hidden_size", b.model.HiddenSize), zap.Int64("weights_bytes", b.weights.TotalBytes()))
+	return onnx.Open(ctx, b.model, b.weights, onnx.Options{
+		Library: c.ONNXRuntime.Library, Threads: c.Threads, Slots: c.Slots, Limits: limits, Log: b.log,
+	})
+}
+
+// defaultPrompt is the text put before texts when a call names no prompt.
+func (b *Backend) defaultPrompt() (string, error) {
+	c := &b.config
+	switch {
+	case c.DefaultPrompt != "":
+		return c.DefaultPrompt, nil
+	case c.DefaultPromptName != "":
+		return b.promptNamed(c.DefaultPromptName)
+	case b.model != nil && b.model.Text.DefaultPrompt != "":
+		return b.promptNamed(b.model.Text.DefaultPrompt)
+	}
+	return "", nil
+}
+
+// promptNamed looks a prompt of the model up.
+func (b *Backend) promptNamed(name string) (string, error) {
+	var prompts map[string]string
+	if b.model != nil {
+		prompts = b.model.Text.Prompts
+	}
+	prompt, ok := prompts[name]
+	if !ok {
+		return "", status.Errorf(status.InvalidArgument, "prompt_name %q is none of the model's prompts: %s", name, promptNames(prompts))
+	}
+	return prompt, nil
+}
+
+// warmUp runs one token, and then one full run, so that memory and threads are there before the first request.
+func (b *Backend) warmUp(ctx context.Context) error {
+	if err := b.runZeros(ctx, 1, 1, CallOptions{}); err != nil {
+		return fmt.Errorf("warm-up: %w", err)
+	}
+	limits := b.engine.Info().Limits
+	length := min(limits.MaxLength, limits.BestTokens)
+	if err := b.runZeros(ctx, max(1, min(limits.BestTokens/length, limits.MaxSequences)), length, CallOptions{}); err != nil {
+		return fmt.Errorf("warm-up: %w", err)
+	}
+	return nil
+}
+
+// runZeros runs a batch of n sequences of length zeros.
+func (b *Backend) runZeros(ctx context.Context, n, length int, o CallOptions) error {
+	batch := Batch{InputIDs: make([]uint32, n*length), CumulativeSeqLengths: make([]uint32, n+1)}
+	items := make([]uint32, n)
+	for i := range n {
+		batch.CumulativeSeqLengths[i+1] = uint32((i + 1) * length)
+		items[i] = uint32(i)
+	}
+	info := b.engine.Info()
+	if info.Outputs&engine.Pooled != 0 {
+		batch.PooledIndices = items
+		return b.runBatch(ctx, "warm_up", batch, o, Output{Rows: make([]float32, n*info.PooledWidth)}, info.Outputs)
+	}
+	batch.RawIndices = items
+	return b.runBatch(ctx, "warm_up", batch, o, Output{Result: &Result{}}, info.Outputs)
+}
+
+// Close ends the backend: calls under way may finish until ctx ends, the rest gets status.ShutDown. The error is
+// status.Timeout when calls were cut off; all memory is released all the same. Only when a run never returned
+// (status.Unhealthy) the engine's memory stays. A second Close does nothing.
+func (b *Backend) Close(ctx context.Context) error {
+	if b.closed.Swap(true) {
+		return nil
+	}
+	b.log.Info("closing")
+	err := b.shut(ctx)
+	b.log.Info("closed", zap.Error(err))
+	return err
+}
+
+// shut releases what is open, last opened first.
+func (b *Backend) shut(ctx context.Context) error {
+	var cut error
+	if b.pipe != nil {
+		if cut = b.pipe.Close(ctx); status.CodeOf(cut) == status.Unhealthy {
+			return cut
+		}
+	}
+	var errs []error
+	if b.monitor != nil {
+		errs = append(errs, b.monitor.Close())
+	}
+	if b.engine != nil {
+		errs = append(errs, b.engine.Close())
+	}
+	if b.weights != nil {
+		errs = append(errs, b.weights.Close())
+	}
+	if b.tokenizer != nil {
+		b.tokenizerUse.Lock()
+		b.tokenizer.Close()
+		b.tokenizerUse.Unlock()
+	}
+	if err := errors.Join(errs...); err != nil {
+		return status.Errorf(status.Internal, "closing: %w", err)
+	}
+	return cut
+}

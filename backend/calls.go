@@ -1,0 +1,143 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/pipeline"
+	"github.com/basetenlabs/bei-runtime/backend/status"
+)
+
+// Embed computes embeddings of token sequences; see bei_embed.
+func (b *Backend) Embed(ctx context.Context, batch Batch, o CallOptions, out Output) error {
+	if err := b.needs("embed", ModelEmbedding); err != nil {
+		return err
+	}
+	return b.runBatch(ctx, "embed", batch, o, out, engine.Pooled|engine.TokenVectors|engine.Sparse)
+}
+
+// Predict computes raw class logits of token sequences; see bei_predict.
+func (b *Backend) Predict(ctx context.Context, batch Batch, o CallOptions, out Output) error {
+	if err := b.needs("predict", ModelClassifier); err != nil {
+		return err
+	}
+	return b.runBatch(ctx, "predict", batch, o, out, engine.Pooled)
+}
+
+// PredictTokens computes raw logits of every token, in out.Result; see bei_predict_tokens.
+func (b *Backend) PredictTokens(ctx context.Context, batch Batch, o CallOptions, out Output) error {
+	if err := b.needs("predict_tokens", ModelTokenClassifier); err != nil {
+		return err
+	}
+	return b.runBatch(ctx, "predict_tokens", batch, o, out, engine.TokenVectors)
+}
+
+// EmbedTexts tokenizes texts and computes their embeddings; see bei_embed_texts.
+func (b *Backend) EmbedTexts(ctx context.Context, texts []Text, o CallOptions, out Output) error {
+	if err := b.needs("embed_texts", ModelEmbedding); err != nil {
+		return err
+	}
+	return b.runTexts(ctx, "embed_texts", texts, o, out, engine.Pooled|engine.TokenVectors|engine.Sparse|TokensOutput)
+}
+
+// PredictTexts tokenizes texts or pairs and computes their class logits; see bei_predict_texts.
+func (b *Backend) PredictTexts(ctx context.Context, texts []Text, o CallOptions, out Output) error {
+	if err := b.needs("predict_texts", ModelClassifier); err != nil {
+		return err
+	}
+	return b.runTexts(ctx, "predict_texts", texts, o, out, engine.Pooled|TokensOutput)
+}
+
+// PredictTokensTexts is refused: joining token scores to entities is not part of this version.
+func (b *Backend) PredictTokensTexts(context.Context, []Text, CallOptions, Output) error {
+	if err := b.needs("predict_tokens_texts", ModelTokenClassifier); err != nil {
+		return err
+	}
+	return status.Errorf(status.Unsupported, "predict_tokens_texts: this version names no entities in texts; predict_tokens gives the logits of token batches")
+}
+
+// needs checks that the model is of the type that a call is for.
+func (b *Backend) needs(call string, t ModelType) error {
+	if b.info.ModelType != t {
+		return status.Errorf(status.Unsupported, "%s needs a model of type %s, this one is of type %s", call, t, b.info.ModelType)
+	}
+	return nil
+}
+
+func (b *Backend) runBatch(ctx context.Context, name string, batch Batch, o CallOptions, out Output, allowed engine.Outputs) error {
+	return b.run(ctx, name, o, out, allowed, func(r *results) (pipeline.Work, error) { return newBatchWork(batch, r) },
+		pipeline.Options{Priority: o.Priority, Prepared: true})
+}
+
+func (b *Backend) runTexts(ctx context.Context, name string, texts []Text, o CallOptions, out Output, allowed engine.Outputs) error {
+	return b.run(ctx, name, o, out, allowed, func(r *results) (pipeline.Work, error) { return b.newTextWork(texts, o, r) },
+		pipeline.Options{Priority: o.Priority})
+}
+
+// run is the one way of a call through the pipeline.
+func (b *Backend) run(ctx context.Context, name string, o CallOptions, out Output, allowed engine.Outputs,
+	newWork func(*results) (pipeline.Work, error), po pipeline.Options) (err error) {
+	start := time.Now()
+	defer func() { b.metrics.observeCall(name, start, err) }()
+	r, err := b.newResults(out, o, allowed)
+	if err != nil {
+		return err
+	}
+	w, err := newWork(r)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := b.withTimeout(ctx, o)
+	defer cancel()
+	stats, err := b.pipe.Do(ctx, w, po)
+	if err != nil {
+		return err
+	}
+	return r.finish(stats)
+}
+
+// withTimeout puts the call's timeout, or the config's, into ctx.
+func (b *Backend) withTimeout(ctx context.Context, o CallOptions) (context.Context, context.CancelFunc) {
+	timeout := o.Timeout
+	if timeout == 0 {
+		timeout = time.Duration(b.config.Queue.TimeoutMS) * time.Millisecond
+	}
+	if timeout <= 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, timeout)
+}
+
+var errShutDown = status.Errorf(status.ShutDown, "the backend is shut down")
+
+// ctxError is the status of what was not done when ctx ended.
+func ctxError(ctx context.Context, after time.Duration) *status.Error {
+	var cause *status.Error
+	switch {
+	case errors.As(context.Cause(ctx), &cause):
+		return cause
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return status.Errorf(status.Timeout, "not done when the call's timeout passed after %s", after.Round(time.Microsecond))
+	}
+	return status.Errorf(status.Cancelled, "the call was cancelled after %s", after.Round(time.Microsecond))
+}
+
+// Health tells whether the backend works: nil, or status.Unhealthy. Cheap by itself; deep runs one token, within o's timeout.
+func (b *Backend) Health(ctx context.Context, deep bool, o CallOptions) error {
+	if deep {
+		if err := b.runZeros(ctx, 1, 1, CallOptions{Timeout: o.Timeout, Priority: 1}); err != nil {
+			switch code := status.CodeOf(err); code {
+			case status.Timeout, status.Overloaded, status.Cancelled, status.ShutDown:
+				return err
+			}
+			return status.Errorf(status.Unhealthy, "one token did not run: %w", err)
+		}
+		return nil
+	}
+	if err := b.pipe.Health(); err != nil {
+		return err
+	}
+	return b.monitor.Health()
+}

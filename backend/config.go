@@ -1,0 +1,207 @@
+package backend
+
+import (
+	"bytes"
+	_ "embed" // the schema
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"golang.org/x/text/language"
+	"golang.org/x/text/message"
+
+	"github.com/basetenlabs/bei-runtime/backend/engine/mock"
+	"github.com/basetenlabs/bei-runtime/backend/pipeline"
+	"github.com/basetenlabs/bei-runtime/backend/status"
+)
+
+// Config is what Open needs to know. The zero value of a field means its default; options.schema.json tells them all.
+type Config struct {
+	Model             string            `json:"model"`
+	Engine            string            `json:"engine"`
+	Device            string            `json:"device"`
+	DType             string            `json:"dtype"`
+	Threads           int               `json:"threads"`
+	Slots             int               `json:"slots"`
+	MaxLength         int               `json:"max_length"`
+	MaxTokens         int               `json:"max_tokens"`
+	MaxSequences      int               `json:"max_sequences"`
+	BestTokens        int               `json:"best_tokens"`
+	Pooling           string            `json:"pooling"`
+	Truncate          *bool             `json:"truncate"` // nil: true
+	TruncationSide    string            `json:"truncation_side"`
+	DefaultPromptName string            `json:"default_prompt_name"`
+	DefaultPrompt     string            `json:"default_prompt"`
+	RunTimeoutMS      int               `json:"run_timeout_ms"`
+	Tokenizer         TokenizerConfig   `json:"tokenizer"`
+	Queue             QueueConfig       `json:"queue"`
+	Log               LogConfig         `json:"log"`
+	Go                GoConfig          `json:"go"`
+	ONNXRuntime       ONNXRuntimeConfig `json:"onnxruntime"`
+	Mock              mock.Config       `json:"mock"`
+}
+
+// TokenizerConfig is Config.Tokenizer.
+type TokenizerConfig struct {
+	Workers int `json:"workers"`
+}
+
+// QueueConfig is Config.Queue.
+type QueueConfig struct {
+	MaxItems  int  `json:"max_items"`
+	MaxWaitUS *int `json:"max_wait_us"` // nil: the default; 0: no wait
+	TimeoutMS int  `json:"timeout_ms"`
+}
+
+// LogConfig is Config.Log.
+type LogConfig struct {
+	Level  string `json:"level"`
+	Format string `json:"format"`
+}
+
+// GoConfig is Config.Go.
+type GoConfig struct {
+	MaxProcs         int   `json:"max_procs"`
+	GCPercent        int   `json:"gc_percent"`
+	MemoryLimitBytes int64 `json:"memory_limit_bytes"`
+}
+
+// ONNXRuntimeConfig is Config.ONNXRuntime.
+type ONNXRuntimeConfig struct {
+	Library string `json:"library"`
+}
+
+// Defaults of the queue and the watchdog.
+const (
+	defaultMaxItems   = 65536
+	defaultMaxWait    = 2 * time.Millisecond
+	defaultRunTimeout = time.Minute
+)
+
+// maxOptionsBytes bounds the options document.
+const maxOptionsBytes = 1 << 20
+
+//go:embed options.schema.json
+var schemaText string
+
+// Schema returns the JSON Schema (draft 2020-12) of the options document.
+func Schema() string { return schemaText }
+
+var compiledSchema = sync.OnceValues(func() (*jsonschema.Schema, error) {
+	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(schemaText))
+	if err != nil {
+		return nil, err
+	}
+	c := jsonschema.NewCompiler()
+	if err := c.AddResource("options.schema.json", doc); err != nil {
+		return nil, err
+	}
+	return c.Compile("options.schema.json")
+})
+
+// ParseConfig reads an options document and checks it against the schema. Errors are status.InvalidArgument and name the
+// key, its value's fault and the limit.
+func ParseConfig(options []byte) (Config, error) {
+	var c Config
+	if len(options) > maxOptionsBytes {
+		return c, status.Errorf(status.InvalidArgument, "options: %d bytes are more than the limit of %d", len(options), maxOptionsBytes)
+	}
+	schema, err := compiledSchema()
+	if err != nil {
+		return c, status.Errorf(status.Internal, "options schema: %w", err)
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(options))
+	if err != nil {
+		return c, status.Errorf(status.InvalidArgument, "options: not one JSON document: %w", err)
+	}
+	if err := schema.Validate(doc); err != nil {
+		return c, status.Errorf(status.InvalidArgument, "options: %s", schemaFault(err))
+	}
+	if err := json.Unmarshal(options, &c); err != nil {
+		return c, status.Errorf(status.InvalidArgument, "options: %w", err)
+	}
+	return c, nil
+}
+
+// schemaFault says the first leaf of a validation error in one line: "queue.max_items: minimum: got -1, want 0".
+func schemaFault(err error) string {
+	var v *jsonschema.ValidationError
+	if !errors.As(err, &v) {
+		return err.Error()
+	}
+	for len(v.Causes) > 0 {
+		v = v.Causes[0]
+	}
+	where := strings.Join(v.InstanceLocation, ".")
+	what := v.ErrorKind.LocalizedString(message.NewPrinter(language.English))
+	if where == "" {
+		return what
+	}
+	return where + ": " + what
+}
+
+// check refuses values that contradict each other.
+func (c Config) check() error {
+	if c.Model == "" && c.Engine != "mock" {
+		return status.Errorf(status.InvalidArgument, "options: \"model\" is missing: the folder of the model")
+	}
+	if c.DefaultPrompt != "" && c.DefaultPromptName != "" {
+		return status.Errorf(status.InvalidArgument, "options: default_prompt and default_prompt_name exclude each other")
+	}
+	if c.MaxLength > 0 && c.MaxTokens > 0 && c.MaxLength > c.MaxTokens {
+		return status.Errorf(status.InvalidArgument, "options: max_length %d is above max_tokens %d: no run could hold such an item", c.MaxLength, c.MaxTokens)
+	}
+	if c.BestTokens > 0 && c.MaxTokens > 0 && c.BestTokens > c.MaxTokens {
+		return status.Errorf(status.InvalidArgument, "options: best_tokens %d is above max_tokens %d", c.BestTokens, c.MaxTokens)
+	}
+	return nil
+}
+
+// apply sets the Go runtime's settings. The environment is read before main in a shared library, so that a host cannot set them
+// there any more.
+func (c GoConfig) apply() {
+	if c.MaxProcs > 0 {
+		runtime.GOMAXPROCS(c.MaxProcs)
+	}
+	if c.GCPercent > 0 {
+		debug.SetGCPercent(c.GCPercent)
+	}
+	if c.MemoryLimitBytes > 0 {
+		debug.SetMemoryLimit(c.MemoryLimitBytes)
+	}
+}
+
+func (c Config) pipeline() pipeline.Config {
+	p := pipeline.Config{PrepareWorkers: c.Tokenizer.Workers, MaxItems: c.Queue.MaxItems, MaxWait: defaultMaxWait, RunTimeout: defaultRunTimeout}
+	if p.PrepareWorkers == 0 {
+		p.PrepareWorkers = runtime.GOMAXPROCS(0)
+	}
+	if p.MaxItems == 0 {
+		p.MaxItems = defaultMaxItems
+	}
+	if c.Queue.MaxWaitUS != nil {
+		p.MaxWait = time.Duration(*c.Queue.MaxWaitUS) * time.Microsecond
+	}
+	if c.RunTimeoutMS > 0 {
+		p.RunTimeout = time.Duration(c.RunTimeoutMS) * time.Millisecond
+	}
+	return p
+}
+
+// truncates is the effective default of the truncate option.
+func (c Config) truncates() bool { return c.Truncate == nil || *c.Truncate }
+
+// String gives the document back, for logs.
+func (c Config) String() string {
+	text, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Sprintf("%+v", struct{ Model, Engine string }{c.Model, c.Engine})
+	}
+	return string(text)
+}

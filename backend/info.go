@@ -1,0 +1,226 @@
+package backend
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/engine/mock"
+	"github.com/basetenlabs/bei-runtime/backend/status"
+)
+
+// ModelType is what a model computes: the numbers of BEI_MODEL_*.
+type ModelType uint32
+
+// The model types. A reranker is a classifier with one label.
+const (
+	ModelEmbedding       ModelType = 1
+	ModelClassifier      ModelType = 2
+	ModelTokenClassifier ModelType = 3
+)
+
+// String returns the name in info's JSON.
+func (t ModelType) String() string {
+	return [...]string{"", "embedding", "classifier", "token_classifier"}[t]
+}
+
+// Pooling is how a sequence becomes one vector: the numbers of BEI_POOLING_*.
+type Pooling uint32
+
+// The poolings.
+const (
+	PoolingNone      Pooling = 0
+	PoolingCLS       Pooling = 1
+	PoolingMean      Pooling = 2
+	PoolingSplade    Pooling = 3
+	PoolingLastToken Pooling = 4
+	PoolingOther     Pooling = 255
+)
+
+// Info is what a router needs to know of an open backend: bei_info. It does not change.
+type Info struct {
+	ModelType       ModelType
+	Pooling         Pooling
+	Dimensions      uint32
+	TokenDimensions uint32
+	Labels          uint32
+	VocabSize       uint32
+	TypeVocabSize   uint32
+	PositionOffset  uint32
+	MaxLength       uint32
+	MaxTokens       uint32
+	MaxSequences    uint32
+	BestTokens      uint32
+	Slots           uint32
+	Padded          bool
+	HasTokenizer    bool
+	Normalizes      bool
+
+	maxPositions uint32 // position ids are below it; 0: any
+}
+
+// Info returns the backend's Info.
+func (b *Backend) Info() Info { return b.info }
+
+// describe derives Info from the model and the engine.
+func (b *Backend) describe() Info {
+	e := b.engine.Info()
+	i := Info{
+		ModelType: ModelEmbedding, TypeVocabSize: 1, HasTokenizer: b.tokenizer != nil,
+		MaxLength: uint32(e.Limits.MaxLength), MaxTokens: uint32(e.Limits.MaxTokens), MaxSequences: uint32(e.Limits.MaxSequences),
+		BestTokens: uint32(e.Limits.BestTokens), Slots: uint32(len(b.engine.Slots())), Padded: e.Limits.Padded,
+	}
+	labels := 0
+	if b.model != nil {
+		m := b.model
+		i.Pooling = poolingOf(m.Head)
+		i.Normalizes = m.Head.Normalize
+		i.VocabSize, i.TypeVocabSize = uint32(m.VocabSize), uint32(max(m.Embeddings.TypeVocabSize, 1))
+		i.PositionOffset, i.maxPositions = uint32(m.Embeddings.PositionOffset), uint32(m.MaxPositions)
+		labels = len(m.Head.Labels)
+		switch m.Head.Kind {
+		case arch.HeadClassifier:
+			i.ModelType = ModelClassifier
+		case arch.HeadTokenClassifier:
+			i.ModelType = ModelTokenClassifier
+		}
+	} else {
+		c := b.engine.(*mock.Engine).Config()
+		i.Pooling, i.Normalizes = PoolingMean, true
+		i.VocabSize, i.TypeVocabSize = uint32(c.VocabSize), uint32(c.TypeVocab)
+		labels = c.Labels
+		switch c.Kind {
+		case mock.Classifier:
+			i.ModelType, i.Pooling = ModelClassifier, PoolingNone
+		case mock.TokenClassifier:
+			i.ModelType, i.Pooling = ModelTokenClassifier, PoolingNone
+		}
+	}
+	i.TokenDimensions = uint32(e.TokenWidth)
+	if i.ModelType == ModelEmbedding {
+		if e.Outputs&engine.Pooled != 0 {
+			i.Dimensions = uint32(e.PooledWidth)
+		}
+	} else {
+		i.Labels, i.Normalizes = uint32(labels), false
+	}
+	return i
+}
+
+func poolingOf(h arch.Head) Pooling {
+	switch {
+	case h.Kind == arch.HeadSparse:
+		return PoolingSplade
+	case len(h.Pooling.Modes) == 0:
+		return PoolingNone
+	case len(h.Pooling.Modes) > 1:
+		return PoolingOther
+	}
+	switch h.Pooling.Modes[0] {
+	case arch.PoolCLS:
+		return PoolingCLS
+	case arch.PoolMean:
+		return PoolingMean
+	case arch.PoolLastToken:
+		return PoolingLastToken
+	}
+	return PoolingOther
+}
+
+// infoDocument is the JSON of InfoJSON.
+type infoDocument struct {
+	Version         string            `json:"version"`
+	Model           string            `json:"model"`
+	ModelType       string            `json:"model_type"`
+	Family          string            `json:"family,omitempty"`
+	Architecture    string            `json:"architecture,omitempty"`
+	Pooling         []string          `json:"pooling,omitempty"`
+	Normalizes      bool              `json:"normalizes"`
+	Dimensions      uint32            `json:"dimensions,omitempty"`
+	TokenDimensions uint32            `json:"token_dimensions"`
+	Layers          int               `json:"layers,omitempty"`
+	HiddenSize      int               `json:"hidden_size,omitempty"`
+	VocabSize       uint32            `json:"vocab_size"`
+	TypeVocabSize   uint32            `json:"type_vocab_size"`
+	PositionOffset  uint32            `json:"position_offset"`
+	Labels          []string          `json:"labels,omitempty"`
+	Prompts         map[string]string `json:"prompts,omitempty"`
+	DefaultPrompt   string            `json:"default_prompt,omitempty"`
+	MaxLength       uint32            `json:"max_length"`
+	MaxTokens       uint32            `json:"max_tokens"`
+	MaxSequences    uint32            `json:"max_sequences"`
+	BestTokens      uint32            `json:"best_tokens"`
+	Slots           uint32            `json:"slots"`
+	IsPadded        bool              `json:"is_padded"`
+	HasTokenizer    bool              `json:"has_tokenizer"`
+	MaxItems        int               `json:"max_items"`
+	Engine          string            `json:"engine"`
+	EngineVersion   string            `json:"engine_version"`
+	EngineDetails   map[string]string `json:"engine_details,omitempty"`
+	Device          string            `json:"device"`
+	DType           string            `json:"dtype"`
+	Outputs         []string          `json:"outputs"`
+	WeightsBytes    int64             `json:"weights_bytes,omitempty"`
+	Fingerprint     string            `json:"weights_fingerprint,omitempty"`
+	Devices         []gpu             `json:"gpus,omitempty"`
+	OpenSeconds     float64           `json:"open_seconds"`
+}
+
+// gpu is what of a device.Device does not change.
+type gpu struct {
+	Index       int    `json:"index"`
+	UUID        string `json:"uuid"`
+	Name        string `json:"name"`
+	Driver      string `json:"driver"`
+	CUDA        string `json:"cuda"`
+	MemoryTotal uint64 `json:"memory_total_bytes"`
+}
+
+// InfoJSON tells everything known of the backend as one JSON object.
+func (b *Backend) InfoJSON() ([]byte, error) {
+	e, i := b.engine.Info(), b.info
+	d := infoDocument{
+		Version: Version, Model: b.config.Model, ModelType: i.ModelType.String(), Normalizes: i.Normalizes,
+		Dimensions: i.Dimensions, TokenDimensions: i.TokenDimensions, VocabSize: i.VocabSize, TypeVocabSize: i.TypeVocabSize,
+		PositionOffset: i.PositionOffset, DefaultPrompt: b.prompt, MaxLength: i.MaxLength, MaxTokens: i.MaxTokens,
+		MaxSequences: i.MaxSequences, BestTokens: i.BestTokens, Slots: i.Slots, IsPadded: i.Padded, HasTokenizer: i.HasTokenizer,
+		MaxItems: b.config.pipeline().MaxItems, Engine: e.Name, EngineVersion: e.Version, EngineDetails: e.Details, Device: e.Device,
+		DType: e.Precision, OpenSeconds: b.opened.Seconds(),
+	}
+	for _, o := range []struct {
+		bit  engine.Outputs
+		name string
+	}{{engine.Pooled, "pooled"}, {engine.TokenVectors, "token_vectors"}, {engine.Sparse, "sparse"}} {
+		if e.Outputs&o.bit != 0 {
+			d.Outputs = append(d.Outputs, o.name)
+		}
+	}
+	for _, g := range b.monitor.Devices() {
+		d.Devices = append(d.Devices, gpu{g.Index, g.UUID, g.Name, g.Driver, g.CUDA, g.MemoryTotal})
+	}
+	if m := b.model; m != nil {
+		d.Family, d.Architecture, d.Layers, d.HiddenSize = m.Family, m.Architecture, len(m.Layers), m.HiddenSize
+		d.Labels, d.Prompts = m.Head.Labels, m.Text.Prompts
+		for _, mode := range m.Head.Pooling.Modes {
+			d.Pooling = append(d.Pooling, mode.String())
+		}
+		d.WeightsBytes, d.Fingerprint = b.weights.TotalBytes(), b.weights.Fingerprint()
+	}
+	text, err := json.Marshal(d)
+	if err != nil {
+		return nil, status.Errorf(status.Internal, "info: %w", err)
+	}
+	return text, nil
+}
+
+// promptNames lists prompts for a message.
+func promptNames(prompts map[string]string) string {
+	if len(prompts) == 0 {
+		return "it has none"
+	}
+	return fmt.Sprintf("it has %s", strings.Join(slices.Sorted(maps.Keys(prompts)), ", "))
+}

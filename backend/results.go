@@ -1,0 +1,207 @@
+package backend
+
+import (
+	"fmt"
+	"math"
+	"sync/atomic"
+
+	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/pipeline"
+	"github.com/basetenlabs/bei-runtime/backend/status"
+)
+
+// results writes the outcome of items into a call's Output: the part of a pipeline.Work that texts and batches share.
+type results struct {
+	backend   *Backend
+	out       Output
+	allowed   engine.Outputs // what this call may ask for
+	width     int            // columns of out.Rows
+	normalize bool
+	status    []status.Code // out.Status, or our own
+	// firstFailure is the failed item with the least index so far; for calls without out.Status.
+	firstFailure atomic.Pointer[itemFailure]
+	failures     atomic.Int64
+}
+
+type itemFailure struct {
+	item int
+	err  *status.Error
+}
+
+// newResults resolves a call's options against the model.
+func (b *Backend) newResults(out Output, o CallOptions, allowed engine.Outputs) (*results, error) {
+	r := &results{backend: b, out: out, allowed: allowed, width: b.engine.Info().PooledWidth}
+	if b.info.ModelType == ModelEmbedding {
+		if o.Dimensions < 0 || o.Dimensions > r.width {
+			return nil, status.Errorf(status.InvalidArgument, "dimensions is %d, the limit is %d", o.Dimensions, r.width)
+		}
+		if o.Dimensions > 0 {
+			r.width = o.Dimensions
+		}
+		r.normalize = o.Normalize == On || (o.Normalize == Default && b.info.Normalizes)
+	} else if o.Dimensions != 0 || o.Normalize == On {
+		return nil, status.Errorf(status.InvalidArgument, "dimensions and normalize are for embedding models; this one is a %s", b.info.ModelType)
+	}
+	return r, nil
+}
+
+// checkOutputs checks that wants can be computed and that the Output has room for n items.
+func (r *results) checkOutputs(n int, wants []engine.Outputs) error {
+	var all engine.Outputs
+	for _, w := range wants {
+		all |= w
+	}
+	names := [...]struct {
+		bit  engine.Outputs
+		name string
+	}{{engine.Pooled, "pooled"}, {engine.TokenVectors, "token vectors"}, {engine.Sparse, "sparse"}, {TokensOutput, "tokens"}}
+	known := engine.Outputs(0)
+	can := r.backend.engine.Info().Outputs | TokensOutput
+	for _, o := range names {
+		known |= o.bit
+		if all&o.bit == 0 {
+			continue
+		}
+		if can&o.bit == 0 {
+			return status.Errorf(status.Unsupported, "output \"%s\": this %s model on engine %q does not compute it", o.name, r.backend.info.ModelType, r.backend.engine.Info().Name)
+		}
+		if r.allowed&o.bit == 0 {
+			return status.Errorf(status.InvalidArgument, "output \"%s\" cannot be asked for in this call", o.name)
+		}
+	}
+	if all&^known != 0 {
+		return status.Errorf(status.InvalidArgument, "outputs has unknown bits: 0x%x", uint32(all&^known))
+	}
+	if all&engine.Pooled != 0 && len(r.out.Rows)/r.width < n {
+		return status.Errorf(status.BufferTooSmall, "the output buffer has %d floats, %d items x %d need %d", len(r.out.Rows), n, r.width, n*r.width)
+	}
+	if all&^engine.Pooled != 0 && r.out.Result == nil {
+		return status.Errorf(status.InvalidArgument, "a result is needed: items want outputs of unknown size")
+	}
+	return r.prepareStatus(n)
+}
+
+// prepareStatus makes room for n items' codes and results.
+func (r *results) prepareStatus(n int) error {
+	r.status = r.out.Status
+	if r.status == nil {
+		r.status = make([]status.Code, n)
+	} else if len(r.status) < n {
+		return status.Errorf(status.BufferTooSmall, "item_status has room for %d items, the call has %d", len(r.status), n)
+	}
+	r.status = r.status[:n]
+	if r.out.Result != nil {
+		r.out.Result.Items = make([]Item, n)
+	}
+	return nil
+}
+
+// Deliver is pipeline.Work's: it copies rows out, cut and normalised, unless one is not finite.
+func (r *results) Deliver(i int, rows pipeline.Rows) error {
+	if !finite(rows.Pooled) || !finite(rows.TokenVectors) || !finite(rows.Sparse) {
+		return status.Errorf(status.NonFinite, "item %d: the model's output holds NaN or infinity", i)
+	}
+	if rows.Pooled != nil {
+		dst := r.out.Rows[i*r.width : (i+1)*r.width]
+		if !r.normalize {
+			copy(dst, rows.Pooled)
+		} else if !normalizeInto(dst, rows.Pooled) {
+			return status.Errorf(status.NonFinite, "item %d: a vector of zeros cannot be normalised", i)
+		}
+	}
+	if r.out.Result != nil {
+		it := &r.out.Result.Items[i]
+		it.Columns = r.backend.engine.Info().TokenWidth
+		if rows.TokenVectors != nil {
+			it.TokenVectors = append([]float32(nil), rows.TokenVectors...)
+		}
+		it.SparseIDs, it.Sparse = sparseOf(rows.Sparse)
+	}
+	r.status[i] = status.OK
+	return nil
+}
+
+// Fail is pipeline.Work's.
+func (r *results) Fail(i int, err *status.Error) {
+	r.status[i] = err.Code
+	r.failures.Add(1)
+	if r.out.Result != nil {
+		r.out.Result.Items[i] = Item{Message: err.Msg}
+	}
+	r.backend.metrics.items.WithLabelValues(err.Code.String()).Inc()
+	failure := &itemFailure{i, err}
+	for {
+		first := r.firstFailure.Load()
+		if first != nil && first.item <= i || r.firstFailure.CompareAndSwap(first, failure) {
+			return
+		}
+	}
+}
+
+// finish ends a call: without item statuses, the first failed item is the call's error.
+func (r *results) finish(stats pipeline.Stats) error {
+	if r.out.Result != nil {
+		r.out.Result.Stats = stats
+	}
+	r.backend.metrics.items.WithLabelValues(status.OK.String()).Add(float64(len(r.status)) - float64(r.failures.Load()))
+	if f := r.firstFailure.Load(); f != nil && r.out.Status == nil {
+		return status.Errorf(f.err.Code, "%s", itemMessage(f.item, f.err.Msg))
+	}
+	return nil
+}
+
+// itemMessage puts the item in front of a message that does not name it.
+func itemMessage(i int, msg string) string {
+	name := fmt.Sprintf("item %d", i)
+	if len(msg) >= len(name) && msg[:len(name)] == name {
+		return msg
+	}
+	return name + ": " + msg
+}
+
+func finite(v []float32) bool {
+	// x - x is 0 for finite x and NaN otherwise, and NaN survives the sum.
+	var sum float32
+	for _, x := range v {
+		sum += x - x
+	}
+	return sum == 0
+}
+
+// normalizeInto writes the first len(dst) numbers of src, scaled to length 1 as sentence-transformers does it, but with the
+// sum of squares in float64. It reports false for zeros.
+func normalizeInto(dst, src []float32) bool {
+	src = src[:len(dst)]
+	var sum float64
+	for _, x := range src {
+		sum += float64(x) * float64(x)
+	}
+	if sum == 0 {
+		return false
+	}
+	scale := 1 / math.Sqrt(sum)
+	for i, x := range src {
+		dst[i] = float32(float64(x) * scale)
+	}
+	return true
+}
+
+// sparseOf returns the non-zero columns of a row.
+func sparseOf(row []float32) (ids []uint32, values []float32) {
+	n := 0
+	for _, v := range row {
+		if v != 0 {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil, nil
+	}
+	ids, values = make([]uint32, 0, n), make([]float32, 0, n)
+	for i, v := range row {
+		if v != 0 {
+			ids, values = append(ids, uint32(i)), append(values, v)
+		}
+	}
+	return ids, values
+}

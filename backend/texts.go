@@ -1,0 +1,244 @@
+package backend
+
+import (
+	"context"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/pipeline"
+	"github.com/basetenlabs/bei-runtime/backend/status"
+	"github.com/basetenlabs/bei-runtime/backend/tokenize"
+)
+
+// encodings are reused between items: one lives from an item's tokenization to its end.
+var encodings = sync.Pool{New: func() any { return new(tokenize.Encoding) }}
+
+// textWork runs texts: Prepare tokenizes on the pipeline's workers.
+type textWork struct {
+	*results
+	texts     []Text
+	wants     []engine.Outputs
+	encoder   encoder
+	encodings []*tokenize.Encoding // [n] set while the item is between Prepare and its end
+}
+
+// encoder is a call's resolved way to tokenize.
+type encoder struct {
+	tokenizer *tokenize.Tokenizer
+	prompt    string
+	options   tokenize.Options
+}
+
+// newEncoder resolves prompt and truncation. truncate is what BEI_DEFAULT means for the call.
+func (b *Backend) newEncoder(o CallOptions, truncate bool) (encoder, error) {
+	e := encoder{tokenizer: b.tokenizer, prompt: b.prompt}
+	if b.tokenizer == nil {
+		return e, status.Errorf(status.Unsupported, "texts: this backend has no tokenizer; open it with \"model\" set to a folder with tokenizer.json")
+	}
+	if o.PromptName != "" {
+		var err error
+		if e.prompt, err = b.promptNamed(o.PromptName); err != nil {
+			return e, err
+		}
+	}
+	e.options = tokenize.Options{
+		AddSpecial: o.AddSpecialTokens != Off,
+		MaxLength:  int(b.info.MaxLength),
+		Truncate:   o.Truncate == On || (o.Truncate == Default && truncate),
+	}
+	if o.TruncationSide == SideLeft || (o.TruncationSide == SideDefault && b.config.TruncationSide == "left") {
+		e.options.Side = tokenize.Left
+	}
+	return e, nil
+}
+
+// encode tokenizes one text. The default prompt is left out for pairs; one that the call names is refused with them.
+func (e *encoder) encode(t Text, named bool, out *tokenize.Encoding) error {
+	in := tokenize.Input{Text: t.Text, Pair: t.Pair, HasPair: t.HasPair, Prompt: e.prompt}
+	if t.HasPair && !named {
+		in.Prompt = ""
+	}
+	return e.tokenizer.Encode(in, e.options, out)
+}
+
+// newTextWork checks what concerns the texts as a whole.
+func (b *Backend) newTextWork(texts []Text, o CallOptions, r *results) (*textWork, error) {
+	e, err := b.newEncoder(o, b.config.truncates())
+	if err != nil {
+		return nil, err
+	}
+	if o.AddSpecialTokens == Off {
+		return nil, status.Errorf(status.InvalidArgument, "add_special_tokens: off is for tokenizing only: the model was trained with them")
+	}
+	w := &textWork{results: r, texts: texts, wants: make([]engine.Outputs, len(texts)), encoder: e, encodings: make([]*tokenize.Encoding, len(texts))}
+	for i, t := range texts {
+		w.wants[i] = t.Outputs
+		if t.Outputs == 0 {
+			w.wants[i] = engine.Pooled
+		}
+		if w.wants[i]&TokensOutput != 0 {
+			w.encoder.options.Offsets = true
+		}
+		if t.HasPair && o.PromptName != "" {
+			return nil, status.Errorf(status.InvalidArgument, "item %d is a pair, and prompt_name is %q: prompts are for single texts", i, o.PromptName)
+		}
+	}
+	return w, w.checkOutputs(len(texts), w.wants)
+}
+
+func (w *textWork) Items() int { return len(w.texts) }
+
+func (w *textWork) Prepare(i int, s *pipeline.Sequence) error {
+	enc := encodings.Get().(*tokenize.Encoding)
+	w.encodings[i] = enc
+	if err := w.encoder.encode(w.texts[i], false, enc); err != nil {
+		return err
+	}
+	s.IDs, s.TypeIDs = enc.IDs, enc.TypeIDs
+	s.FirstPosition = w.backend.info.PositionOffset
+	s.Outputs = w.wants[i] &^ TokensOutput
+	if w.backend.model != nil && w.backend.model.Head.Pooling.ExcludePrompt {
+		s.PoolSkip = uint32(enc.PromptTokens)
+	}
+	if s.Outputs == 0 {
+		return status.Errorf(status.InvalidArgument, "item %d wants only its tokens: bei_tokenize gives them without a run", i)
+	}
+	return below(i, "input_ids", s.IDs, 0, w.backend.info.VocabSize, "vocab_size")
+}
+
+func (w *textWork) Deliver(i int, rows pipeline.Rows) error {
+	if err := w.results.Deliver(i, rows); err != nil {
+		return err
+	}
+	if w.wants[i]&TokensOutput != 0 {
+		w.out.Result.Items[i].Tokens = w.encoder.tokensOf(w.encodings[i])
+	}
+	w.recycle(i)
+	return nil
+}
+
+func (w *textWork) Fail(i int, err *status.Error) {
+	w.results.Fail(i, err)
+	w.recycle(i)
+}
+
+func (w *textWork) recycle(i int) {
+	if w.encodings[i] != nil {
+		encodings.Put(w.encodings[i])
+		w.encodings[i] = nil
+	}
+}
+
+// tokensOf copies an encoding into a result.
+func (e *encoder) tokensOf(enc *tokenize.Encoding) *Tokens {
+	t := &Tokens{
+		IDs: append([]uint32(nil), enc.IDs...), TypeIDs: append([]uint32(nil), enc.TypeIDs...),
+		Special: append([]uint8(nil), enc.Special...), Sequence: append([]uint8(nil), enc.Sequence...),
+		Starts: append([]uint32(nil), enc.Starts...), Ends: append([]uint32(nil), enc.Ends...),
+		PieceOffsets: make([]uint32, 1, len(enc.IDs)+1),
+	}
+	for _, id := range enc.IDs {
+		t.Pieces = append(t.Pieces, e.tokenizer.Piece(id)...)
+		t.PieceOffsets = append(t.PieceOffsets, uint32(len(t.Pieces)))
+	}
+	return t
+}
+
+// Tokenize gives the tokens of each text, in out.Result. It waits for no engine; its work is shared over the processors by
+// the caller's threads.
+func (b *Backend) Tokenize(ctx context.Context, texts []Text, o CallOptions, out Output) error {
+	return b.eachItem(ctx, "tokenize", len(texts), o, out, func(r *results) (func(i int) error, error) {
+		e, err := b.newEncoder(o, false)
+		if err != nil {
+			return nil, err
+		}
+		e.options.Offsets = true
+		if !e.options.Truncate {
+			e.options.MaxLength = 0
+		}
+		if o.PromptName == "" {
+			// As sentence-transformers' tokenize: what a text is by itself.
+			e.prompt = ""
+		}
+		enc := encodings.Get().(*tokenize.Encoding)
+		return func(i int) error {
+			if err := e.encode(texts[i], o.PromptName != "", enc); err != nil {
+				return err
+			}
+			out.Result.Items[i].Tokens = e.tokensOf(enc)
+			return nil
+		}, nil
+	})
+}
+
+// Decode turns token ids back into texts, in out.Result. Item i has ids[cumulativeLengths[i]:cumulativeLengths[i+1]].
+func (b *Backend) Decode(ctx context.Context, ids, cumulativeLengths []uint32, o CallOptions, out Output) error {
+	cu := cumulativeLengths
+	if len(cu) == 0 || cu[0] != 0 || int(cu[len(cu)-1]) != len(ids) {
+		return status.Errorf(status.InvalidArgument, "cumulative_lengths must begin with 0 and end with ids_size, %d", len(ids))
+	}
+	for i := 1; i < len(cu); i++ {
+		if cu[i] < cu[i-1] {
+			return status.Errorf(status.InvalidArgument, "cumulative_lengths[%d] is %d, below the value before it, %d", i, cu[i], cu[i-1])
+		}
+	}
+	return b.eachItem(ctx, "decode", len(cu)-1, o, out, func(*results) (func(i int) error, error) {
+		if b.tokenizer == nil {
+			return nil, status.Errorf(status.Unsupported, "decode: this backend has no tokenizer; open it with \"model\" set to a folder with tokenizer.json")
+		}
+		return func(i int) error {
+			text, err := b.tokenizer.Decode(ids[cu[i]:cu[i+1]], o.SkipSpecialTokens != Off)
+			if err == nil && !utf8.ValidString(text) {
+				err = status.Errorf(status.Tokenization, "item %d: the decoded text is not UTF-8", i)
+			}
+			out.Result.Items[i].Text = text
+			return err
+		}, nil
+	})
+}
+
+// eachItem runs a call that needs no engine: do for each item, until ctx ends.
+func (b *Backend) eachItem(ctx context.Context, name string, n int, o CallOptions, out Output,
+	start func(r *results) (do func(i int) error, err error)) (err error) {
+	begun := time.Now()
+	defer func() { b.metrics.observeCall(name, begun, err) }()
+	b.tokenizerUse.RLock()
+	defer b.tokenizerUse.RUnlock()
+	if b.closed.Load() {
+		return errShutDown
+	}
+	if out.Result == nil {
+		return status.Errorf(status.InvalidArgument, "%s: a result is needed", name)
+	}
+	if limit := b.config.pipeline().MaxItems; n > limit {
+		return status.Errorf(status.InvalidArgument, "%d items are more than one call may have: the limit is %d (queue.max_items)", n, limit)
+	}
+	ctx, cancel := b.withTimeout(ctx, o)
+	defer cancel()
+	r := &results{backend: b, out: out}
+	do, err := start(r)
+	if err != nil {
+		return err
+	}
+	if err := r.prepareStatus(n); err != nil {
+		return err
+	}
+	for i := range n {
+		if ctx.Err() != nil {
+			r.Fail(i, ctxError(ctx, time.Since(begun)))
+			continue
+		}
+		if b.closed.Load() {
+			r.Fail(i, errShutDown)
+			continue
+		}
+		if err := do(i); err != nil {
+			r.Fail(i, status.Of(err, status.Tokenization))
+			continue
+		}
+		r.status[i] = status.OK
+	}
+	return r.finish(pipeline.Stats{Total: time.Since(begun), Prepare: time.Since(begun)})
+}
