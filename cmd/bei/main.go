@@ -1,0 +1,88 @@
+// Command bei looks at models and runs them from the command line, on the same runtime as libbei.so.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/basetenlabs/bei-runtime/backend"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := newCommand().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bei:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+func newCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "bei",
+		Short: "Embeddings from the command line",
+		Long: `bei looks at models and runs them, on the same runtime as libbei.so.
+
+A model is a folder as Hugging Face keeps it: config.json, model.safetensors, tokenizer.json, and the files of
+sentence-transformers where there are any.`,
+		Example: `  bei info models/all-MiniLM-L6-v2
+  echo "How do I reset my password?" | bei embed models/all-MiniLM-L6-v2
+  bei embed models/all-MiniLM-L6-v2 --format npy --output vectors.npy < lines.txt`,
+		Version:       backend.Version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(newInfoCommand(), newEmbedCommand())
+	return root
+}
+
+// openFlags are the flags of commands that open a model.
+type openFlags struct {
+	options string
+	threads int
+	verbose bool
+}
+
+func (f *openFlags) register(c *cobra.Command) {
+	c.Flags().StringVar(&f.options, "options", "{}", "further options, one JSON object, as bei_init takes (see 'bei info --schema')")
+	c.Flags().IntVar(&f.threads, "threads", 0, "threads of the engine (default: the physical cores)")
+	c.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log to stderr what is done")
+}
+
+// open opens the model in folder.
+func (f *openFlags) open(ctx context.Context, folder string) (*backend.Backend, error) {
+	c, err := backend.ParseConfig([]byte(f.options))
+	if err != nil {
+		return nil, err
+	}
+	c.Model = folder
+	if f.threads != 0 {
+		c.Threads = f.threads
+	}
+	if c.Log.Level == "" {
+		c.Log.Level = "error"
+		if f.verbose {
+			c.Log.Level = "info"
+		}
+	}
+	if c.Log.Format == "" {
+		c.Log.Format = "console"
+	}
+	// The command line's values must stand up to the schema as well.
+	text, err := json.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	if c, err = backend.ParseConfig(text); err != nil {
+		return nil, err
+	}
+	return backend.Open(ctx, c)
+}
