@@ -1,10 +1,39 @@
 // Package tokenize turns texts into token sequences and back, id by id as Hugging Face tokenizers does. It is the only
 // package that knows text: prompts, truncation, pairs, special tokens, type ids and offsets are decided here.
+//
+// The model of a tokenizer.json (normalizer, pre-tokenizer, vocabulary, added tokens, decoder) runs in libtokenizers.a,
+// which gives the tokens of one text. Truncation and the post-processor are applied here, by the rules of
+// tokenizers/src/utils/truncation.rs and tokenizers/src/processors of the crate tokenizers.
+//
+// Limits:
+//   - A text must be valid UTF-8 without NUL bytes, since the library takes C strings and replaces invalid bytes.
+//   - At most MaxWholeBytes of a text are tokenized. Longer ones are cut first where that provably does not change the
+//     result (see cutter): with a MaxLength, and on the right side. Others are TOO_LONG.
+//   - tokenizer.json has the limits of file.go; regular expressions in it run with the step limit of Oniguruma, whose
+//     exhaustion is a TOKENIZATION error. A panic of the library while encoding is one too, and is also printed by Rust.
+//   - Dropout of BPE is ignored, so that a text always has the same tokens.
+//   - Offsets are those of upstream, except where a token lies behind the end of a text that is not ASCII: upstream gives
+//     bytes there, this package code points.
 package tokenize
 
 import (
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"sync"
+
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
+
+// FileName is the file that Open reads.
+const FileName = "tokenizer.json"
+
+// MaxWholeBytes is the largest text, with its prompt, that is tokenized whole. The library needs up to 0.6 KB of memory for
+// each byte of it.
+const MaxWholeBytes = 4 << 20
+
+// NoSequence is the Encoding.Sequence of special tokens.
+const NoSequence = 255
 
 // Side is the side of a sequence that truncation cuts off.
 type Side int
@@ -33,7 +62,7 @@ type Options struct {
 }
 
 // Encoding is one token sequence of n tokens. It is reusable: Encode resets it and appends, so that its buffers are
-// allocated once.
+// allocated once. n may be 0, where a text has no tokens (such as white space) and no special ones are added.
 type Encoding struct {
 	IDs      []uint32 // [n] token ids
 	TypeIDs  []uint32 // [n] token type ids
@@ -47,32 +76,117 @@ type Encoding struct {
 	PromptTokens int
 }
 
-// NoSequence is the Encoding.Sequence of special tokens.
-const NoSequence = 255
-
-// Tokenizer is an open tokenizer. All methods but Close may be called from any goroutine at any time.
-type Tokenizer struct{}
-
-// Open reads tokenizer.json from the folder dir. Errors are START errors that name the file, the field and the fix.
-func Open(dir string) (*Tokenizer, error) {
-	return nil, status.Errorf(status.Unsupported, "tokenizer of %s", dir)
+func (e *Encoding) reset() {
+	*e = Encoding{IDs: e.IDs[:0], TypeIDs: e.TypeIDs[:0], Special: e.Special[:0], Sequence: e.Sequence[:0], Starts: e.Starts[:0], Ends: e.Ends[:0]}
 }
 
-// Encode tokenizes in and writes the result to out, which must not be used by another goroutine meanwhile. Item errors are
-// *status.Error: EMPTY, INVALID_UTF8, NUL_BYTE, TOO_LONG, TOKENIZATION; INVALID_ARGUMENT for a prompt with a pair.
-func (t *Tokenizer) Encode(in Input, o Options, out *Encoding) error { return nil }
+// Tokenizer is an open tokenizer. Its methods may be called from any goroutine at any time.
+type Tokenizer struct {
+	vocab         *vocabulary
+	processor     *processor
+	cutter        *cutter // nil: a text must be tokenized whole
+	decodeRefusal string
 
-// Decode joins tokens to a text. An id outside the vocabulary is TOKEN_OUT_OF_RANGE.
-func (t *Tokenizer) Decode(ids []uint32, skipSpecial bool) (string, error) { return "", nil }
+	mu      sync.RWMutex // read: the library is in use; write: it is freed
+	library binding
 
-// Piece returns the token string of id, "" for an id without a token.
-func (t *Tokenizer) Piece(id uint32) string { return "" }
+	prompts promptCounts
+}
+
+// Open reads tokenizer.json from the folder dir. Errors are START errors that name the file, the field and the fix. The
+// caller must Close the tokenizer.
+func Open(dir string) (*Tokenizer, error) {
+	path := filepath.Join(dir, FileName)
+	data, err := readFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, status.Errorf(status.Start, "%s is missing; a model folder needs the file that Hugging Face's save_pretrained writes for a fast tokenizer", path)
+	}
+	if err != nil {
+		return nil, status.Errorf(status.Start, "%w", err)
+	}
+	t, err := parse(data)
+	if err != nil {
+		return nil, status.Errorf(status.Start, "%s: %w", path, err)
+	}
+	return t, nil
+}
+
+func parse(data []byte) (*Tokenizer, error) {
+	f, err := parseFile(data)
+	if err != nil {
+		return nil, err
+	}
+	t := &Tokenizer{decodeRefusal: f.decodeRefusal}
+	if t.vocab, err = newVocabulary(f); err != nil {
+		return nil, err
+	}
+	if t.processor, err = parseProcessor(f.postProcessor, t.vocab.size()); err != nil {
+		return nil, err
+	}
+	if err := f.checkAddedNormalize(); err != nil {
+		return nil, err
+	}
+	if t.cutter, err = newCutter(f); err != nil {
+		return nil, err
+	}
+	config, err := f.config()
+	if err != nil {
+		return nil, err
+	}
+	t.library, err = openBinding(config)
+	return t, err
+}
+
+// Decode joins the tokens of ids to a text. An id outside the vocabulary is TOKEN_OUT_OF_RANGE; one inside without a token is
+// left out, as upstream does. UNSUPPORTED where the decoder may not run (see refuseDecoder).
+func (t *Tokenizer) Decode(ids []uint32, skipSpecial bool) (string, error) {
+	any := false
+	for i, id := range ids {
+		if int64(id) >= int64(t.vocab.size()) {
+			return "", status.Errorf(status.TokenOutOfRange, "ids[%d] is %d, must be below the vocabulary size %d", i, id, t.vocab.size())
+		}
+		any = any || !skipSpecial || !t.vocab.special[id]
+	}
+	if t.decodeRefusal != "" {
+		return "", status.Errorf(status.Unsupported, "this tokenizer cannot decode: %s", t.decodeRefusal)
+	}
+	if !any {
+		return "", nil
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if t.library.handle == nil {
+		return "", errClosed
+	}
+	text, err := t.library.decode(ids, skipSpecial)
+	if err != nil {
+		return "", status.Errorf(status.Tokenization, "%d ids cannot be decoded: %w", len(ids), err)
+	}
+	return text, nil
+}
+
+// Piece returns the token string of id as the vocabulary has it, "" for an id without a token.
+func (t *Tokenizer) Piece(id uint32) string { return t.vocab.piece(id) }
 
 // VocabSize returns the number one above the largest token id, added tokens included.
-func (t *Tokenizer) VocabSize() int { return 0 }
+func (t *Tokenizer) VocabSize() int { return t.vocab.size() }
 
 // SpecialTokens returns how many special tokens the post-processor adds to one text, or to a pair.
-func (t *Tokenizer) SpecialTokens(pair bool) int { return 0 }
+func (t *Tokenizer) SpecialTokens(pair bool) int {
+	if pair {
+		return t.processor.pair.special
+	}
+	return t.processor.single.special
+}
 
-// Close frees the tokenizer. The caller makes sure that no other method runs or is called afterwards.
-func (t *Tokenizer) Close() {}
+// Close frees the tokenizer after waiting for the calls under way. Later calls of Encode and Decode are SHUT_DOWN.
+func (t *Tokenizer) Close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.library.handle != nil {
+		t.library.free()
+		t.library = binding{}
+	}
+}
+
+var errClosed = status.Errorf(status.ShutDown, "the tokenizer is closed")
