@@ -3,31 +3,34 @@
  *
  * libbei.so turns token batches or texts into embeddings, class scores and token scores. This header is its manual.
  *
- * LINKING    Link with -lbei; no other flag is needed. The library needs libc, libm and the dynamic loader only. Engines
- *            (ONNX Runtime, TensorRT) are opened at run time. It is never unloaded: dlclose() leaves it in place. Load it
- *            once per process, and load no second Go shared library beside it.
- * THREADS    Every function may be called from any thread at any time, unless it says otherwise. Nothing is thread-local:
- *            a result made on one thread may be read and freed on another.
- * FORK       After fork() without exec, every call in the child that returns a bei_error returns a static one with the code
- *            BEI_FORKED; calls that return a number or a pointer return 0 or NULL. fork() then exec() is fine.
- * SIGNALS    The library installs no signal handler of its own beyond what the Go runtime needs (SIGSEGV, SIGBUS, SIGFPE,
- *            SIGURG; those of the host are chained), never exits the process, and never prints: logs go where
+ * LINKING    Link with -lbei; no other flag is needed. The library needs libc, libm and the dynamic loader only.
+ *            Engines (ONNX Runtime, TensorRT) are opened at run time. It is never unloaded: dlclose() leaves it in
+ *            place. Load it once per process, and load no second Go shared library beside it.
+ * THREADS    Every function may be called from any thread at any time, unless it says otherwise. Nothing is
+ *            thread-local: a result made on one thread may be read and freed on another.
+ * FORK       After fork() without exec, every call in the child that returns a bei_error returns a static one with
+ *            the code BEI_FORKED; calls that return a number or a pointer return 0 or NULL. fork() then exec() is
+ *            fine.
+ * SIGNALS    The library installs no signal handler of its own beyond what the Go runtime needs (SIGSEGV, SIGBUS,
+ *            SIGFPE, SIGURG; those of the host are chained), never exits the process, and never prints: logs go where
  *            bei_set_log_callback or the "log" options say.
- * ERRORS     A function returns NULL on success, otherwise an error that the caller owns and gives to bei_error_free. It
- *            concerns the call as a whole. On error no output argument is written, except where a function says so.
- *            What concerns one item of a batch is in item_status[i], with a text from bei_result_item_message: items with
- *            BEI_OK are valid even when others failed. Where item_status is NULL, the first failed item makes the call fail.
- * MEMORY     What the caller passes in stays the caller's: it must stay valid and unchanged until the function returns, and
- *            is not looked at afterwards. Fixed-size outputs are written to buffers of the caller; outputs of unknown
- *            size come in a bei_result, which the caller frees with bei_result_free. Do not mix allocators: never pass
- *            memory of the library to free().
+ * ERRORS     A function returns NULL on success, otherwise an error that the caller owns and gives to
+ *            bei_error_free. It concerns the call as a whole. On error no output argument is written, except where a
+ *            function says so. What concerns one item of a batch is in item_status[i], with a text from
+ *            bei_result_item_message: items with BEI_OK are valid even when others failed. Where item_status is
+ *            NULL, the first failed item makes the call fail.
+ * MEMORY     What the caller passes in stays the caller's: it must stay valid and unchanged until the function
+ *            returns, and is not looked at afterwards. Fixed-size outputs are written to buffers of the caller;
+ *            outputs of unknown size come in a bei_result, which the caller frees with bei_result_free. Do not mix
+ *            allocators: never pass memory of the library to free().
  * TEXT       UTF-8, as pointer and length in bytes, never NUL-terminated, unless a comment says "C string".
- * HANDLES    Backends, results and cancel tokens are integers, not pointers. Zero is never valid. One that was freed, or
- *            never given out, yields BEI_INVALID_HANDLE (or NULL / 0 from accessors), never a crash; numbers are not reused.
- * VERSIONS   BEI_API_VERSION grows by one when functions or fields are added. Structs begin with struct_size: set it to
- *            sizeof the struct, best with the *_INIT macro. A library accepts the smaller structs of older callers and reads
- *            new fields as zero, which always means "as before"; it refuses larger structs whose unknown tail is not
- *            zero. Numbers and meanings never change under one SONAME.
+ * HANDLES    Backends, results and cancel tokens are integers, not pointers. Zero is never valid. One that was
+ *            freed, or never given out, yields BEI_INVALID_HANDLE (or NULL / 0 from accessors), never a crash;
+ *            numbers are not reused.
+ * VERSIONS   BEI_API_VERSION grows by one when functions or fields are added. Structs begin with struct_size: set it
+ *            to sizeof the struct, best with the *_INIT macro. A library accepts the smaller structs of older
+ *            callers and reads new fields as zero, which always means "as before"; it refuses larger structs whose
+ *            unknown tail is not zero. Numbers and meanings never change under one SONAME.
  */
 #ifndef BEI_H
 #define BEI_H
@@ -42,7 +45,9 @@ extern "C" {
 /* The interface version of this header. Compare with bei_api_version() of the library that was loaded. */
 #define BEI_API_VERSION 1
 
-/* ---- Status codes: of errors and of items ----------------------------------------------------------------------- */
+/*
+ * ---- Status codes: of errors and of items -----------------------------------------------------------------------
+ */
 
 /*
  * One list serves errors (bei_error_code) and items (item_status[i]). The name in brackets is the BackendError of the
@@ -50,28 +55,28 @@ extern "C" {
  */
 enum {
   BEI_OK = 0,
-  BEI_INVALID_ARGUMENT = 1,   /* an argument, option or field is wrong; the message names it, its value and the limit */
-  BEI_INVALID_HANDLE = 2,     /* a handle is zero, stale, or of another kind */
-  BEI_UNSUPPORTED = 3,        /* asked for something that this model, engine or build cannot do; the message names it */
-  BEI_NO_BACKEND = 4,         /* [NoBackend] no engine can be used here; the message says what was looked for and where */
-  BEI_START = 5,              /* [Start] the model or the engine could not be opened */
-  BEI_WEIGHTS_NOT_FOUND = 6,  /* [WeightsNotFound] a weights file or tensor is missing */
-  BEI_INFERENCE = 7,          /* [Inference] a run failed */
-  BEI_UNHEALTHY = 8,          /* [Unhealthy] the engine or device is lost or hung */
-  BEI_OVERLOADED = 9,         /* the queue is full, or no slot came free in time; try again later */
-  BEI_TIMEOUT = 10,           /* the call's timeout passed before the item was done */
-  BEI_CANCELLED = 11,         /* the call's cancel token was triggered */
-  BEI_SHUT_DOWN = 12,         /* the backend was shut down while the call waited */
-  BEI_FORKED = 13,            /* called in a forked child */
-  BEI_INTERNAL = 14,          /* a defect of the library (a panic was caught); please report it */
-  BEI_BUFFER_TOO_SMALL = 15,  /* an output buffer is too small; the message says how large it must be */
-  BEI_EMPTY = 32,             /* item: no text, or no tokens where tokens are needed */
-  BEI_TOO_LONG = 33,          /* item: longer than max_length, and truncation is off or impossible */
-  BEI_INVALID_UTF8 = 34,      /* item: the text is not UTF-8; the message gives the byte offset */
+  BEI_INVALID_ARGUMENT = 1,    /* an argument or field is wrong; the message names it, its value and the limit */
+  BEI_INVALID_HANDLE = 2,      /* a handle is zero, stale, or of another kind */
+  BEI_UNSUPPORTED = 3,         /* this model, engine or build cannot do what was asked; the message names it */
+  BEI_NO_BACKEND = 4,          /* [NoBackend] no engine can be used here; the message says what was sought, where */
+  BEI_START = 5,               /* [Start] the model or the engine could not be opened */
+  BEI_WEIGHTS_NOT_FOUND = 6,   /* [WeightsNotFound] a weights file or tensor is missing */
+  BEI_INFERENCE = 7,           /* [Inference] a run failed */
+  BEI_UNHEALTHY = 8,           /* [Unhealthy] the engine or device is lost or hung */
+  BEI_OVERLOADED = 9,          /* the queue is full, or no slot came free in time; try again later */
+  BEI_TIMEOUT = 10,            /* the call's timeout passed before the item was done */
+  BEI_CANCELLED = 11,          /* the call's cancel token was triggered */
+  BEI_SHUT_DOWN = 12,          /* the backend was shut down while the call waited */
+  BEI_FORKED = 13,             /* called in a forked child */
+  BEI_INTERNAL = 14,           /* a defect of the library (a panic was caught); please report it */
+  BEI_BUFFER_TOO_SMALL = 15,   /* an output buffer is too small; the message says how large it must be */
+  BEI_EMPTY = 32,              /* item: no text, or no tokens where tokens are needed */
+  BEI_TOO_LONG = 33,           /* item: longer than max_length, and truncation is off or impossible */
+  BEI_INVALID_UTF8 = 34,       /* item: the text is not UTF-8; the message gives the byte offset */
   BEI_TOKEN_OUT_OF_RANGE = 35, /* item: a token id, type id or position id is outside its table */
-  BEI_NON_FINITE = 36,        /* item: the result held NaN or infinity and was withheld */
-  BEI_TOKENIZATION = 37,      /* item: the tokenizer failed on the text */
-  BEI_NUL_BYTE = 38           /* item: the text holds a NUL byte; the message gives the byte offset */
+  BEI_NON_FINITE = 36,         /* item: the result held NaN or infinity and was withheld */
+  BEI_TOKENIZATION = 37,       /* item: the tokenizer failed on the text */
+  BEI_NUL_BYTE = 38            /* item: the text holds a NUL byte; the message gives the byte offset */
 };
 
 /* Log levels of bei_log_fn. */
@@ -90,7 +95,9 @@ enum {
   BEI_POOLING_OTHER = 255
 };
 
-/* What a text item wants, as bits of bei_text.outputs; 0 means BEI_OUTPUT_POOLED. One forward pass serves them all. */
+/*
+ * What a text item wants, as bits of bei_text.outputs; 0 means BEI_OUTPUT_POOLED. One forward pass serves them all.
+ */
 enum {
   BEI_OUTPUT_POOLED = 1,        /* one vector, in the pooled buffer */
   BEI_OUTPUT_TOKEN_VECTORS = 2, /* one vector for each token: bei_result_token_vectors */
@@ -107,7 +114,10 @@ enum { BEI_SIDE_DEFAULT = 0, BEI_SIDE_RIGHT = 1, BEI_SIDE_LEFT = 2 };
 /* bei_call_options.priority. Classes share the engine by weight (1 : 4 : 16), so that none starves. */
 enum { BEI_PRIORITY_LOW = -1, BEI_PRIORITY_NORMAL = 0, BEI_PRIORITY_HIGH = 1 };
 
-/* bei_call_options.aggregation: how bei_predict_tokens_texts joins tokens to entities, as transformers' pipeline does. */
+/*
+ * bei_call_options.aggregation: how bei_predict_tokens_texts joins tokens to entities, as transformers' pipeline
+ * does.
+ */
 enum {
   BEI_AGGREGATE_NONE = 0,
   BEI_AGGREGATE_SIMPLE = 1,
@@ -116,7 +126,9 @@ enum {
   BEI_AGGREGATE_MAX = 4
 };
 
-/* ---- Types ------------------------------------------------------------------------------------------------------- */
+/*
+ * ---- Types -------------------------------------------------------------------------------------------------------
+ */
 
 typedef uint64_t bei_handle; /* an open backend: a model on an engine */
 typedef uint64_t bei_result; /* outputs of unknown size of one call */
@@ -125,12 +137,14 @@ typedef uint64_t bei_cancel; /* a cancel token, for any number of calls */
 typedef struct bei_error bei_error;
 
 /*
- * A batch of token sequences, packed without padding: the Batch of the text-embeddings-inference family, field by field.
- * T = total_tokens, n = num_sequences. Item i has the tokens cumulative_seq_lengths[i] .. cumulative_seq_lengths[i+1]-1.
+ * A batch of token sequences, packed without padding: the Batch of the text-embeddings-inference family, field by
+ * field. T = total_tokens, n = num_sequences. Item i has the tokens cumulative_seq_lengths[i] ..
+ * cumulative_seq_lengths[i+1]-1.
  *
- * The index lists say what each item wants. Each must be strictly ascending. An item may be in several lists, and an item in
- * no list gets BEI_INVALID_ARGUMENT. A zero-token item gets BEI_EMPTY where a pooled or sparse vector is wanted, and zero
- * token vectors where only those are. bei_predict wants every item pooled: raw_indices and sparse_indices must be empty.
+ * The index lists say what each item wants. Each must be strictly ascending. An item may be in several lists, and an
+ * item in no list gets BEI_INVALID_ARGUMENT. A zero-token item gets BEI_EMPTY where a pooled or sparse vector is
+ * wanted, and zero token vectors where only those are. bei_predict wants every item pooled: raw_indices and
+ * sparse_indices must be empty.
  */
 typedef struct bei_batch {
   size_t struct_size;
@@ -167,21 +181,23 @@ typedef struct bei_call_options {
   size_t struct_size;
   uint64_t timeout_us;     /* from entry to return; 0: the init option queue.timeout_ms */
   bei_cancel cancel;       /* 0: none */
-  const char *prompt_name; /* UTF-8: a prompt of the model, put before each text; an error with pairs. NULL: the default */
+  const char *prompt_name; /* UTF-8: a prompt of the model, for each text; an error with pairs. NULL: default */
   size_t prompt_name_size;
-  int32_t truncate;           /* BEI_ON cuts texts to max_length, BEI_OFF makes them BEI_TOO_LONG */
-  int32_t truncation_side;    /* BEI_SIDE_* */
-  uint32_t dimensions;        /* cut pooled vectors to their first numbers (Matryoshka), before normalising; 0: all */
-  int32_t normalize;          /* pooled vectors to length 1 (L2), or not; default: as the model's modules say */
-  int32_t priority;           /* BEI_PRIORITY_* */
-  int32_t add_special_tokens; /* bei_tokenize: default BEI_ON */
+  int32_t truncate;            /* BEI_ON cuts texts to max_length, BEI_OFF makes them BEI_TOO_LONG */
+  int32_t truncation_side;     /* BEI_SIDE_* */
+  uint32_t dimensions;         /* cut pooled vectors to the first numbers (Matryoshka), then normalise; 0: all */
+  int32_t normalize;           /* pooled vectors to length 1 (L2), or not; default: as the model's modules say */
+  int32_t priority;            /* BEI_PRIORITY_* */
+  int32_t add_special_tokens;  /* bei_tokenize: default BEI_ON */
   int32_t skip_special_tokens; /* bei_decode: default BEI_ON */
   int32_t aggregation;         /* BEI_AGGREGATE_* */
 } bei_call_options;
 
 #define BEI_CALL_OPTIONS_INIT {sizeof(bei_call_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
-/* What a router needs to know of an open backend. bei_info_json tells the rest. Constant while the backend is open. */
+/*
+ * What a router needs to know of an open backend. bei_info_json tells the rest. Constant while the backend is open.
+ */
 typedef struct bei_info {
   size_t struct_size;
   uint32_t api_version;
@@ -210,14 +226,14 @@ typedef struct bei_info {
 typedef struct bei_tokens {
   size_t struct_size;
   size_t count;
-  const uint32_t *ids;          /* [count] */
-  const uint32_t *type_ids;     /* [count] */
-  const uint8_t *special;       /* [count] 1: added by the template, not from the text */
-  const uint8_t *sequence;      /* [count] 0: of the text, 1: of its pair, 255: of neither */
-  const uint32_t *starts;       /* [count] first Unicode code point of the token in prompt + text (or in pair) */
-  const uint32_t *ends;         /* [count] one past its last code point; 0, 0 for special tokens */
-  const char *pieces;           /* the vocabulary's spellings one after another, UTF-8 */
-  const uint32_t *piece_offsets; /* [count + 1] piece k is pieces[piece_offsets[k]] .. pieces[piece_offsets[k + 1] - 1] */
+  const uint32_t *ids;           /* [count] */
+  const uint32_t *type_ids;      /* [count] */
+  const uint8_t *special;        /* [count] 1: added by the template, not from the text */
+  const uint8_t *sequence;       /* [count] 0: of the text, 1: of its pair, 255: of neither */
+  const uint32_t *starts;        /* [count] first Unicode code point of the token in prompt + text (or in pair) */
+  const uint32_t *ends;          /* [count] one past its last code point; 0, 0 for special tokens */
+  const char *pieces;            /* the vocabulary's spellings one after another, UTF-8 */
+  const uint32_t *piece_offsets; /* [count + 1] where piece k begins; piece k + 1 begins where it ends */
 } bei_tokens;
 
 #define BEI_TOKENS_INIT {sizeof(bei_tokens), 0, 0, 0, 0, 0, 0, 0, 0, 0}
@@ -247,12 +263,15 @@ typedef struct bei_stats {
 
 /*
  * Receives one log line. level: BEI_LOG_*. line: one JSON object, UTF-8, [size] bytes, valid during the call only.
- * Called from a thread of the library, one call at a time, under no lock. It must return soon and must not call this library (such a
- * call gets BEI_INVALID_ARGUMENT). Lines that arrive while 1024 wait are dropped; their number is logged and is in the metrics.
+ * Called from a thread of the library, one call at a time, under no lock. It must return soon and must not call this
+ * library (such a call gets BEI_INVALID_ARGUMENT). Lines that arrive while 1024 wait are dropped; their number is
+ * logged and is in the metrics.
  */
 typedef void (*bei_log_fn)(void *user, int32_t level, const char *line, size_t size);
 
-/* ---- Library ----------------------------------------------------------------------------------------------------- */
+/*
+ * ---- Library -----------------------------------------------------------------------------------------------------
+ */
 
 /*
  * bei_api_version returns the interface version of the loaded library: functions since that version are there.
@@ -269,13 +288,15 @@ const char *bei_version(void);
 const char *bei_options_schema(void);
 
 /*
- * bei_set_log_callback sends all log lines of the process to fn; NULL sends them to stderr again. When it returns, the
- * callback set before is not running and will not be called again. user is passed through and stays the caller's.
+ * bei_set_log_callback sends all log lines of the process to fn; NULL sends them to stderr again. When it returns,
+ * the callback set before is not running and will not be called again. user is passed through and stays the caller's.
  * Returns: NULL; BEI_INVALID_ARGUMENT from inside a log callback. Since 1.
  */
 bei_error *bei_set_log_callback(bei_log_fn fn, void *user);
 
-/* ---- Errors ------------------------------------------------------------------------------------------------------ */
+/*
+ * ---- Errors ------------------------------------------------------------------------------------------------------
+ */
 
 /* bei_error_code returns the BEI_* code of an error; BEI_OK for NULL. Since 1. */
 int32_t bei_error_code(const bei_error *error);
@@ -289,79 +310,91 @@ void bei_error_free(bei_error *error);
 /* bei_status_name returns a static C string such as "TOO_LONG" for a BEI_* code; "UNKNOWN" for others. Since 1. */
 const char *bei_status_name(int32_t status);
 
-/* ---- Backends ---------------------------------------------------------------------------------------------------- */
+/*
+ * ---- Backends ----------------------------------------------------------------------------------------------------
+ */
 
 /*
  * bei_init opens a model on an engine and warms it up, which may take seconds to minutes.
- * options, options_size: one JSON object, see bei_options_schema; "model" (a folder) is its only needed key, and unknown
- * keys are refused. backend: receives the handle; bei_shutdown ends it. Several backends may be open.
+ * options, options_size: one JSON object, see bei_options_schema; "model" (a folder) is its only needed key, and
+ * unknown keys are refused. backend: receives the handle; bei_shutdown ends it. Several backends may be open.
  * Returns: NULL; BEI_INVALID_ARGUMENT, BEI_UNSUPPORTED, BEI_NO_BACKEND, BEI_START, BEI_WEIGHTS_NOT_FOUND. Since 1.
  */
 bei_error *bei_init(const char *options, size_t options_size, bei_handle *backend);
 
 /*
  * bei_shutdown ends a backend: new calls are refused, calls under way may finish for timeout_ms, the rest gets
- * BEI_SHUT_DOWN, and all memory is released. The handle is stale as soon as the function is entered. Results and errors
- * made before stay valid.
+ * BEI_SHUT_DOWN, and all memory is released. The handle is stale as soon as the function is entered. Results and
+ * errors made before stay valid.
  * Returns: NULL when all calls had finished; BEI_TIMEOUT when some were cut off (the backend is closed all the same);
  * BEI_INVALID_HANDLE. Since 1.
  */
 bei_error *bei_shutdown(bei_handle backend, uint64_t timeout_ms);
 
-/* bei_get_info fills info, whose struct_size must be set. Returns: NULL; BEI_INVALID_HANDLE, BEI_INVALID_ARGUMENT. Since 1. */
+/*
+ * bei_get_info fills info, whose struct_size must be set. Returns: NULL; BEI_INVALID_HANDLE, BEI_INVALID_ARGUMENT.
+ * Since 1.
+ */
 bei_error *bei_get_info(bei_handle backend, bei_info *info);
 
 /*
- * bei_info_json gives everything known of the backend (model, modules, prompts, labels, limits, engine, device, versions)
- * as one JSON object: bei_result_text(result, 0, ..). The caller frees the result. Since 1.
+ * bei_info_json gives everything known of the backend (model, modules, prompts, labels, limits, engine, device,
+ * versions) as one JSON object: bei_result_text(result, 0, ..). The caller frees the result. Since 1.
  */
 bei_error *bei_info_json(bei_handle backend, bei_result *result);
 
 /*
- * bei_health tells whether the backend works. deep 0: cheap, from what past runs and the device told; takes microseconds.
- * deep 1: runs one token through the engine. Only timeout_us and cancel of options are used.
+ * bei_health tells whether the backend works. deep 0: cheap, from what past runs and the device told; takes
+ * microseconds. deep 1: runs one token through the engine. Only timeout_us and cancel of options are used.
  * Returns: NULL: healthy; BEI_UNHEALTHY with the reason, BEI_TIMEOUT, BEI_OVERLOADED, BEI_INVALID_HANDLE. Since 1.
  */
 bei_error *bei_health(bei_handle backend, int32_t deep, const bei_call_options *options);
 
-/* bei_metrics gives all metrics in Prometheus' text format: bei_result_text(result, 0, ..). The caller frees the result. Since 1. */
+/*
+ * bei_metrics gives all metrics in Prometheus' text format: bei_result_text(result, 0, ..). The caller frees the
+ * result. Since 1.
+ */
 bei_error *bei_metrics(bei_handle backend, bei_result *result);
 
-/* ---- Token batches ----------------------------------------------------------------------------------------------- */
+/*
+ * ---- Token batches -----------------------------------------------------------------------------------------------
+ */
 
 /*
  * bei_embed computes embeddings of token sequences. Shapes: n = batch->num_sequences, d = options->dimensions, or
  * bei_info.dimensions where that is 0.
  *
- * pooled:      [n x d] floats, or NULL where num_pooled is 0. Row i belongs to item i; rows of items that asked for no pooled
- *              vector or failed are not written. pooled_size counts floats and must be at least n x d.
+ * pooled:      [n x d] floats, or NULL where num_pooled is 0. Row i belongs to item i; rows of items that asked for
+ *              no pooled vector or failed are not written. pooled_size counts floats and must be at least n x d.
  * item_status: [n], or NULL: see ERRORS above. item_status_size counts entries.
- * result:      receives a result with token vectors, sparse weights, messages and stats, which the caller frees; NULL is
- *              allowed where num_raw and num_sparse are 0.
+ * result:      receives a result with token vectors, sparse weights, messages and stats, which the caller frees;
+ *              NULL is allowed where num_raw and num_sparse are 0.
  *
  * A batch larger than one engine run is split, and the runs overlap. A failing item costs the others nothing.
- * Returns: NULL, also where items failed; BEI_INVALID_ARGUMENT, BEI_INVALID_HANDLE, BEI_BUFFER_TOO_SMALL, BEI_UNSUPPORTED (the model
- * does not embed), BEI_OVERLOADED, BEI_TIMEOUT, BEI_CANCELLED, BEI_SHUT_DOWN, BEI_UNHEALTHY (those five when no item was done;
- * else the late items carry the code). Since 1.
+ * Returns: NULL, also where items failed; BEI_INVALID_ARGUMENT, BEI_INVALID_HANDLE, BEI_BUFFER_TOO_SMALL,
+ * BEI_UNSUPPORTED (the model does not embed), BEI_OVERLOADED, BEI_TIMEOUT, BEI_CANCELLED, BEI_SHUT_DOWN,
+ * BEI_UNHEALTHY (those five when no item was done; else the late items carry the code). Since 1.
  */
 bei_error *bei_embed(bei_handle backend, const bei_batch *batch, const bei_call_options *options, float *pooled,
                      size_t pooled_size, int32_t *item_status, size_t item_status_size, bei_result *result);
 
 /*
- * bei_predict computes raw class logits of token sequences: logits is [n x labels], otherwise as bei_embed. Softmax or
- * sigmoid are the caller's. Since 1.
+ * bei_predict computes raw class logits of token sequences: logits is [n x labels], otherwise as bei_embed. Softmax
+ * or sigmoid are the caller's. Since 1.
  */
 bei_error *bei_predict(bei_handle backend, const bei_batch *batch, const bei_call_options *options, float *logits,
                        size_t logits_size, int32_t *item_status, size_t item_status_size, bei_result *result);
 
 /*
- * bei_predict_tokens computes raw logits of every token: bei_result_token_vectors(result, i, ..) is [tokens x labels].
- * Items are chosen by raw_indices; the other lists must be empty. Otherwise as bei_embed. Since 1.
+ * bei_predict_tokens computes raw logits of every token: bei_result_token_vectors(result, i, ..) is [tokens x
+ * labels]. Items are chosen by raw_indices; the other lists must be empty. Otherwise as bei_embed. Since 1.
  */
 bei_error *bei_predict_tokens(bei_handle backend, const bei_batch *batch, const bei_call_options *options,
                               int32_t *item_status, size_t item_status_size, bei_result *result);
 
-/* ---- Texts ------------------------------------------------------------------------------------------------------- */
+/*
+ * ---- Texts -------------------------------------------------------------------------------------------------------
+ */
 
 /*
  * bei_embed_texts tokenizes texts (with the model's prompt, truncation and template) and computes their embeddings.
@@ -377,15 +410,16 @@ bei_error *bei_predict_texts(bei_handle backend, const bei_text *texts, size_t n
                              bei_result *result);
 
 /*
- * bei_predict_tokens_texts tokenizes texts and names their spans: bei_result_entities, bei_result_token_vectors (logits)
- * and bei_result_tokens are there for each item that is ok. Since 1.
+ * bei_predict_tokens_texts tokenizes texts and names their spans: bei_result_entities, bei_result_token_vectors
+ * (logits) and bei_result_tokens are there for each item that is ok. Since 1.
  */
-bei_error *bei_predict_tokens_texts(bei_handle backend, const bei_text *texts, size_t n, const bei_call_options *options,
-                                    int32_t *item_status, size_t item_status_size, bei_result *result);
+bei_error *bei_predict_tokens_texts(bei_handle backend, const bei_text *texts, size_t n,
+                                    const bei_call_options *options, int32_t *item_status, size_t item_status_size,
+                                    bei_result *result);
 
 /*
- * bei_tokenize gives the tokens of each text: bei_result_tokens. It waits for no engine. truncate's default is off here.
- * texts[i].outputs is not used. Since 1.
+ * bei_tokenize gives the tokens of each text: bei_result_tokens. It waits for no engine. truncate's default is off
+ * here. texts[i].outputs is not used. Since 1.
  */
 bei_error *bei_tokenize(bei_handle backend, const bei_text *texts, size_t n, const bei_call_options *options,
                         int32_t *item_status, size_t item_status_size, bei_result *result);
@@ -398,12 +432,15 @@ bei_error *bei_decode(bei_handle backend, const uint32_t *ids, size_t ids_size, 
                       size_t n, const bei_call_options *options, int32_t *item_status, size_t item_status_size,
                       bei_result *result);
 
-/* ---- Results ----------------------------------------------------------------------------------------------------- */
+/*
+ * ---- Results -----------------------------------------------------------------------------------------------------
+ */
 
 /*
- * Accessors of a result. Pointers live until bei_result_free. For a stale result, an index out of range, a failed item or an output that
- * was not asked for they return NULL (or 0, or BEI_INVALID_HANDLE / BEI_INVALID_ARGUMENT where they return an error), and
- * write zero to counts. Out-pointers may be NULL. Freeing a result while another thread reads it is the caller's race.
+ * Accessors of a result. Pointers live until bei_result_free. For a stale result, an index out of range, a failed
+ * item or an output that was not asked for they return NULL (or 0, or BEI_INVALID_HANDLE / BEI_INVALID_ARGUMENT
+ * where they return an error), and write zero to counts. Out-pointers may be NULL. Freeing a result while another
+ * thread reads it is the caller's race.
  */
 
 /* bei_result_count returns the number of items. Since 1. */
@@ -415,7 +452,10 @@ const char *bei_result_item_message(bei_result result, size_t i);
 /* bei_result_token_vectors returns item i's token vectors, [rows x columns] floats, row-major. Since 1. */
 const float *bei_result_token_vectors(bei_result result, size_t i, size_t *rows, size_t *columns);
 
-/* bei_result_sparse returns item i's non-zero vocabulary weights: values, with their token ids ascending in *ids. Since 1. */
+/*
+ * bei_result_sparse returns item i's non-zero vocabulary weights: values, with their token ids ascending in *ids.
+ * Since 1.
+ */
 const float *bei_result_sparse(bei_result result, size_t i, const uint32_t **ids, size_t *count);
 
 /* bei_result_tokens fills tokens (struct_size set) with item i's tokens. Since 1. */
@@ -427,15 +467,22 @@ const bei_entity *bei_result_entities(bei_result result, size_t i, size_t *count
 /* bei_result_text returns item i's text, also followed by a NUL that *size does not count. Since 1. */
 const char *bei_result_text(bei_result result, size_t i, size_t *size);
 
-/* bei_result_stats fills stats (struct_size set). Returns: NULL; BEI_INVALID_HANDLE, BEI_INVALID_ARGUMENT. Since 1. */
+/*
+ * bei_result_stats fills stats (struct_size set). Returns: NULL; BEI_INVALID_HANDLE, BEI_INVALID_ARGUMENT. Since 1.
+ */
 bei_error *bei_result_stats(bei_result result, bei_stats *stats);
 
 /* bei_result_free releases a result. Zero and stale results are ignored, so freeing twice is harmless. Since 1. */
 void bei_result_free(bei_result result);
 
-/* ---- Cancelling -------------------------------------------------------------------------------------------------- */
+/*
+ * ---- Cancelling --------------------------------------------------------------------------------------------------
+ */
 
-/* bei_cancel_new makes a cancel token, to be put in bei_call_options of any number of calls. Freed by the caller. Since 1. */
+/*
+ * bei_cancel_new makes a cancel token, to be put in bei_call_options of any number of calls. Freed by the caller.
+ * Since 1.
+ */
 bei_error *bei_cancel_new(bei_cancel *cancel);
 
 /*
@@ -444,7 +491,9 @@ bei_error *bei_cancel_new(bei_cancel *cancel);
  */
 bei_error *bei_cancel_trigger(bei_cancel cancel);
 
-/* bei_cancel_free releases a token; calls that use it go on, uncancelled. Zero and stale tokens are ignored. Since 1. */
+/*
+ * bei_cancel_free releases a token; calls that use it go on, uncancelled. Zero and stale tokens are ignored. Since 1.
+ */
 void bei_cancel_free(bei_cancel cancel);
 
 #ifdef __cplusplus
