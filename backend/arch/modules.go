@@ -120,35 +120,40 @@ func (mods modules) embedding(fsys fs.FS, t *tensors, m *Model, want asked) (err
 	return nil
 }
 
-// sparse reads Transformer, SpladePooling: the pooling's form must be that of HeadSparse.
+// sparse reads Transformer, SpladePooling.
 func (mods modules) sparse(fsys fs.FS, vocab int) error {
-	for i, mod := range mods {
+	for i, mod := range mods[1:] {
 		switch {
-		case i == 0 || mod.class == "Dropout":
-		case mod.class == "SpladePooling" && i == 1:
-			c, err := moduleConfig(fsys, mod.folder)
-			if c == nil || err != nil {
+		case mod.class == "Dropout":
+		case mod.class == "SpladePooling" && i == 0:
+			if err := checkSplade(fsys, mod.folder, vocab); err != nil {
 				return err
 			}
-			if s := c.text("pooling_strategy", "max"); s != "max" {
-				c.fail(status.Unsupported, "pooling_strategy %s is not supported; supported: max", quote(s))
-			}
-			if s := c.text("activation_function", "relu"); s != "relu" {
-				c.fail(status.Unsupported, "activation_function %s is not supported; supported: relu", quote(s))
-			}
-			for _, key := range []string{"embedding_dimension", "word_embedding_dimension"} {
-				if n := c.integer(key, vocab, 1, maxTable); c.err == nil && n != vocab {
-					c.fail(status.Start, "%s is %d, but vocab_size is %d", key, n, vocab)
-				}
-			}
-			if c.err != nil {
-				return c.err
-			}
 		default:
-			return mods.outOfOrder(i)
+			return mods.outOfOrder(i + 1)
 		}
 	}
 	return nil
+}
+
+// checkSplade refuses a SpladePooling module of another form than HeadSparse. Without a file it has the library's defaults, which are that form.
+func checkSplade(fsys fs.FS, folder string, vocab int) error {
+	c, err := moduleConfig(fsys, folder)
+	if c == nil || err != nil {
+		return err
+	}
+	if s := c.text("pooling_strategy", "max"); s != "max" {
+		c.fail(status.Unsupported, "pooling_strategy %s is not supported; supported: max", quote(s))
+	}
+	if s := c.text("activation_function", "relu"); s != "relu" {
+		c.fail(status.Unsupported, "activation_function %s is not supported; supported: relu", quote(s))
+	}
+	for _, key := range []string{"embedding_dimension", "word_embedding_dimension"} {
+		if n := c.integer(key, vocab, 1, maxTable); c.err == nil && n != vocab {
+			c.fail(status.Start, "%s is %d, but vocab_size is %d", key, n, vocab)
+		}
+	}
+	return c.err
 }
 
 // readDense reads a Dense module: its config.json, and the names of its weights in its own safetensors file.
@@ -188,10 +193,7 @@ func readNormalize(fsys fs.FS, folder string) error {
 		return err
 	}
 	c.sentenceEmbedding()
-	if c.err != nil {
-		return c.err
-	}
-	return nil
+	return c.err
 }
 
 // sentenceEmbedding refuses modules that work on anything but the pooled vector.

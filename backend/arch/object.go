@@ -139,7 +139,13 @@ func (o *object) integer(key string, fallback, lo, hi int) int {
 	return int(f)
 }
 
-func plain(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }
+// plain writes a limit as people would: whole numbers without an exponent.
+func plain(f float64) string {
+	if f == math.Trunc(f) && math.Abs(f) < 1e15 {
+		return strconv.FormatFloat(f, 'f', -1, 64)
+	}
+	return strconv.FormatFloat(f, 'g', -1, 64)
+}
 
 // quote quotes foreign text and cuts it to a length that suits a message.
 func quote(s string) string {
@@ -153,7 +159,7 @@ func quote(s string) string {
 // quoteJSON shows a value as the file has it: strings quoted, all else bare.
 func quoteJSON(raw json.RawMessage) string {
 	var s string
-	if json.Unmarshal(raw, &s) == nil {
+	if raw[0] == '"' && json.Unmarshal(raw, &s) == nil {
 		return quote(s)
 	}
 	if len(raw) > 120 {
