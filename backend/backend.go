@@ -149,7 +149,7 @@ func (b *Backend) openEngine(ctx context.Context) (engine.Engine, error) {
 	b.log.Info("opening", zap.String("model", c.Model), zap.String("family", b.model.Family), zap.Int("layers", len(b.model.Layers)),
 		zap.Int("hidden_size", b.model.HiddenSize), zap.Int64("weights_bytes", b.weights.TotalBytes()))
 	return onnx.Open(ctx, b.model, b.weights, onnx.Options{
-		Library: c.ONNXRuntime.Library, Threads: c.Threads, Slots: c.Slots, Limits: limits, Log: b.log,
+		Library: c.ONNXRuntime.Library, Threads: c.Threads, Slots: c.Slots, Limits: limits, Logger: logONNXRuntime(b.log),
 	})
 }
 

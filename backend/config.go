@@ -34,7 +34,7 @@ type Config struct {
 	MaxSequences      int               `json:"max_sequences"`
 	BestTokens        int               `json:"best_tokens"`
 	Pooling           string            `json:"pooling"`
-	Truncate          *bool             `json:"truncate"` // nil: true
+	Truncate          *bool             `json:"truncate,omitempty"` // nil: true
 	TruncationSide    string            `json:"truncation_side"`
 	DefaultPromptName string            `json:"default_prompt_name"`
 	DefaultPrompt     string            `json:"default_prompt"`
@@ -55,7 +55,7 @@ type TokenizerConfig struct {
 // QueueConfig is Config.Queue.
 type QueueConfig struct {
 	MaxItems  int  `json:"max_items"`
-	MaxWaitUS *int `json:"max_wait_us"` // nil: the default; 0: no wait
+	MaxWaitUS *int `json:"max_wait_us,omitempty"` // nil: the default; 0: no wait
 	TimeoutMS int  `json:"timeout_ms"`
 }
 

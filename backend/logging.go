@@ -7,6 +7,8 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
 )
 
 // LogSink receives one line: a JSON object, valid during the call only. level: -1 debug, 0 info, 1 warn, 2 error.
@@ -168,4 +170,15 @@ func trimNewline(b []byte) []byte {
 		return b[:n-1]
 	}
 	return b
+}
+
+// logONNXRuntime passes ONNX Runtime's messages on.
+func logONNXRuntime(log *zap.Logger) func(ort.Severity, string) {
+	return func(s ort.Severity, message string) {
+		if s >= ort.Error {
+			log.Error("onnxruntime: " + message)
+		} else {
+			log.Warn("onnxruntime: " + message)
+		}
+	}
 }
