@@ -82,35 +82,61 @@ func withAll(random *rand.Rand, a *kerneltest.Attention) {
 var awkward = []int{0, 1, 2, 3, 31, 0, 24, 25, 257, 0}
 
 func TestAttentionAgainstReference(t *testing.T) {
-	type setup func(*rand.Rand, *kerneltest.Attention)
+	type attention = kerneltest.Attention
+	type setup func(*rand.Rand, *attention)
 	type shape struct{ heads, kv, dim int }
 	cases := map[string]struct {
 		shape
 		setup
 	}{
-		"bias": {shape{2, 2, 32}, func(r *rand.Rand, a *kerneltest.Attention) { a.Bias = normal(r, 6*32) }},
-		"layer qk-norm": {shape{2, 1, 33}, func(r *rand.Rand, a *kerneltest.Attention) {
+		"bias": {shape{2, 2, 32}, func(r *rand.Rand, a *attention) { a.Bias = normal(r, 6*32) }},
+		"layer qk-norm": {shape{2, 1, 33}, func(r *rand.Rand, a *attention) {
 			a.QKNorm, a.QKNormEps = kerneltest.NormLayer, 1e-5
-			a.QWeight, a.KWeight, a.QNormBias, a.KNormBias = normal(r, 33), normal(r, 33), normal(r, 33), normal(r, 33)
+			a.QWeight, a.KWeight = normal(r, 33), normal(r, 33)
+			a.QNormBias, a.KNormBias = normal(r, 33), normal(r, 33)
 		}},
-		"rms qk-norm":      {shape{2, 1, 20}, func(r *rand.Rand, a *kerneltest.Attention) { a.QKNorm, a.QKNormEps = kerneltest.NormRMS, 1e-6 }},
-		"rope half":        {shape{2, 2, 64}, func(_ *rand.Rand, a *kerneltest.Attention) { withRope(a, kerneltest.RopeHalf, 64) }},
-		"rope interleaved": {shape{2, 2, 20}, func(_ *rand.Rand, a *kerneltest.Attention) { withRope(a, kerneltest.RopeInterleaved, 20) }},
-		"rope partial":     {shape{2, 1, 33}, func(_ *rand.Rand, a *kerneltest.Attention) { withRope(a, kerneltest.RopeHalf, 14) }},
-		"rope partial int": {shape{2, 1, 33}, func(_ *rand.Rand, a *kerneltest.Attention) { withRope(a, kerneltest.RopeInterleaved, 14) }},
-		"causal":           {shape{4, 2, 32}, func(_ *rand.Rand, a *kerneltest.Attention) { a.Causal = true }},
-		"window":           {shape{2, 2, 32}, func(_ *rand.Rand, a *kerneltest.Attention) { a.Left, a.Right = 20, 7 }},
-		"window 0":         {shape{2, 2, 32}, func(_ *rand.Rand, a *kerneltest.Attention) { a.Left, a.Right = 0, 0 }},
-		"window left":      {shape{2, 2, 32}, func(_ *rand.Rand, a *kerneltest.Attention) { a.Left = 64 }},
-		"window right":     {shape{2, 2, 32}, func(_ *rand.Rand, a *kerneltest.Attention) { a.Right = 130 }},
-		"causal window":    {shape{2, 2, 32}, func(_ *rand.Rand, a *kerneltest.Attention) { a.Causal, a.Left, a.Right = true, 3, 9 }},
-		"softcap":          {shape{2, 2, 32}, func(_ *rand.Rand, a *kerneltest.Attention) { a.Softcap, a.Scale = 3, 1 }},
-		"alibi":            {shape{2, 2, 32}, func(_ *rand.Rand, a *kerneltest.Attention) { a.Slopes = []float32{0.25, 0.004} }},
-		"relative bias":    {shape{2, 1, 32}, func(r *rand.Rand, a *kerneltest.Attention) { a.RelativeMax, a.RelativeBias = 16, normal(r, 66) }},
-		"relative bias 0":  {shape{2, 1, 32}, func(r *rand.Rand, a *kerneltest.Attention) { a.RelativeBias = normal(r, 2) }},
-		"large scores":     {shape{2, 2, 32}, func(_ *rand.Rand, a *kerneltest.Attention) { a.Scale = 20 }},
-		"multi-query":      {shape{7, 1, 20}, func(_ *rand.Rand, _ *kerneltest.Attention) {}},
-		"group of five":    {shape{10, 2, 32}, withAll},
+		"rms qk-norm": {shape{2, 1, 20}, func(r *rand.Rand, a *attention) {
+			a.QKNorm, a.QKNormEps = kerneltest.NormRMS, 1e-6
+		}},
+		"rope half": {shape{2, 2, 64}, func(_ *rand.Rand, a *attention) {
+			withRope(a, kerneltest.RopeHalf, 64)
+		}},
+		"rope interleaved": {shape{2, 2, 20}, func(_ *rand.Rand, a *attention) {
+			withRope(a, kerneltest.RopeInterleaved, 20)
+		}},
+		"rope partial": {shape{2, 1, 33}, func(_ *rand.Rand, a *attention) {
+			withRope(a, kerneltest.RopeHalf, 14)
+		}},
+		"rope partial int": {shape{2, 1, 33}, func(_ *rand.Rand, a *attention) {
+			withRope(a, kerneltest.RopeInterleaved, 14)
+		}},
+		"causal": {shape{4, 2, 32}, func(_ *rand.Rand, a *attention) { a.Causal = true }},
+		"window": {shape{2, 2, 32}, func(_ *rand.Rand, a *attention) {
+			a.Left, a.Right = 20, 7
+		}},
+		"window 0": {shape{2, 2, 32}, func(_ *rand.Rand, a *attention) {
+			a.Left, a.Right = 0, 0
+		}},
+		"window left":  {shape{2, 2, 32}, func(_ *rand.Rand, a *attention) { a.Left = 64 }},
+		"window right": {shape{2, 2, 32}, func(_ *rand.Rand, a *attention) { a.Right = 130 }},
+		"causal window": {shape{2, 2, 32}, func(_ *rand.Rand, a *attention) {
+			a.Causal, a.Left, a.Right = true, 3, 9
+		}},
+		"softcap": {shape{2, 2, 32}, func(_ *rand.Rand, a *attention) {
+			a.Softcap, a.Scale = 3, 1
+		}},
+		"alibi": {shape{2, 2, 32}, func(_ *rand.Rand, a *attention) {
+			a.Slopes = []float32{0.25, 0.004}
+		}},
+		"relative bias": {shape{2, 1, 32}, func(r *rand.Rand, a *attention) {
+			a.RelativeMax, a.RelativeBias = 16, normal(r, 66)
+		}},
+		"relative bias 0": {shape{2, 1, 32}, func(r *rand.Rand, a *attention) {
+			a.RelativeBias = normal(r, 2)
+		}},
+		"large scores":  {shape{2, 2, 32}, func(_ *rand.Rand, a *attention) { a.Scale = 20 }},
+		"multi-query":   {shape{7, 1, 20}, func(_ *rand.Rand, _ *attention) {}},
+		"group of five": {shape{10, 2, 32}, withAll},
 	}
 	for _, dim := range []int{1, 7, 20, 32, 33, 64, 80, 128, 256} {
 		cases[fmt.Sprintf("dim %d", dim)] = struct {

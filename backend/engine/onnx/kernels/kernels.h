@@ -174,7 +174,7 @@ typedef enum bk_pooling {
 
 // hidden: [total_tokens, width] -> y: [num_sequences, width]. A sequence with nothing to pool gives zeros.
 // skip_prefix: optional, [num_sequences], >= 0: the first tokens of each sequence that the last four kinds leave
-// out (sentence-transformers' include_prompt = false, which likewise leaves cls, last and the weights t + 1 as they are).
+// out (sentence-transformers' include_prompt = false, which likewise leaves cls, last and the weights t + 1 alone).
 void bk_pool(bk_pooling pooling, const float *hidden, const int32_t *cu_seqlens, const int32_t *skip_prefix, float *y,
              int64_t num_sequences, int64_t width, const bk_parallel *par);
 

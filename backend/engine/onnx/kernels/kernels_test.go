@@ -37,6 +37,8 @@ func TestUseEnvironment(t *testing.T) {
 		t.Logf("level=%s", kernels.Level())
 		return
 	}
+	t.Setenv(kernels.LevelVariable, "fast")
+	require.ErrorIs(t, kernels.UseEnvironment(), &status.Error{Code: status.InvalidArgument})
 	for value, want := range map[string]string{
 		"scalar": "level=scalar",
 		"vec128": "level=vec128",
@@ -57,7 +59,8 @@ func TestNoWarnings(t *testing.T) {
 	require.NoError(t, err)
 	require.NotEmpty(t, sources)
 	compile := func(args ...string) {
-		out, err := exec.Command("gcc", append([]string{"-Wall", "-Wextra", "-Wpedantic", "-Werror"}, args...)...).CombinedOutput()
+		args = append([]string{"-Wall", "-Wextra", "-Wpedantic", "-Werror"}, args...)
+		out, err := exec.Command("gcc", args...).CombinedOutput()
 		require.NoError(t, err, "%v\n%s", args, out)
 	}
 	for _, source := range sources {

@@ -124,7 +124,8 @@ func TestResidualNorm(t *testing.T) {
 			for options := range 16 {
 				const rows = 3
 				random := rand.New(rand.NewSource(int64(width + options)))
-				n := kerneltest.ResidualNorm{X: normal(random, rows*width), Rows: rows, Width: width, Norm: norm, Eps: 1e-5}
+				n := kerneltest.ResidualNorm{X: normal(random, rows*width), Rows: rows, Width: width,
+					Norm: norm, Eps: 1e-5}
 				if options&1 != 0 {
 					n.XBias, n.Residual = normal(random, width), normal(random, rows*width)
 				}
@@ -179,7 +180,8 @@ func TestLayerNormOfLargeMean(t *testing.T) {
 	}
 	refNorm(want, kerneltest.NormLayer, 1e-12, nil, false, nil)
 	eachLevel(t, func(t *testing.T) {
-		n := kerneltest.ResidualNorm{X: x, Y: make([]float32, width), Rows: 1, Width: width, Norm: kerneltest.NormLayer, Eps: 1e-12}
+		n := kerneltest.ResidualNorm{X: x, Y: make([]float32, width), Rows: 1, Width: width,
+			Norm: kerneltest.NormLayer, Eps: 1e-12}
 		n.Run(1)
 		requireClose(t, want, n.Y, 1e-6)
 	})

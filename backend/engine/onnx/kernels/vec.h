@@ -54,10 +54,16 @@ INLINE vf vmin(vf a, vf b) { return choose(a < b, a, b); }
 INLINE vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
 
 INLINE double sum_lanes(vf v) {
+#if BK_LANES == 8
+  __m256 m = (__m256)v;
+  __m256d d = _mm256_cvtps_pd(_mm256_castps256_ps128(m)) + _mm256_cvtps_pd(_mm256_extractf128_ps(m, 1));
+  return (d[0] + d[1]) + (d[2] + d[3]);
+#else
   double s = 0;
   for (int i = 0; i < BK_LANES; i++)
     s += (double)v[i];
   return s;
+#endif
 }
 
 // dst[c * dst_stride + r] = src[r * src_stride + c] for r and c below BK_LANES.
@@ -124,8 +130,8 @@ INLINE vf tanhv(vf x) {
   return vmin(splat(1.0f), vmax(splat(-1.0f), x * p / q));
 }
 
-// gelu(x) = vmax(x, 0) - g(|x|), g(a) = a * Phi(-a): subtracting the small tail keeps the absolute error near the rounding
-// of the result, where x * (1 + erf) / 2 cancels. Phi(-a) = exp(-a^2/2) * R(a); the rational R was fitted for
+// gelu(x) = max(x, 0) - g(|x|), g(a) = a * Phi(-a): subtracting the small tail keeps the absolute error near the
+// rounding of the result, where x * (1 + erf) / 2 cancels. Phi(-a) = exp(-a^2/2) * R(a); the rational R was fitted for
 // this file on [0, 14] (error of g 9e-9), beyond which g is 0.
 INLINE vf geluv(vf x) {
   vf a = vmin(splat(14.0f), vabs(x));
