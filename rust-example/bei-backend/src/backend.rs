@@ -32,7 +32,7 @@ impl BeiBackend {
         })?;
         let mut options = Options::new(folder).with("dtype", dtype);
         if let ModelType::Embedding(pool) = &model_type {
-            options = options.with("pooling", pool.to_string());
+            options = options.with("pooling", pool.option());
         }
         let backend = BeiBackend::open(&options)?;
         if backend.model_type != model_type {

@@ -20,6 +20,18 @@ pub enum Pool {
     LastToken,
 }
 
+impl Pool {
+    /// The value of the library's option "pooling".
+    pub fn option(self) -> &'static str {
+        match self {
+            Pool::Cls => "cls",
+            Pool::Mean => "mean",
+            Pool::Splade => "splade",
+            Pool::LastToken => "lasttoken",
+        }
+    }
+}
+
 impl fmt::Display for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

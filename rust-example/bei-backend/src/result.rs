@@ -45,7 +45,7 @@ impl BatchResult {
         };
         match Status::from_code(code) {
             None => Ok(()),
-            Some(status) => Err(Error { status, message: self.result.item_message(i) }),
+            Some(status) => Err(Error { status, message: without_number(self.result.item_message(i), i) }),
         }
     }
 
@@ -115,6 +115,14 @@ impl BatchResult {
             return Err(Error::invalid(format!("item {i} did not ask for {name}")));
         }
         Ok(())
+    }
+}
+
+/// Takes "item 3" off the front of a message: whoever asks for item 3 knows, and may have another name for it.
+fn without_number(message: String, i: usize) -> String {
+    match message.strip_prefix(&format!("item {i}")) {
+        Some(rest) if rest.starts_with([':', ' ']) => rest.trim_start_matches([':', ' ']).to_string(),
+        _ => message,
     }
 }
 

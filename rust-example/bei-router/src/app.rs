@@ -1,0 +1,208 @@
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::available_parallelism;
+
+use bei_backend::{BackendError, BeiBackend, Error, Info, start_up};
+use serde_json::Value;
+use tokio::sync::{Mutex, Semaphore};
+
+use crate::args::Args;
+use crate::failure::Failure;
+use crate::metrics::Metrics;
+use crate::queue::{Budget, Queue};
+use crate::tokenizer::Tokenizer;
+
+/// Why the server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The library could not open the model.
+    #[error("cannot open the model {model:?}: {error}")]
+    Open {
+        /// As it was asked for.
+        model: String,
+        /// What the library says.
+        error: Error,
+    },
+    /// The model does not have what the server needs.
+    #[error("cannot serve the model {model:?}: {reason}")]
+    Model {
+        /// As it was asked for.
+        model: String,
+        /// What is missing.
+        reason: String,
+    },
+    /// The flags contradict each other, or the model.
+    #[error("{0}")]
+    Flags(String),
+    /// The health batch or the warm-up failed.
+    #[error("the warm-up failed: {0}")]
+    WarmUp(#[from] BackendError),
+    /// A defect of this program.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// Limits of requests and batches.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub max_concurrent_requests: usize,
+    pub max_batch_tokens: usize,
+    pub max_batch_requests: Option<usize>,
+    pub max_client_batch_size: usize,
+    pub auto_truncate: bool,
+    pub tokenization_workers: usize,
+    pub payload_limit: usize,
+}
+
+/// What the routes share: the open model, the queue before it, and the limits.
+pub struct App {
+    pub(crate) backend: Arc<BeiBackend>,
+    pub(crate) tokenizer: Arc<Tokenizer>,
+    pub(crate) queue: Queue,
+    /// One for each input under way.
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) metrics: Metrics,
+    /// Whether the last batch succeeded.
+    pub(crate) healthy: AtomicBool,
+    /// Held by the one deep health check.
+    pub(crate) health_turn: Mutex<()>,
+    pub(crate) limits: Limits,
+    pub(crate) api_key: Option<Arc<str>>,
+    pub(crate) model_id: String,
+    pub(crate) served_model_name: String,
+    /// Everything that the library tells of the model.
+    pub(crate) model_json: Value,
+    /// The constant of the header x-compute-type: what runs the model, and where.
+    pub(crate) compute_type: String,
+}
+
+impl App {
+    /// Opens the model, checks the flags against it, and warms it up as the family's router does.
+    pub async fn start(args: Args) -> Result<Arc<App>, StartError> {
+        let start = tokio::task::spawn_blocking(move || App::start_blocking(&args)).await;
+        start.map_err(|error| StartError::Internal(format!("the start failed: {error}")))?
+    }
+
+    fn start_blocking(args: &Args) -> Result<Arc<App>, StartError> {
+        let limits = limits(args)?;
+        let backend = open(args, &limits)?;
+        let refused =
+            |reason: &str| StartError::Model { model: args.model_id.clone(), reason: reason.to_string() };
+        let info = *backend.model().info();
+        if !info.has_tokenizer {
+            return Err(refused("it has no tokenizer.json, so that no text could be read"));
+        }
+        let model_json = backend.model().info_json().map_err(|error| refused(&error.message))?;
+        let longest = info.max_length;
+        start_up(
+            &backend,
+            backend.model_type(),
+            longest,
+            limits.max_batch_tokens,
+            limits.max_batch_requests,
+        )?;
+
+        let name = |key: &str| model_json[key].as_str().unwrap_or_default();
+        let folder = Path::new(&args.model_id).file_name().map(|name| name.to_string_lossy().into_owned());
+        let backend = Arc::new(backend);
+        Ok(Arc::new(App {
+            tokenizer: Arc::new(Tokenizer::new(backend.clone(), limits.tokenization_workers)),
+            queue: Queue::new(budget(&info, &limits)),
+            permits: Arc::new(Semaphore::new(limits.max_concurrent_requests)),
+            metrics: Metrics::new(longest).map_err(|error| StartError::Internal(error.to_string()))?,
+            healthy: AtomicBool::new(true),
+            health_turn: Mutex::new(()),
+            api_key: args.api_key.as_deref().map(Arc::from),
+            model_id: args.model_id.clone(),
+            served_model_name: args
+                .served_model_name
+                .clone()
+                .or(folder)
+                .unwrap_or_else(|| args.model_id.clone()),
+            compute_type: format!("{}+{}", name("device"), name("engine")),
+            backend,
+            limits,
+            model_json,
+        }))
+    }
+
+    /// The text of a prompt, or of the default prompt. Unknown names are left to the library to refuse.
+    pub(crate) fn prompt(&self, name: Option<&str>) -> &str {
+        let prompt = match name {
+            Some(name) => &self.model_json["prompts"][name],
+            None => &self.model_json["default_prompt"],
+        };
+        prompt.as_str().unwrap_or_default()
+    }
+
+    /// Checks the field `dimensions` of a request.
+    pub(crate) fn check_dimensions(&self, dimensions: Option<usize>) -> Result<(), Failure> {
+        let limit = self.backend.model().info().dimensions;
+        match dimensions {
+            Some(dimensions) if dimensions == 0 || (limit > 0 && dimensions > limit) => {
+                Err(Failure::validation(format!("dimensions is {dimensions}; it can be 1 to {limit}")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn limits(args: &Args) -> Result<Limits, StartError> {
+    let processors = available_parallelism().map_or(1, |n| n.get());
+    let limits = Limits {
+        max_concurrent_requests: args.max_concurrent_requests,
+        max_batch_tokens: args.max_batch_tokens,
+        max_batch_requests: args.max_batch_requests,
+        max_client_batch_size: args.max_client_batch_size,
+        auto_truncate: args.auto_truncate,
+        tokenization_workers: args.tokenization_workers.unwrap_or((processors - 1).clamp(1, 64)),
+        payload_limit: args.payload_limit,
+    };
+    for (flag, value) in [
+        ("max-concurrent-requests", limits.max_concurrent_requests),
+        ("max-batch-tokens", limits.max_batch_tokens),
+        ("max-batch-requests", limits.max_batch_requests.unwrap_or(1)),
+        ("max-client-batch-size", limits.max_client_batch_size),
+        ("tokenization-workers", limits.tokenization_workers),
+        ("payload-limit", limits.payload_limit),
+    ] {
+        let most = u32::MAX as usize;
+        if value == 0 || value > most {
+            return Err(StartError::Flags(format!("--{flag} is {value}; it can be 1 to {most}")));
+        }
+    }
+    Ok(limits)
+}
+
+/// Opens the model so that each of its inputs fits into a batch.
+fn open(args: &Args, limits: &Limits) -> Result<BeiBackend, StartError> {
+    let opened = |options| {
+        BeiBackend::open(&options).map_err(|error| StartError::Open { model: args.model_id.clone(), error })
+    };
+    let backend = opened(args.options())?;
+    let (longest, most) = (backend.model().info().max_length, limits.max_batch_tokens);
+    if longest <= most {
+        return Ok(backend);
+    }
+    if !limits.auto_truncate {
+        return Err(StartError::Flags(format!(
+            "the model takes inputs of {longest} tokens, and --max-batch-tokens is {most}, so that the longest would never be \
+             computed; raise it to {longest}, or set --auto-truncate"
+        )));
+    }
+    tracing::warn!("inputs are cut to {most} tokens (--max-batch-tokens), where the model takes {longest}");
+    // The library's max_length can only be told when it opens.
+    drop(backend);
+    opened(args.options().with("max_length", most))
+}
+
+/// A batch is one engine run at its fastest: more would make late arrivals wait without a gain, as the library would split it.
+fn budget(info: &Info, limits: &Limits) -> Budget {
+    let engine = if info.best_tokens > 0 { info.best_tokens } else { info.max_tokens };
+    Budget {
+        tokens: engine.clamp(1, limits.max_batch_tokens),
+        inputs: limits.max_batch_requests.unwrap_or(usize::MAX).min(info.max_sequences.max(1)),
+        padded: info.is_padded,
+    }
+}

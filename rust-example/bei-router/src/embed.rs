@@ -1,0 +1,72 @@
+//! POST /embed and /embed_all.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use serde::Deserialize;
+
+use crate::app::App;
+use crate::body::Body;
+use crate::failure::Failure;
+use crate::inference::{Finish, Job};
+use crate::inputs::Inputs;
+use crate::tokenizer::{EncodeOptions, TruncationDirection};
+
+#[derive(Deserialize)]
+pub struct EmbedRequest {
+    inputs: Inputs,
+    truncate: Option<bool>,
+    #[serde(default)]
+    truncation_direction: TruncationDirection,
+    prompt_name: Option<String>,
+    #[serde(default = "yes")]
+    normalize: bool,
+    dimensions: Option<usize>,
+}
+
+#[derive(Deserialize)]
+pub struct EmbedAllRequest {
+    inputs: Inputs,
+    truncate: Option<bool>,
+    #[serde(default)]
+    truncation_direction: TruncationDirection,
+    prompt_name: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// One vector for each input.
+pub async fn embed(
+    State(app): State<Arc<App>>,
+    Body(request): Body<EmbedRequest>,
+) -> Result<(HeaderMap, Json<Vec<Vec<f32>>>), Failure> {
+    app.check_dimensions(request.dimensions)?;
+    let options = EncodeOptions {
+        truncate: request.truncate.unwrap_or(app.limits.auto_truncate),
+        direction: request.truncation_direction,
+        prompt_name: request.prompt_name,
+    };
+    let job = Job { inputs: request.inputs, field: "inputs", options };
+    let finish = Finish { dimensions: request.dimensions, normalize: request.normalize };
+    let (vectors, timing) = app.vectors(job, finish).await?;
+    Ok((timing.headers(&app.compute_type), Json(vectors)))
+}
+
+/// One vector for each token of each input.
+pub async fn embed_all(
+    State(app): State<Arc<App>>,
+    Body(request): Body<EmbedAllRequest>,
+) -> Result<(HeaderMap, Json<Vec<Vec<Vec<f32>>>>), Failure> {
+    let options = EncodeOptions {
+        truncate: request.truncate.unwrap_or(app.limits.auto_truncate),
+        direction: request.truncation_direction,
+        prompt_name: request.prompt_name,
+    };
+    let job = Job { inputs: request.inputs, field: "inputs", options };
+    let (vectors, timing) = app.token_vectors(job).await?;
+    Ok((timing.headers(&app.compute_type), Json(vectors)))
+}

@@ -1,0 +1,128 @@
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use bei_backend::{Error, Status};
+use serde::Serialize;
+use serde_json::json;
+
+/// The kinds of errors that the family's replies name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum ErrorType {
+    /// The engine or device is lost.
+    Unhealthy,
+    /// The model failed, or cannot do this.
+    Backend,
+    /// Too much is under way.
+    Overloaded,
+    /// The request is wrong.
+    Validation,
+    /// The text cannot be tokenized.
+    Tokenizer,
+    /// There is nothing in it.
+    Empty,
+}
+
+/// An error reply.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub status: StatusCode,
+    pub error_type: ErrorType,
+    pub message: String,
+    /// The label of te_request_failure.
+    pub cause: &'static str,
+}
+
+impl Failure {
+    fn new(
+        status: StatusCode,
+        error_type: ErrorType,
+        cause: &'static str,
+        message: impl Into<String>,
+    ) -> Failure {
+        Failure { status, error_type, message: message.into(), cause }
+    }
+
+    pub fn validation(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::UNPROCESSABLE_ENTITY, ErrorType::Validation, "validation", message)
+    }
+
+    /// A request that was refused before its meaning was looked at.
+    pub fn body(status: StatusCode, message: impl Into<String>) -> Failure {
+        Failure::new(status, ErrorType::Validation, "validation", message)
+    }
+
+    pub fn batch_size(size: usize, limit: usize) -> Failure {
+        let message = format!("batch size {size} > maximum allowed batch size {limit}");
+        Failure { cause: "batch_size", ..Failure::validation(message) }
+    }
+
+    pub fn empty(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::BAD_REQUEST, ErrorType::Empty, "validation", message)
+    }
+
+    pub fn overloaded(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::TOO_MANY_REQUESTS, ErrorType::Overloaded, "overloaded", message)
+    }
+
+    pub fn backend(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::FAILED_DEPENDENCY, ErrorType::Backend, "inference", message)
+    }
+
+    pub fn model_type(message: impl Into<String>) -> Failure {
+        Failure { cause: "model_type", ..Failure::backend(message) }
+    }
+
+    pub fn unhealthy(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, ErrorType::Unhealthy, "inference", message)
+    }
+
+    /// The error with the field that it is about before it.
+    pub fn of(mut self, field: &str) -> Failure {
+        self.message = format!("{field}: {}", self.message);
+        self
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(Error { status, message }: Error) -> Failure {
+        match status {
+            Status::Empty => Failure::empty(message),
+            Status::InvalidArgument | Status::TooLong | Status::TokenOutOfRange => {
+                Failure::validation(message)
+            }
+            Status::InvalidUtf8 | Status::NulByte | Status::Tokenization => {
+                Failure::new(StatusCode::UNPROCESSABLE_ENTITY, ErrorType::Tokenizer, "tokenization", message)
+            }
+            Status::Overloaded | Status::Timeout => Failure::overloaded(message),
+            Status::Unhealthy | Status::ShutDown | Status::InvalidHandle | Status::Forked => {
+                Failure::unhealthy(message)
+            }
+            _ => Failure::backend(message),
+        }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let body = json!({"error": self.message, "error_type": self.error_type});
+        (self.status, Json(body)).into_response()
+    }
+}
+
+/// An error reply in the shape of OpenAI's routes.
+#[derive(Clone, Debug)]
+pub struct OpenAiFailure(pub Failure);
+
+impl From<Failure> for OpenAiFailure {
+    fn from(failure: Failure) -> OpenAiFailure {
+        OpenAiFailure(failure)
+    }
+}
+
+impl IntoResponse for OpenAiFailure {
+    fn into_response(self) -> Response {
+        let Failure { status, error_type, message, .. } = self.0;
+        let body = json!({"message": message, "code": status.as_u16(), "type": error_type});
+        (status, Json(body)).into_response()
+    }
+}

@@ -1,0 +1,261 @@
+//! The way of a request from inputs to raw vectors: admission, tokenizing, queue, batch.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bei_backend::{Embedding, ModelType, Pool};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::app::App;
+use crate::failure::Failure;
+use crate::inputs::{Input, Inputs};
+use crate::queue::{Answer, Entry};
+use crate::timing::Timing;
+use crate::tokenizer::{EncodeOptions, Encoding};
+
+/// What a route asks for.
+pub struct Job {
+    pub inputs: Inputs,
+    /// The body's field that holds the inputs, for messages.
+    pub field: &'static str,
+    pub options: EncodeOptions,
+}
+
+/// What a vector goes through after the model.
+#[derive(Clone, Copy, Debug)]
+pub struct Finish {
+    /// Keep the first numbers only.
+    pub dimensions: Option<usize>,
+    /// Bring it to length 1.
+    pub normalize: bool,
+}
+
+impl App {
+    /// One vector for each input. All inputs succeed, or the first that failed is the request's error. When the future is
+    /// dropped, because the client has gone, inputs that wait are dropped too.
+    pub async fn vectors(
+        self: &Arc<App>,
+        job: Job,
+        finish: Finish,
+    ) -> Result<(Vec<Vec<f32>>, Timing), Failure> {
+        let size = self.backend.model().info().dimensions;
+        self.counted(job, false, move |embedding| match embedding {
+            Embedding::Pooled(vector) => finished(vector, finish),
+            Embedding::All(_) => Err(Failure::backend(format!("the model gave no vector of {size} numbers"))),
+        })
+        .await
+    }
+
+    /// One vector for each token of each input; otherwise as `vectors`.
+    pub async fn token_vectors(self: &Arc<App>, job: Job) -> Result<(Vec<Vec<Vec<f32>>>, Timing), Failure> {
+        let as_it_is = Finish { dimensions: None, normalize: false };
+        self.counted(job, true, move |embedding| match embedding {
+            Embedding::All(rows) => rows.into_iter().map(|row| finished(row, as_it_is)).collect(),
+            Embedding::Pooled(_) => Err(Failure::backend("the model gave no vectors of tokens")),
+        })
+        .await
+    }
+
+    async fn counted<T>(
+        self: &Arc<App>,
+        job: Job,
+        raw: bool,
+        finish: impl Fn(Embedding) -> Result<T, Failure>,
+    ) -> Result<(Vec<T>, Timing), Failure> {
+        let (method, n) = (if job.inputs.single { "single" } else { "batch" }, job.inputs.items.len());
+        self.metrics.request(method, n);
+        let answer = self.embed(job, raw, finish).await;
+        match &answer {
+            Ok((_, timing)) => self.metrics.success(method, n, timing),
+            Err(failure) => self.metrics.failure(failure),
+        }
+        answer
+    }
+
+    async fn embed<T>(
+        self: &Arc<App>,
+        job: Job,
+        raw: bool,
+        finish: impl Fn(Embedding) -> Result<T, Failure>,
+    ) -> Result<(Vec<T>, Timing), Failure> {
+        let start = Instant::now();
+        self.check(&job, raw)?;
+        let n = job.inputs.items.len();
+        let (count, mut permits) = self.admit(n)?;
+        let name = job.inputs.names(job.field);
+        let characters = job.inputs.items.iter().map(Input::characters).sum();
+        let encodings = self.encode(job.inputs.items, &job.options).await?;
+        let tokenization = start.elapsed();
+
+        let (mut entries, mut replies, mut tokens) = (Vec::with_capacity(n), Vec::with_capacity(n), 0);
+        for (i, encoding) in encodings.into_iter().enumerate() {
+            let encoding = encoding.map_err(|failure| failure.of(&name(i)))?;
+            tokens += encoding.ids.len();
+            let (reply, receiver) = oneshot::channel();
+            entries.push(Entry { encoding, raw, reply, queued: Instant::now(), _permit: permits.split(1) });
+            replies.push(receiver);
+        }
+        for entry in &entries {
+            self.metrics.input(entry.encoding.ids.len());
+        }
+        self.queue.push(entries);
+
+        let (mut queued, mut inferred, mut answers) = (Duration::ZERO, Duration::ZERO, Vec::with_capacity(n));
+        for (i, reply) in replies.into_iter().enumerate() {
+            let answer = reply.await.map_err(|_| Failure::unhealthy("the server is shutting down"))?;
+            let Answer { embedding, queue, inference } = answer.map_err(|failure| failure.of(&name(i)))?;
+            answers.push(finish(embedding).map_err(|failure| failure.of(&name(i)))?);
+            queued += queue / count;
+            inferred += inference / count;
+        }
+        let timing = Timing { start, characters, tokens, tokenization, queue: queued, inference: inferred };
+        Ok((answers, timing))
+    }
+
+    /// Takes a permit for each of n inputs, at once or not at all.
+    fn admit(&self, n: usize) -> Result<(u32, OwnedSemaphorePermit), Failure> {
+        let permits = u32::try_from(n).ok().and_then(|count| {
+            let permits = self.permits.clone().try_acquire_many_owned(count).ok()?;
+            Some((count, permits))
+        });
+        permits.ok_or_else(|| {
+            Failure::overloaded(format!(
+                "{n} more inputs would exceed the limit of {} under way at once (max_concurrent_requests)",
+                self.limits.max_concurrent_requests
+            ))
+        })
+    }
+
+    fn check(&self, job: &Job, raw: bool) -> Result<(), Failure> {
+        self.check_batch_size(job.inputs.items.len(), job.field)?;
+        match self.backend.model_type() {
+            ModelType::Classifier => {
+                Err(Failure::model_type("the model is a classifier, which computes no embeddings"))
+            }
+            ModelType::Embedding(Pool::Splade) if raw => {
+                Err(Failure::model_type("a SPLADE model computes no embeddings of single tokens"))
+            }
+            ModelType::Embedding(_) => Ok(()),
+        }
+    }
+
+    /// Checks the number of inputs in the body's field `field`.
+    pub fn check_batch_size(&self, n: usize, field: &str) -> Result<(), Failure> {
+        let limit = self.limits.max_client_batch_size;
+        match n {
+            0 => Err(Failure::empty(format!("{field} is empty"))),
+            n if n > limit => Err(Failure::batch_size(n, limit)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tokenizes texts and checks token ids, input by input, in the inputs' order.
+    async fn encode(
+        &self,
+        inputs: Vec<Input>,
+        options: &EncodeOptions,
+    ) -> Result<Vec<Result<Encoding, Failure>>, Failure> {
+        let (mut texts, mut ids) = (Vec::with_capacity(inputs.len()), Vec::with_capacity(inputs.len()));
+        for input in inputs {
+            match input {
+                Input::Text(text) => {
+                    texts.push(text);
+                    ids.push(None);
+                }
+                Input::Ids(list) => ids.push(Some(self.check_ids(list, options))),
+            }
+        }
+        let mut of_texts =
+            if texts.is_empty() { vec![] } else { self.tokenizer.encode(texts, options).await? }.into_iter();
+        let mut of_text = || match of_texts.next() {
+            Some(encoding) => self.check_length(encoding?),
+            None => Err(Failure::backend("the tokenizer gave too few answers")),
+        };
+        Ok(ids.into_iter().map(|ids| ids.unwrap_or_else(&mut of_text)).collect())
+    }
+
+    /// A text that may not be truncated can have any length.
+    fn check_length(&self, encoding: Encoding) -> Result<Encoding, Failure> {
+        let (length, limit) = (encoding.ids.len(), self.backend.model().info().max_length);
+        if length > limit {
+            return Err(Failure::validation(format!("{length} tokens are more than the limit of {limit}")));
+        }
+        Ok(encoding)
+    }
+
+    /// Token ids are the client's, with the special tokens that it wants. They are never cut, as nobody here knows which of
+    /// them the model cannot do without.
+    fn check_ids(&self, ids: Vec<u32>, options: &EncodeOptions) -> Result<Encoding, Failure> {
+        let info = self.backend.model().info();
+        let (limit, vocabulary) = (info.max_length, info.vocab_size);
+        if options.prompt_name.is_some() {
+            return Err(Failure::validation("prompt_name needs a text, and these are token ids"));
+        }
+        if ids.is_empty() {
+            return Err(Failure::empty("no token ids"));
+        }
+        if ids.len() > limit {
+            let length = ids.len();
+            return Err(Failure::validation(format!(
+                "{length} token ids are more than the limit of {limit}; token ids are not truncated"
+            )));
+        }
+        match ids.iter().position(|&id| id as usize >= vocabulary) {
+            Some(k) => Err(Failure::validation(format!(
+                "token id {} at position {k} is not below the vocabulary's size, {vocabulary}",
+                ids[k]
+            ))),
+            None => Ok(Encoding { ids, type_ids: None }),
+        }
+    }
+}
+
+/// Cuts a vector to its first `dimensions` numbers and brings it to length 1, as the family's router does: in f64, and
+/// never to NaN.
+fn finished(mut vector: Vec<f32>, finish: Finish) -> Result<Vec<f32>, Failure> {
+    if let Some(dimensions) = finish.dimensions {
+        vector.truncate(dimensions);
+    }
+    let square: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    if !square.is_finite() {
+        return Err(Failure::backend("the vector holds NaN or infinity"));
+    }
+    if finish.normalize {
+        if square == 0.0 {
+            return Err(Failure::backend("a vector of zeros cannot be normalised"));
+        }
+        let scale = 1.0 / square.sqrt();
+        for x in &mut vector {
+            *x = (f64::from(*x) * scale) as f32;
+        }
+    }
+    Ok(vector)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finish(vector: Vec<f32>, dimensions: Option<usize>, normalize: bool) -> Result<Vec<f32>, Failure> {
+        finished(vector, Finish { dimensions, normalize })
+    }
+
+    #[test]
+    fn vectors_are_cut_before_they_are_normalised() {
+        assert_eq!(finish(vec![3.0, 4.0, 12.0], Some(2), true).unwrap(), [0.6, 0.8]);
+        assert_eq!(finish(vec![3.0, 4.0], None, false).unwrap(), [3.0, 4.0]);
+        let tiny = finish(vec![1e-40, 0.0], None, true).unwrap();
+        assert_eq!(tiny, [1.0, 0.0]);
+        let huge = finish(vec![3e38, 3e38], None, true).unwrap();
+        assert!((huge[0] - 0.5f32.sqrt()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn what_cannot_be_normalised_is_an_error() {
+        for vector in [vec![0.0, 0.0], vec![f32::NAN, 1.0], vec![f32::INFINITY, 1.0], vec![]] {
+            assert_eq!(finish(vector, None, true).unwrap_err().status, 424);
+        }
+        assert_eq!(finish(vec![f32::NAN], None, false).unwrap_err().status, 424);
+        assert_eq!(finish(vec![0.0, 1.0], Some(1), true).unwrap_err().status, 424);
+    }
+}

@@ -1,0 +1,32 @@
+//! An HTTP server for embeddings over libbei.so, with the routes, flags and error shapes of text-embeddings-inference.
+//!
+//! A request goes through: body ([`mod@inputs`]), admission permits, tokenizing (by the library, on blocking threads), the
+//! queue, a batch under a token budget (formed only when the library has a free slot), and back to its handler, which
+//! cuts and normalises. [`App`] holds what the routes share; [`serve`] runs them until told to stop.
+#![deny(unsafe_code, clippy::unwrap_used, clippy::expect_used)]
+
+mod app;
+mod args;
+mod auth;
+mod batcher;
+mod body;
+mod embed;
+mod failure;
+mod inference;
+pub mod inputs;
+pub mod logging;
+mod metrics;
+mod openai;
+mod queue;
+mod server;
+#[allow(unsafe_code)]
+mod signals;
+mod status;
+mod text;
+mod timing;
+mod tokenizer;
+
+pub use app::{App, StartError};
+pub use args::Args;
+pub use server::serve;
+pub use signals::stop_signal;

@@ -1,0 +1,55 @@
+//! The server's program: flags, logs, start-up, and a graceful end.
+#![deny(unsafe_code, clippy::unwrap_used, clippy::expect_used)]
+
+use std::process::ExitCode;
+
+use bei_router::{App, Args, logging, serve, stop_signal};
+use clap::Parser;
+use tokio::net::TcpListener;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Err(error) = logging::init(args.json_output) {
+        eprintln!("bei-router: {error}");
+        return ExitCode::FAILURE;
+    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("cannot start threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let served = runtime.block_on(run(args));
+    // Blocking threads may hang in a lost engine; nobody waits for their results any more.
+    runtime.shutdown_background();
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
+    // Before the model is opened, so that a signal during a long start ends the program too.
+    let stop = stop_signal()?;
+    let address = (args.host(), args.port);
+    let listener = TcpListener::bind(&address)
+        .await
+        .map_err(|error| format!("cannot listen on {}:{}: {error}", address.0, address.1))?;
+    let app = tokio::select! {
+        app = App::start(args) => app?,
+        () = stop.clone().wait() => return Ok(()),
+    };
+    let address = listener.local_addr()?;
+    let host = if address.ip().is_unspecified() { "127.0.0.1".into() } else { address.ip().to_string() };
+    tracing::info!(
+        "ready on {address}; try: curl {host}:{}/embed -H 'Content-Type: application/json' -d '{{\"inputs\": \"Hello\"}}'",
+        address.port()
+    );
+    serve(app, listener, stop.wait()).await?;
+    tracing::info!("stopped");
+    Ok(())
+}

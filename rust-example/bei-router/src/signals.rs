@@ -1,0 +1,54 @@
+//! SIGINT and SIGTERM, which end the server gracefully.
+
+use std::io;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// Becomes ready when the process was told to stop.
+#[derive(Clone, Debug)]
+pub struct Stop(watch::Receiver<bool>);
+
+impl Stop {
+    /// Waits for the signal; returns at once if it came before.
+    pub async fn wait(mut self) {
+        // An error says that the watching task ended, which it does after a signal only.
+        let _ = self.0.wait_for(|stopped| *stopped).await;
+    }
+}
+
+/// Catches SIGINT and SIGTERM from now on.
+pub fn stop_signal() -> io::Result<Stop> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    run_on_signal_stack(SignalKind::interrupt())?;
+    run_on_signal_stack(SignalKind::terminate())?;
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => tracing::info!("SIGINT: finishing what is under way"),
+            _ = terminate.recv() => tracing::info!("SIGTERM: finishing what is under way"),
+        }
+        sender.send_replace(true);
+    });
+    Ok(Stop(receiver))
+}
+
+/// Adds SA_ONSTACK to the handler that tokio has installed. A signal may arrive on a thread that runs Go code of the library
+/// on a small goroutine stack, where a handler without the flag would overwrite other memory (os/signal, "Go programs that use
+/// cgo"). Every such thread has a signal stack.
+fn run_on_signal_stack(kind: SignalKind) -> io::Result<()> {
+    let number = kind.as_raw_value();
+    // SAFETY: both pointers are NULL or to a live sigaction, and zeros are a valid one. The second call puts the first
+    // one's handler back unchanged; nobody else installs handlers for this signal in between.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        if libc::sigaction(number, std::ptr::null(), &mut action) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        action.sa_flags |= libc::SA_ONSTACK;
+        if libc::sigaction(number, &action, std::ptr::null_mut()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}

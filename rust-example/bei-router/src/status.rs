@@ -1,0 +1,82 @@
+//! GET /info, /health and /metrics.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use bei_backend::{CallOptions, ModelType};
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::failure::Failure;
+
+/// Longest time that a deep health check may take.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The family's fields, and the library's version, engine and slots.
+pub async fn info(State(app): State<Arc<App>>) -> Json<Value> {
+    let (limits, model, info) = (&app.limits, &app.model_json, app.backend.model().info());
+    let model_type = match app.backend.model_type() {
+        ModelType::Embedding(pool) => json!({"embedding": {"pooling": pool}}),
+        ModelType::Classifier => json!({"classifier": {}}),
+    };
+    Json(json!({
+        "model_id": app.model_id,
+        "model_sha": null,
+        "model_dtype": model["dtype"],
+        "served_model_name": app.served_model_name,
+        "model_type": model_type,
+        "max_concurrent_requests": limits.max_concurrent_requests,
+        "max_input_length": info.max_length,
+        "max_batch_tokens": limits.max_batch_tokens,
+        "max_batch_requests": limits.max_batch_requests,
+        "max_client_batch_size": limits.max_client_batch_size,
+        "auto_truncate": limits.auto_truncate,
+        "tokenization_workers": limits.tokenization_workers,
+        "version": env!("CARGO_PKG_VERSION"),
+        "sha": null,
+        "docker_label": null,
+        "library_version": bei_backend::version(),
+        "engine": model["engine"],
+        "slots": info.slots,
+        "dimensions": info.dimensions,
+    }))
+}
+
+/// As the family: cheap while the last batch succeeded, otherwise one token goes through the engine.
+pub async fn health(State(app): State<Arc<App>>) -> Result<(), Failure> {
+    if app.healthy.load(Ordering::Relaxed) {
+        return Ok(app.backend.model().health(false, &CallOptions::default())?);
+    }
+    // One deep check at a time, however many ask: the others take its result.
+    let _turn = app.health_turn.lock().await;
+    if app.healthy.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let checked = app.clone();
+    let check = move || {
+        let options = CallOptions { timeout: Some(HEALTH_TIMEOUT), ..CallOptions::default() };
+        checked.backend.model().health(true, &options)
+    };
+    let health = tokio::task::spawn_blocking(check).await;
+    health.map_err(|error| Failure::unhealthy(format!("the health check failed: {error}")))?.map_err(
+        |error| {
+            // Whatever kept the check from an answer, the server is not able to work.
+            Failure::unhealthy(error.message)
+        },
+    )?;
+    app.healthy.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+/// The server's metrics, then the library's.
+pub async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Failure> {
+    let failed = |error: String| Failure::backend(format!("metrics: {error}"));
+    let mut text = app.metrics.text(app.queue.len()).map_err(|error| failed(error.to_string()))?;
+    text += &app.backend.model().metrics().map_err(|error| failed(error.to_string()))?;
+    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
+}

@@ -1,0 +1,124 @@
+use std::sync::Arc;
+
+use bei_backend::{BatchResult, BeiBackend, CallOptions, Error, Model, Side, Text};
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+
+use crate::failure::Failure;
+
+/// The tokens of one input.
+#[derive(Debug, Default)]
+pub struct Encoding {
+    pub ids: Vec<u32>,
+    /// `None`: all zero.
+    pub type_ids: Option<Vec<u32>>,
+}
+
+/// The side of a text that is cut off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum TruncationDirection {
+    #[serde(alias = "left")]
+    Left,
+    #[default]
+    #[serde(alias = "right")]
+    Right,
+}
+
+impl From<TruncationDirection> for Side {
+    fn from(direction: TruncationDirection) -> Side {
+        match direction {
+            TruncationDirection::Left => Side::Left,
+            TruncationDirection::Right => Side::Right,
+        }
+    }
+}
+
+/// How texts are tokenized.
+#[derive(Clone, Debug, Default)]
+pub struct EncodeOptions {
+    pub truncate: bool,
+    pub direction: TruncationDirection,
+    pub prompt_name: Option<String>,
+}
+
+/// Texts that one worker tokenizes in one call.
+const CHUNK: usize = 16;
+
+/// The library's tokenizer, on a bounded number of blocking threads.
+pub struct Tokenizer {
+    backend: Arc<BeiBackend>,
+    workers: Arc<Semaphore>,
+}
+
+impl Tokenizer {
+    pub fn new(backend: Arc<BeiBackend>, workers: usize) -> Tokenizer {
+        Tokenizer { backend, workers: Arc::new(Semaphore::new(workers)) }
+    }
+
+    /// Runs `work` on a worker. A caller that leaves does not stop work that has begun, which keeps its worker until it ends.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Model) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let gone = |_| Failure::unhealthy("the tokenizer was stopped");
+        let worker = self.workers.clone().acquire_owned().await.map_err(gone)?;
+        let backend = self.backend.clone();
+        let work = move || {
+            let answer = work(backend.model());
+            drop(worker);
+            answer
+        };
+        tokio::task::spawn_blocking(work).await.map_err(task_failed)
+    }
+
+    /// Tokenizes texts, each of which succeeds or fails on its own. Many texts are shared among the workers.
+    pub async fn encode(
+        self: &Arc<Tokenizer>,
+        mut texts: Vec<String>,
+        options: &EncodeOptions,
+    ) -> Result<Vec<Result<Encoding, Error>>, Failure> {
+        if texts.len() <= CHUNK {
+            return self.encode_chunk(texts, options.clone()).await;
+        }
+        let mut encodings = Vec::with_capacity(texts.len());
+        let mut chunks = Vec::with_capacity(texts.len().div_ceil(CHUNK));
+        while !texts.is_empty() {
+            let chunk = texts.drain(..CHUNK.min(texts.len())).collect();
+            let (tokenizer, options) = (self.clone(), options.clone());
+            chunks.push(tokio::spawn(async move { tokenizer.encode_chunk(chunk, options).await }));
+        }
+        for chunk in chunks {
+            encodings.extend(chunk.await.map_err(task_failed)??);
+        }
+        Ok(encodings)
+    }
+
+    async fn encode_chunk(
+        &self,
+        texts: Vec<String>,
+        options: EncodeOptions,
+    ) -> Result<Vec<Result<Encoding, Error>>, Failure> {
+        let encode = move |model: &Model| {
+            let inputs: Vec<Text> = texts.iter().map(|text| Text::from(text.as_str())).collect();
+            let options = CallOptions {
+                truncate: Some(options.truncate),
+                truncation_side: Some(options.direction.into()),
+                prompt_name: options.prompt_name.as_deref(),
+                ..CallOptions::default()
+            };
+            let result = model.tokenize(&inputs, &options)?;
+            Ok((0..inputs.len()).map(|i| encoding(&result, i)).collect())
+        };
+        self.run(encode).await?.map_err(|error: Error| error.into())
+    }
+}
+
+fn task_failed(error: tokio::task::JoinError) -> Failure {
+    Failure::backend(format!("the tokenizer's task failed: {error}"))
+}
+
+fn encoding(result: &BatchResult, i: usize) -> Result<Encoding, Error> {
+    let tokens = result.tokens(i)?;
+    let typed = tokens.type_ids.iter().any(|&id| id != 0);
+    Ok(Encoding { ids: tokens.ids.to_vec(), type_ids: typed.then(|| tokens.type_ids.to_vec()) })
+}
