@@ -35,7 +35,7 @@ GO_LDFLAGS := -s -w -X $(MODULE)/backend.Version=$(VERSION)
 SO_LDFLAGS := -Wl,--version-script=$(CURDIR)/capi/bei.map -Wl,-soname,libbei.so -Wl,--gc-sections -Wl,-z,relro -Wl,-z,now \
 	-Wl,-z,nodelete -Wl,-z,noexecstack -Wl,--no-undefined -static-libgcc
 
-.PHONY: help setup build test test_unit test_integration test_race fuzz lint format bench run_embed clean
+.PHONY: help setup build build_lib test test_unit test_integration test_race fuzz lint format bench run_embed clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,19 +43,23 @@ help: ## list the targets
 setup: ## fetch and build the pinned dependencies of deps.json into .deps/
 	@$(PYTHON) scripts/deps.py runtime
 
-build: setup ## build libbei.so, bei.h, bei.pc, bei and bei-router into dist/
+build: build_lib ## build libbei.so, bei.h, bei.pc, bei and bei-router into dist/
+	@mkdir -p $(DIST)/.new
+	$(GO) build -buildvcs=false -trimpath -ldflags "$(GO_LDFLAGS)" -o $(DIST)/.new/bei ./cmd/bei
+	@cd $(DIST)/.new && mv -f bei ..
+	$(RUST) build --release --locked
+	@cp rust-example/target/release/bei-router $(DIST)/.new/ && mv -f $(DIST)/.new/bei-router $(DIST)/ && rmdir $(DIST)/.new
+	@echo "dist/ holds version $(VERSION): $$(ls $(DIST) | tr '\n' ' ')"
+
+build_lib: setup ## build libbei.so, bei.h and bei.pc into dist/
 	@mkdir -p $(DIST)/.new
 	$(GO) build -buildvcs=false -trimpath -buildmode=c-shared -ldflags "$(GO_LDFLAGS) -extldflags '$(SO_LDFLAGS)'" -o $(DIST)/.new/libbei.so ./capi
 	$(PYTHON) scripts/check_library.py $(DIST)/.new/libbei.so include/bei.h
-	$(GO) build -buildvcs=false -trimpath -ldflags "$(GO_LDFLAGS)" -o $(DIST)/.new/bei ./cmd/bei
 	@sed 's/@VERSION@/$(VERSION)/' include/bei.pc.in > $(DIST)/.new/bei.pc
 	@cp include/bei.h $(DEPS)/onnxruntime/libonnxruntime.so.1 $(DIST)/.new/
 	@rm -f $(DIST)/.new/libbei.h
 	@# Renamed, not copied over: a running router keeps the file that it has mapped.
-	@cd $(DIST)/.new && mv -f libbei.so bei bei.pc bei.h libonnxruntime.so.1 ..
-	$(RUST) build --release --locked
-	@cp rust-example/target/release/bei-router $(DIST)/.new/ && mv -f $(DIST)/.new/bei-router $(DIST)/ && rmdir $(DIST)/.new
-	@echo "dist/ holds version $(VERSION): $$(ls $(DIST) | tr '\n' ' ')"
+	@cd $(DIST)/.new && mv -f libbei.so bei.pc bei.h libonnxruntime.so.1 .. && rmdir ../.new
 
 test: test_unit test_race test_integration ## run all tests
 

@@ -85,6 +85,11 @@ func (w *sinkWorker) stop() {
 	<-w.done
 }
 
+// LogPanic logs a panic that was caught where no backend's log is at hand.
+func LogPanic(value any, stack []byte) {
+	newLogger(LogConfig{}).Error("panic caught", zap.Any("panic", value), zap.ByteString("stack", stack))
+}
+
 func droppedLine(n uint64) []byte {
 	entry := zapcore.Entry{Level: zapcore.WarnLevel, Message: "log lines were dropped: the log callback is slow"}
 	buffer, err := jsonEncoder().EncodeEntry(entry, []zapcore.Field{zap.Uint64("dropped", n)})

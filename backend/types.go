@@ -22,6 +22,9 @@ type Batch struct {
 	SparseIndices        []uint32 // items that want vocabulary weights
 }
 
+// Outputs are bits of engine.Outputs, and TokensOutput.
+type Outputs = engine.Outputs
+
 // Text is a text or a pair of texts, UTF-8, and the outputs that are wanted of it; 0 means engine.Pooled.
 type Text struct {
 	Text    string
