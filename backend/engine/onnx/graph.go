@@ -1,0 +1,108 @@
+package onnx
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
+)
+
+// The sizes that differ from run to run.
+var (
+	tokens    = dim{name: "tokens"}
+	sequences = dim{name: "sequences"}
+)
+
+// Names of inputs and outputs: ort.Packed's.
+const (
+	inputIDs, typeIDs, positionIDs, cuSeqLens, poolSkip = "input_ids", "type_ids", "position_ids", "cu_seqlens", "pool_skip"
+	outputPooled, outputTokenVectors                    = "pooled", "token_vectors"
+)
+
+// rows is a float32 tensor [tokens or sequences, width] between nodes. The zero rows is "absent".
+type rows struct {
+	name  string
+	count dim
+	width int
+}
+
+func (r rows) absent() bool { return r.name == "" }
+
+// graph is a model under construction. Every tensor between nodes is declared with its shape, names of variable sizes
+// included: only so does ONNX Runtime see that two have the same size and may share memory.
+type graph struct {
+	nodes        []node
+	initializers []initializer
+	inputs       []value
+	outputs      []value
+	values       []value
+}
+
+func newGraph() *graph {
+	g := new(graph)
+	for _, name := range []string{inputIDs, typeIDs, positionIDs} {
+		g.inputs = append(g.inputs, value{name, ort.Int32, []dim{tokens}})
+	}
+	g.inputs = append(g.inputs, value{cuSeqLens, ort.Int32, []dim{{name: "sequences_plus_one"}}}, value{poolSkip, ort.Int32, []dim{sequences}})
+	return g
+}
+
+// value declares a tensor of a new name.
+func (g *graph) value(dtype ort.DataType, dims ...dim) string {
+	name := fmt.Sprintf("v%d", len(g.values))
+	g.values = append(g.values, value{name, dtype, dims})
+	return name
+}
+
+// rows declares new rows.
+func (g *graph) rows(count dim, width int) rows {
+	return rows{g.value(ort.Float32, count, dim{size: width}), count, width}
+}
+
+// add appends a node.
+func (g *graph) add(domain, op string, inputs, outputs []string, attrs ...attr) {
+	for len(inputs) > 0 && inputs[len(inputs)-1] == "" { // absent ones at the end are left out
+		inputs = inputs[:len(inputs)-1]
+	}
+	g.nodes = append(g.nodes, node{domain, op, inputs, outputs, attrs})
+}
+
+// same appends a node whose output has the shape of its first input.
+func (g *graph) same(domain, op string, x rows, others []string, attrs ...attr) rows {
+	y := g.rows(x.count, x.width)
+	g.add(domain, op, append([]string{x.name}, others...), []string{y.name}, attrs...)
+	return y
+}
+
+// sum adds rows of one shape.
+func (g *graph) sum(a, b rows) rows { return g.same("", "Add", a, []string{b.name}) }
+
+// join puts rows side by side.
+func (g *graph) join(parts ...rows) rows {
+	if len(parts) == 1 {
+		return parts[0]
+	}
+	width, names := 0, []string(nil)
+	for _, p := range parts {
+		width += p.width
+		names = append(names, p.name)
+	}
+	y := g.rows(parts[0].count, width)
+	g.add("", "Concat", names, []string{y.name}, attr{"axis", int64(1)})
+	return y
+}
+
+// output makes r an output of that name, by renaming it.
+func (g *graph) output(r rows, name string) {
+	for _, n := range g.nodes {
+		for _, names := range [][]string{n.inputs, n.outputs} {
+			for i := range names {
+				if names[i] == r.name {
+					names[i] = name
+				}
+			}
+		}
+	}
+	g.values = slices.DeleteFunc(g.values, func(v value) bool { return v.name == r.name })
+	g.outputs = append(g.outputs, value{name, ort.Float32, []dim{r.count, {size: r.width}}})
+}

@@ -1,0 +1,75 @@
+package onnx
+
+import (
+	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
+	"github.com/basetenlabs/bei-runtime/backend/status"
+)
+
+// Default limits. More tokens a run than BestTokens only move activations out of the caches, so larger runs are for long
+// sequences; activationBytes bounds what they cost.
+const (
+	defaultBestTokens   = 1024
+	defaultMaxSequences = 1024
+	activationBytes     = 64 << 20
+)
+
+// withDefaults checks the options and fills in what is zero.
+func (o Options) withDefaults(m *arch.Model) (Options, error) {
+	if o.Threads == 0 {
+		o.Threads = defaultThreads()
+	}
+	if o.Slots == 0 {
+		o.Slots = 1
+	}
+	l := &o.Limits
+	if l.MaxTokens == 0 {
+		l.MaxTokens = max(defaultBestTokens, min(m.MaxLength, maxTokens), min(activationBytes/rowBytes(m), 16*defaultBestTokens)/defaultBestTokens*defaultBestTokens, l.BestTokens)
+	}
+	if l.MaxSequences == 0 {
+		l.MaxSequences = defaultMaxSequences
+	}
+	if l.MaxLength == 0 {
+		l.MaxLength = m.MaxLength
+	}
+	if l.BestTokens == 0 {
+		l.BestTokens = defaultBestTokens
+	}
+	// A lower limit on runs lowers what lies within it.
+	l.MaxLength = min(l.MaxLength, m.MaxLength, l.MaxTokens)
+	l.BestTokens = min(l.BestTokens, l.MaxTokens)
+	for _, f := range []struct {
+		name        string
+		value, most int
+	}{
+		{"threads", o.Threads, maxThreads}, {"slots", o.Slots, maxSlots}, {"limits.max_tokens", l.MaxTokens, maxTokens},
+		{"limits.max_sequences", l.MaxSequences, maxTokens}, {"limits.max_length", l.MaxLength, maxTokens},
+		{"limits.best_tokens", l.BestTokens, maxTokens},
+	} {
+		if f.value < 1 || f.value > f.most {
+			return o, status.Errorf(status.InvalidArgument, "engine onnxruntime: %s is %d; it must be 1 to %d", f.name, f.value, f.most)
+		}
+	}
+	if o.Spinning < ort.SpinNever || o.Spinning > ort.SpinAlways {
+		return o, status.Errorf(status.InvalidArgument, "engine onnxruntime: spinning is %d; it must be %d to %d", o.Spinning, ort.SpinNever, ort.SpinAlways)
+	}
+	if l.Padded {
+		return o, status.Errorf(status.InvalidArgument, "engine onnxruntime: limits.padded: its runs are never padded")
+	}
+	return o, nil
+}
+
+// rowBytes is what one token of a run needs at most at once: the widest of a layer's intermediate rows, and the stream.
+func rowBytes(m *arch.Model) int {
+	widest := m.HiddenSize
+	for i := range m.Layers {
+		layer := &m.Layers[i]
+		qkv := (layer.Attention.Heads + 2*layer.Attention.KVHeads) * layer.Attention.HeadDim
+		inner := layer.MLP.Intermediate
+		if layer.MLP.Gated() {
+			inner *= 3
+		}
+		widest = max(widest, qkv+layer.Attention.Heads*layer.Attention.HeadDim, inner)
+	}
+	return 4 * max(widest+3*m.HiddenSize, 1)
+}

@@ -1,0 +1,253 @@
+package onnx
+
+import (
+	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/status"
+)
+
+// lowering turns a Model into a graph over packed rows. Biases of linear maps travel with their rows to the operator that
+// reads them next, which adds them on the way: no pass over memory is spent on a bias.
+type lowering struct {
+	g         *graph
+	b         *binder
+	m         *arch.Model
+	positions int // rows of rope's tables
+	outputs   engine.Outputs
+	pooled    int // columns
+	tokens    int // columns
+}
+
+// lower fills the graph. It refuses with Unsupported what it cannot express.
+func (l *lowering) lower() error {
+	if err := supported(l.m); err != nil {
+		return err
+	}
+	x, err := l.embeddings()
+	if err != nil {
+		return err
+	}
+	s := stream{x: x}
+	for i := range l.m.Layers {
+		if err := l.layer(&s, &l.m.Layers[i]); err != nil {
+			return status.Errorf(status.CodeOf(err), "layer %d: %w", i, err)
+		}
+	}
+	hidden := rows{}
+	if l.m.FinalNorm != nil {
+		hidden, err = l.normalise(&s, l.m.FinalNorm, false)
+	} else {
+		hidden = l.settle(&s)
+	}
+	if err != nil {
+		return err
+	}
+	return l.head(hidden)
+}
+
+// supported refuses what the graph has no form for.
+func supported(m *arch.Model) error {
+	switch {
+	case m.Head.Kind == arch.HeadSparse:
+		return status.Errorf(status.Unsupported, "engine onnxruntime: the masked-LM head of %s (sparse vectors)", m.Architecture)
+	case m.Head.Kind < arch.HeadEmbedding || m.Head.Kind > arch.HeadSparse:
+		return status.Errorf(status.Unsupported, "engine onnxruntime: head kind %d", m.Head.Kind)
+	case m.Embeddings.Scale == 0:
+		return status.Errorf(status.Start, "embeddings: scale is 0")
+	}
+	return nil
+}
+
+// ---- Embeddings ----
+
+// look takes rows of a table.
+func (l *lowering) look(table arch.Tensor, ids string) (rows, error) {
+	if len(table.Shape) != 2 {
+		return rows{}, status.Errorf(status.Start, "table %q has shape %v, not [rows, width]", table.Name, table.Shape)
+	}
+	name, dtype, err := l.b.table(table)
+	if err != nil {
+		return rows{}, err
+	}
+	width := dim{size: table.Shape[1]}
+	y := rows{l.g.value(dtype, tokens, width), tokens, width.size}
+	l.g.add("", "Gather", []string{name, ids}, []string{y.name}, attr{"axis", int64(0)})
+	return l.float32(y, dtype), nil
+}
+
+// embeddings is norm(scale * word[id] + position[pos] + type[t]), projected to the hidden size.
+func (l *lowering) embeddings() (rows, error) {
+	e := &l.m.Embeddings
+	x, err := l.look(e.Word, inputIDs)
+	if err != nil {
+		return x, err
+	}
+	if e.Scale != 1 {
+		x = l.g.same("", "Mul", x, []string{l.b.scalar(e.Scale)})
+	}
+	var added rows
+	for _, t := range []struct {
+		table arch.Tensor
+		ids   string
+	}{{e.Position, positionIDs}, {e.Type, typeIDs}} {
+		if t.table.Absent() {
+			continue
+		}
+		y, err := l.look(t.table, t.ids)
+		if err != nil {
+			return x, err
+		}
+		if y.width != x.width {
+			return x, status.Errorf(status.Start, "table %q has %d columns; the word table has %d", t.table.Name, y.width, x.width)
+		}
+		if !added.absent() {
+			y = l.g.sum(added, y)
+		}
+		added = y
+	}
+	s := stream{x: x, delta: added}
+	if e.Norm != nil {
+		x, err = l.normalise(&s, e.Norm, false)
+	} else {
+		x = l.settle(&s)
+	}
+	if err != nil || e.Projection == nil {
+		return x, err
+	}
+	y, bias, err := l.linear(x, *e.Projection)
+	return l.activate(y, bias, arch.Identity), err
+}
+
+// ---- The residual stream ----
+
+// stream is the residual stream: x, or x + delta + bias where the sum is left to the norm that comes next.
+type stream struct {
+	x, delta rows
+	bias     string
+}
+
+// settle does a sum that no norm will do.
+func (l *lowering) settle(s *stream) rows {
+	if !s.delta.absent() {
+		s.x = l.g.sum(s.x, l.activate(s.delta, s.bias, arch.Identity))
+	}
+	*s = stream{x: s.x}
+	return s.x
+}
+
+// normalise returns the norm of the stream. With keep, the stream goes on as the sum.
+func (l *lowering) normalise(s *stream, n *arch.Norm, keep bool) (rows, error) {
+	if s.delta.absent() {
+		return l.norm(s.x, "", n, rows{}, nil)
+	}
+	if !keep {
+		return l.norm(s.delta, s.bias, n, s.x, nil)
+	}
+	sum := l.g.rows(s.x.count, s.x.width)
+	y, err := l.norm(s.delta, s.bias, n, s.x, &sum)
+	*s = stream{x: sum}
+	return y, err
+}
+
+func (l *lowering) layer(s *stream, layer *arch.Layer) error {
+	if err := l.block(s, layer.AttentionNorms, func(x rows) (rows, string, error) { return l.attention(x, &layer.Attention) }); err != nil {
+		return err
+	}
+	return l.block(s, layer.MLPNorms, func(x rows) (rows, string, error) { return l.mlp(x, &layer.MLP) })
+}
+
+// block is x = Residual(x + After(f(Before(x)))).
+func (l *lowering) block(s *stream, norms arch.BlockNorms, f func(x rows) (y rows, bias string, err error)) (err error) {
+	var x rows
+	if norms.Before != nil {
+		x, err = l.normalise(s, norms.Before, true)
+	} else {
+		x = l.settle(s)
+	}
+	if err != nil {
+		return err
+	}
+	if s.delta, s.bias, err = f(x); err != nil {
+		return err
+	}
+	if s.delta.width != s.x.width {
+		return status.Errorf(status.Start, "a block yields %d columns; the residual stream has %d", s.delta.width, s.x.width)
+	}
+	if norms.After != nil {
+		if s.delta, err = l.norm(s.delta, s.bias, norms.After, rows{}, nil); err != nil {
+			return err
+		}
+		s.bias = ""
+	}
+	if norms.Residual != nil {
+		x, err = l.normalise(s, norms.Residual, false)
+		*s = stream{x: x}
+	}
+	return err
+}
+
+// mlp is Down(act(Up(x))), or Down(act(Gate(x)) * Up(x)).
+func (l *lowering) mlp(x rows, m *arch.MLP) (rows, string, error) {
+	if !m.Gated() {
+		y, bias, err := l.linear(x, m.Up)
+		if err != nil {
+			return y, "", err
+		}
+		return l.linear(l.activate(y, bias, m.Activation), m.Down)
+	}
+	maps, gateFirst := []arch.Linear{m.Gate, m.Up}, true
+	if m.GateUp.Out > 0 {
+		maps, gateFirst = []arch.Linear{m.GateUp}, !m.UpFirst
+	}
+	y, bias, err := l.linear(x, maps...)
+	if err != nil {
+		return y, "", err
+	}
+	return l.linear(l.gate(y, bias, m.Activation, gateFirst), m.Down)
+}
+
+// ---- The head ----
+
+func (l *lowering) head(hidden rows) error {
+	h := &l.m.Head
+	if h.Kind == arch.HeadTokenClassifier {
+		logits, err := l.chain(hidden, h.Chain)
+		if err != nil {
+			return err
+		}
+		l.g.output(logits, outputTokenVectors)
+		l.outputs, l.tokens = engine.TokenVectors, logits.width
+		return nil
+	}
+	if len(h.Pooling.Modes) == 0 {
+		return status.Errorf(status.Start, "the head has no pooling mode")
+	}
+	var parts []rows
+	for _, mode := range h.Pooling.Modes {
+		parts = append(parts, l.pool(hidden, mode))
+	}
+	pooled, err := l.chain(l.g.join(parts...), h.Chain)
+	if err != nil {
+		return err
+	}
+	l.g.output(hidden, outputTokenVectors)
+	l.g.output(pooled, outputPooled)
+	l.outputs, l.tokens, l.pooled = engine.Pooled|engine.TokenVectors, hidden.width, pooled.width
+	return nil
+}
+
+func (l *lowering) chain(x rows, chain []arch.Dense) (rows, error) {
+	for i := range chain {
+		y, bias, err := l.linear(x, chain[i].Linear)
+		if err != nil {
+			return x, err
+		}
+		x = l.activate(y, bias, chain[i].Activation)
+		if chain[i].Norm != nil {
+			if x, err = l.norm(x, "", chain[i].Norm, rows{}, nil); err != nil {
+				return x, err
+			}
+		}
+	}
+	return x, nil
+}

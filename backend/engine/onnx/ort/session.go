@@ -1,0 +1,200 @@
+package ort
+
+// #include <stdlib.h>
+// #include "shim.h"
+import "C"
+
+import (
+	"context"
+	"sync"
+	"unsafe"
+
+	"github.com/basetenlabs/bei-runtime/backend/status"
+)
+
+// DataType is an ONNX tensor element type (TensorProto.DataType).
+type DataType int32
+
+// The element types of initializers, inputs and outputs.
+const (
+	Float32  DataType = 1
+	Int32    DataType = 6
+	Int64    DataType = 7
+	Float16  DataType = 10
+	BFloat16 DataType = 16
+)
+
+// Spinning says what the pool's threads do when they have nothing to do.
+type Spinning int32
+
+// SpinInRun spins between the steps of a run, where the next piece of work is microseconds away, and sleeps between runs:
+// an idle process uses no CPU. SpinNever is for machines where other processes need the cores.
+const (
+	SpinNever  Spinning = C.BEI_ORT_SPIN_NEVER
+	SpinInRun  Spinning = C.BEI_ORT_SPIN_IN_RUN
+	SpinAlways Spinning = C.BEI_ORT_SPIN_ALWAYS
+)
+
+// Memory is a block outside the Go heap that ONNX Runtime can own. Zeroed.
+type Memory struct{ data unsafe.Pointer }
+
+// NewMemory allocates n float32. The caller frees it, or gives it away with AddOwned.
+func NewMemory(n int) (*Memory, []float32, error) {
+	data := C.bei_ort_alloc(C.size_t(n) * 4)
+	if data == nil {
+		return nil, nil, status.Errorf(status.Start, "no memory for a weight of %d numbers", n)
+	}
+	return &Memory{data}, unsafe.Slice((*float32)(data), n), nil
+}
+
+// Free frees the block; harmless when it is freed or given away.
+func (m *Memory) Free() {
+	C.bei_ort_free(m.data)
+	m.data = nil
+}
+
+// Allocated is the number of bytes of all Memory that neither we nor ONNX Runtime have freed.
+func Allocated() int { return int(C.bei_ort_allocated()) }
+
+// Builder collects what a session is made of. One goroutine uses it.
+type Builder struct{ c *C.bei_ort_builder }
+
+// NewBuilder starts a session with that many threads for the work inside a run, the calling one included. Load must have succeeded.
+func NewBuilder(threads int, spinning Spinning) (*Builder, error) {
+	b := new(Builder)
+	return b, check(status.Start, "session options", C.bei_ort_builder_new(C.int32_t(threads), C.int32_t(spinning), &b.c))
+}
+
+// Free releases the builder and what it still owns.
+func (b *Builder) Free() {
+	C.bei_ort_builder_free(b.c)
+	b.c = nil
+}
+
+// Add binds an external initializer of the model to memory outside the Go heap that stays readable until the session is closed.
+func (b *Builder) Add(name string, dtype DataType, dims []int64, data []byte) error {
+	return b.add(name, dtype, dims, unsafe.Pointer(unsafe.SliceData(data)), len(data), false)
+}
+
+// AddOwned binds an external float32 initializer to m and gives m away, even on failure.
+func (b *Builder) AddOwned(name string, dims []int64, m *Memory) error {
+	n := int64(4)
+	for _, d := range dims {
+		n *= d
+	}
+	data := m.data
+	m.data = nil
+	return b.add(name, Float32, dims, data, int(n), true)
+}
+
+func (b *Builder) add(name string, dtype DataType, dims []int64, data unsafe.Pointer, bytes int, owned bool) error {
+	cname := C.CString(name)
+	defer C.free(unsafe.Pointer(cname))
+	var own C.int32_t
+	if owned {
+		own = 1
+	}
+	shape := (*C.int64_t)(unsafe.SliceData(dims))
+	return check(status.Start, "weight "+name, C.bei_ort_builder_add(b.c, cname, C.int32_t(dtype), shape, C.size_t(len(dims)), data, C.size_t(bytes), own))
+}
+
+// Session is a loaded model. Runs may go on at once.
+type Session struct{ c *C.bei_ort_session }
+
+// Session creates the session from a serialised ModelProto. Only Free may follow on the builder.
+func (b *Builder) Session(model []byte) (*Session, error) {
+	s := new(Session)
+	return s, check(status.Start, "loading the graph", C.bei_ort_session_new(b.c, unsafe.Pointer(unsafe.SliceData(model)), C.size_t(len(model)), &s.c))
+}
+
+// Close frees the session. No run may be in progress. Calling it twice is harmless.
+func (s *Session) Close() {
+	C.bei_ort_session_free(s.c)
+	s.c = nil
+}
+
+// Runner runs sessions, one run at a time.
+type Runner struct {
+	c *C.bei_ort_run
+
+	mu      sync.Mutex
+	running bool // a run is in progress: Terminate concerns it
+}
+
+// NewRunner makes a Runner.
+func NewRunner() (*Runner, error) {
+	r := new(Runner)
+	return r, check(status.Start, "run options", C.bei_ort_run_new(&r.c))
+}
+
+// Close frees the runner. Calling it twice is harmless.
+func (r *Runner) Close() {
+	C.bei_ort_run_free(r.c)
+	r.c = nil
+}
+
+func (r *Runner) terminate() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.running {
+		C.bei_ort_run_terminate(r.c)
+	}
+}
+
+func (r *Runner) set(running bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.running = running
+	if !running {
+		C.bei_ort_run_reset(r.c)
+	}
+}
+
+// Packed is the input of a run and the memory for its outputs.
+type Packed struct {
+	InputIDs, TypeIDs, PositionIDs []int32   // [T], T >= 1
+	CuSeqLens                      []int32   // [n+1]
+	PoolSkip                       []int32   // [n]
+	Pooled                         []float32 // [n, PooledWidth]; nil: not fetched
+	PooledWidth                    int
+	TokenVectors                   []float32 // [T, TokenWidth]; nil: not fetched
+	TokenWidth                     int
+	Shrink                         bool // give memory that only this run needed back to the system
+}
+
+// Run computes p's outputs. At least one must be wanted. When ctx ends, the run ends between two nodes of the graph and Run returns
+// Cancelled or Timeout. Errors of the library are Inference.
+func (r *Runner) Run(ctx context.Context, s *Session, p *Packed) error {
+	if ctx.Err() != nil {
+		return ended(ctx)
+	}
+	if ctx.Done() != nil {
+		r.set(true)
+		stop := context.AfterFunc(ctx, r.terminate)
+		defer func() {
+			stop()
+			r.set(false)
+		}()
+	}
+	var shrink C.int32_t
+	if p.Shrink {
+		shrink = 1
+	}
+	err := check(status.Inference, "run", C.bei_ort_run_packed(s.c, r.c, ids(p.InputIDs), ids(p.TypeIDs), ids(p.PositionIDs), ids(p.CuSeqLens), ids(p.PoolSkip),
+		C.int64_t(len(p.InputIDs)), C.int64_t(len(p.CuSeqLens)-1),
+		(*C.float)(unsafe.SliceData(p.Pooled)), C.int64_t(p.PooledWidth), (*C.float)(unsafe.SliceData(p.TokenVectors)), C.int64_t(p.TokenWidth), shrink))
+	if err != nil && ctx.Err() != nil {
+		return ended(ctx)
+	}
+	return err
+}
+
+func ids(s []int32) *C.int32_t { return (*C.int32_t)(unsafe.SliceData(s)) }
+
+func ended(ctx context.Context) error {
+	code := status.Cancelled
+	if ctx.Err() == context.DeadlineExceeded {
+		code = status.Timeout
+	}
+	return status.Errorf(code, "run: %w", context.Cause(ctx))
+}

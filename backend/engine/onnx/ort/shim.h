@@ -1,0 +1,67 @@
+// The C side of package ort: a thin layer over OrtApi. It holds no policy: the Go side decides, this file calls.
+//
+// Errors: functions that can fail return NULL for success, else a text that the caller frees with free(). Nothing is
+// written to the out-parameters of a call that failed.
+#ifndef BEI_ORT_SHIM_H
+#define BEI_ORT_SHIM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// The oldest minor version of ONNX Runtime 1.x that has the API this code is compiled against.
+int32_t bei_ort_min_minor(void);
+
+// ---- The library: one for each process, never unloaded ----------------------------------------------------------
+
+// Opens the shared library, takes its API and creates the process's OrtEnv, whose messages (warnings and worse) go to the
+// exported Go function beiOrtLog. `version` receives a static string. Not to be called again once it has succeeded, nor from
+// two threads at once.
+char *bei_ort_load(const char *path, const char **version);
+
+// The path of the object (shared library or executable) that holds this code, or NULL. Static memory of the loader.
+const char *bei_ort_object_path(void);
+
+// Zeroed memory that ONNX Runtime can be given to own (bei_ort_builder_add). 64-byte aligned; NULL when there is none. It comes
+// from the operating system and goes back to it at once.
+void *bei_ort_alloc(size_t bytes);
+void bei_ort_free(void *memory);
+// Bytes that bei_ort_alloc has given out and that were not freed yet, by us or by ONNX Runtime.
+size_t bei_ort_allocated(void);
+
+// ---- Sessions -----------------------------------------------------------------------------------------------------
+
+typedef struct bei_ort_builder bei_ort_builder; // collects what a session needs
+typedef struct bei_ort_session bei_ort_session;
+typedef struct bei_ort_run bei_ort_run; // one run at a time
+
+// Spinning of idle worker threads.
+enum { BEI_ORT_SPIN_NEVER = 0, BEI_ORT_SPIN_IN_RUN = 1, BEI_ORT_SPIN_ALWAYS = 2 };
+
+char *bei_ort_builder_new(int32_t threads, int32_t spin, bei_ort_builder **out);
+void bei_ort_builder_free(bei_ort_builder *builder);
+
+// Binds an external initializer of the model to memory. type: an ONNXTensorElementDataType. owned: data comes from
+// bei_ort_alloc and belongs to the builder, then to ONNX Runtime, from this call on, even when it fails; otherwise it must stay
+// readable until the session is freed.
+char *bei_ort_builder_add(bei_ort_builder *builder, const char *name, int32_t type, const int64_t *dims, size_t rank, void *data,
+                          size_t bytes, int32_t owned);
+
+// Creates the session from a serialised ModelProto, which it does not keep. The builder can only be freed afterwards.
+char *bei_ort_session_new(bei_ort_builder *builder, const void *model, size_t bytes, bei_ort_session **out);
+void bei_ort_session_free(bei_ort_session *session); // no run may be in progress; NULL is allowed
+
+char *bei_ort_run_new(bei_ort_run **out);
+void bei_ort_run_free(bei_ort_run *run);
+// Makes the run in progress, or else the next one, end with an error between two nodes. From any thread.
+void bei_ort_run_terminate(bei_ort_run *run);
+// Takes bei_ort_run_terminate back. No run may be in progress.
+void bei_ort_run_reset(bei_ort_run *run);
+
+// Runs a model with inputs input_ids, type_ids, position_ids [tokens], cu_seqlens [sequences + 1] and pool_skip [sequences],
+// all int32, and outputs pooled [sequences, pooled_width] and token_vectors [tokens, token_width], float32, written in place; a NULL output is not
+// fetched. shrink: give the memory that this run needed beyond earlier ones back.
+char *bei_ort_run_packed(bei_ort_session *session, bei_ort_run *run, const int32_t *input_ids, const int32_t *type_ids,
+                         const int32_t *position_ids, const int32_t *cu_seqlens, const int32_t *pool_skip, int64_t tokens, int64_t sequences, float *pooled,
+                         int64_t pooled_width, float *token_vectors, int64_t token_width, int32_t shrink);
+
+#endif

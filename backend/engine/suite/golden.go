@@ -1,0 +1,144 @@
+package suite
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/weights"
+)
+
+// Root returns the repository's folder.
+func Root(t testing.TB) string {
+	dir, err := os.Getwd()
+	require.NoError(t, err)
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		require.NotEqual(t, filepath.Dir(dir), dir, "no go.mod above the working folder")
+		dir = filepath.Dir(dir)
+	}
+}
+
+// Dependency returns the path of what `make setup` puts into .deps/.
+func Dependency(t testing.TB, path string) string {
+	path = filepath.Join(Root(t), ".deps", path)
+	_, err := os.Stat(path)
+	require.NoError(t, err, "run `make setup` first")
+	return path
+}
+
+// Folder opens a model folder as a case without sequences. The weights are closed when the test ends.
+func Folder(t testing.TB, dir string, options arch.Options) Case {
+	w, err := weights.Open(dir)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, w.Close()) })
+	m, err := arch.Read(dir, w, options)
+	require.NoError(t, err)
+	return Case{Name: filepath.Base(dir), Model: m, Weights: w}
+}
+
+// golden is golden.json of testdata/models; testdata/models/generate.py says what is in it.
+type golden struct {
+	Normalize  bool                   `json:"normalize"`
+	Items      []goldenItem           `json:"items"`
+	TokenItems []goldenItem           `json:"token_items"`
+	Pooled     [][]float64            `json:"pooled"`
+	Vectors    map[string][][]float64 `json:"token_vectors"`
+}
+
+type goldenItem struct {
+	IDs       []int32 `json:"input_ids"`
+	Types     []int32 `json:"token_type_ids"`
+	Positions []int32 `json:"position_ids"`
+}
+
+// Golden returns the tiny models of testdata/models of the kinds that the engine runs, with the results of transformers and
+// sentence-transformers.
+func Golden(t testing.TB, kinds ...arch.HeadKind) []Case {
+	folders, err := filepath.Glob(filepath.Join(Root(t), "testdata", "models", "*", "golden.json"))
+	require.NoError(t, err)
+	require.NotEmpty(t, folders)
+	var cases []Case
+	for _, file := range folders {
+		c := Folder(t, filepath.Dir(file), arch.Options{})
+		if c.Model.Head.Kind == arch.HeadEmbedding && c.Model.Architecture == "BertForMaskedLM" {
+			continue // its golden rows are sparse
+		}
+		for _, kind := range kinds {
+			if c.Model.Head.Kind == kind {
+				c.load(t, file)
+				cases = append(cases, c)
+			}
+		}
+	}
+	return cases
+}
+
+func (c *Case) load(t testing.TB, file string) {
+	raw, err := os.ReadFile(file)
+	require.NoError(t, err)
+	var g golden
+	require.NoError(t, json.Unmarshal(raw, &g))
+	c.Normalize = g.Normalize
+	for i, item := range append(g.Items, g.TokenItems...) {
+		q := Sequence{IDs: item.IDs, Types: item.Types, Positions: item.Positions}
+		if g.Pooled != nil {
+			q.Pooled = g.Pooled[i]
+		}
+		for _, row := range g.Vectors[strconv.Itoa(i)] {
+			q.TokenVectors = append(q.TokenVectors, row...)
+		}
+		c.Sequences = append(c.Sequences, q)
+	}
+}
+
+// MiniLM returns the real all-MiniLM-L6-v2 with sentence-transformers' rows of testdata/minilm.
+func MiniLM(t testing.TB) Case {
+	c := Folder(t, Dependency(t, "models/all-MiniLM-L6-v2"), arch.Options{})
+	dir := filepath.Join(Root(t), "testdata", "minilm")
+	raw, err := os.ReadFile(filepath.Join(dir, "golden.json"))
+	require.NoError(t, err)
+	var g struct {
+		Dim      int       `json:"dim"`
+		InputIDs [][]int32 `json:"input_ids"`
+		Vectors  struct {
+			Items []struct {
+				Text  int `json:"text"`
+				First int `json:"first_row"`
+				Rows  int `json:"rows"`
+			} `json:"items"`
+		} `json:"token_embeddings"`
+	}
+	require.NoError(t, json.Unmarshal(raw, &g))
+	pooled, vectors := readFloats(t, filepath.Join(dir, "pooled.f32")), readFloats(t, filepath.Join(dir, "token_embeddings.f32"))
+	for i, ids := range g.InputIDs {
+		q := Sequence{IDs: ids, Types: make([]int32, len(ids)), Positions: make([]int32, len(ids)), Pooled: pooled[i*g.Dim : (i+1)*g.Dim]}
+		for p := range q.Positions {
+			q.Positions[p] = int32(p)
+		}
+		c.Sequences = append(c.Sequences, q)
+	}
+	for _, item := range g.Vectors.Items {
+		c.Sequences[item.Text].TokenVectors = vectors[item.First*g.Dim : (item.First+item.Rows)*g.Dim]
+	}
+	return c
+}
+
+func readFloats(t testing.TB, file string) []float64 {
+	raw, err := os.ReadFile(file)
+	require.NoError(t, err)
+	rows := make([]float64, len(raw)/4)
+	for i := range rows {
+		rows[i] = float64(math.Float32frombits(binary.LittleEndian.Uint32(raw[4*i:])))
+	}
+	return rows
+}

@@ -1,0 +1,208 @@
+// Package suite has the tests that every engine must pass. Contract checks what holds for any engine, whatever its numbers are; Run adds the
+// numbers: golden vectors of real libraries, and an independent float64 transformer over models that exercise every choice of arch.Model.
+package suite
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/weights"
+)
+
+// Sequence is one item of a batch and, where known, what it must give.
+type Sequence struct {
+	IDs, Types, Positions []int32
+	Skip                  int       // leading tokens that are not pooled
+	Pooled                []float64 // nil: not known
+	TokenVectors          []float64 // rows joined; nil: not known
+}
+
+// Case is a model with sequences and their results.
+type Case struct {
+	Name      string
+	Model     *arch.Model
+	Weights   *weights.Set
+	Normalize bool // Pooled rows of the sequences are normalised; the engine's are not
+	Sequences []Sequence
+}
+
+// Opener opens an engine on a case's model. It fails the test if it cannot. Zero limits are the engine's defaults.
+type Opener func(t *testing.T, m *arch.Model, w *weights.Set, limits engine.Limits) engine.Engine
+
+// Run tests an engine that runs models: each case by its numbers, and the contract on one of them.
+func Run(t *testing.T, open Opener, cases []Case) {
+	for i := range cases {
+		c := &cases[i]
+		t.Run(c.Name, func(t *testing.T) {
+			e := open(t, c.Model, c.Weights, engine.Limits{})
+			require.NoError(t, Verify(e, c))
+			require.NoError(t, e.Close())
+		})
+	}
+	t.Run("contract", func(t *testing.T) {
+		c := &cases[0]
+		Contract(t, func(t *testing.T, l engine.Limits) engine.Engine { return open(t, c.Model, c.Weights, l) }, c.Sequences)
+	})
+}
+
+// Verify runs a case in one batch, then each sequence alone, and compares with what it must give.
+func Verify(e engine.Engine, c *Case) error {
+	all := make([]int, len(c.Sequences))
+	for i := range all {
+		all[i] = i
+	}
+	orders := [][]int{all}
+	for i := range all {
+		orders = append(orders, []int{i})
+	}
+	for _, order := range orders {
+		picked := pick(c.Sequences, order)
+		results, err := Compute(context.Background(), e.Slots()[0], e.Info(), picked, e.Info().Outputs)
+		if err != nil {
+			return err
+		}
+		for i, r := range results {
+			if c.Normalize {
+				normalise(r.Pooled)
+			}
+			if err := r.matches(&picked[i]); err != nil {
+				return fmt.Errorf("sequence %d of %d: %w", order[i], len(order), err)
+			}
+		}
+	}
+	return nil
+}
+
+// Result is what one sequence gave, copied out of the slot.
+type Result struct{ Pooled, TokenVectors []float32 }
+
+// Compute runs sequences as one batch of a slot.
+func Compute(ctx context.Context, s engine.Slot, info engine.Info, sequences []Sequence, want engine.Outputs) ([]Result, error) {
+	b := s.Batch()
+	b.Reset()
+	for _, q := range sequences {
+		b.InputIDs = append(b.InputIDs, q.IDs...)
+		b.TypeIDs = append(b.TypeIDs, q.Types...)
+		b.PositionIDs = append(b.PositionIDs, q.Positions...)
+		b.EndSequence(want, q.Skip)
+	}
+	out, err := s.Run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := shaped(out, info, b, want); err != nil {
+		return nil, err
+	}
+	results := make([]Result, len(sequences))
+	for i := range sequences {
+		if want&engine.Pooled != 0 {
+			results[i].Pooled = slices.Clone(out.Pooled[i*info.PooledWidth : (i+1)*info.PooledWidth])
+		}
+		if want&engine.TokenVectors != 0 {
+			results[i].TokenVectors = slices.Clone(out.TokenVectors[int(b.CuSeqLens[i])*info.TokenWidth : int(b.CuSeqLens[i+1])*info.TokenWidth])
+		}
+	}
+	return results, nil
+}
+
+// shaped checks that an output has what was asked for, in the right size, and nothing else.
+func shaped(out engine.Output, info engine.Info, b *engine.Batch, want engine.Outputs) error {
+	for _, o := range []struct {
+		name string
+		bit  engine.Outputs
+		data []float32
+		size int
+	}{
+		{"pooled", engine.Pooled, out.Pooled, b.Sequences() * info.PooledWidth},
+		{"token vectors", engine.TokenVectors, out.TokenVectors, b.Tokens() * info.TokenWidth},
+		{"sparse", engine.Sparse, out.Sparse, b.Sequences() * info.SparseWidth},
+	} {
+		if want&o.bit == 0 && o.data != nil {
+			return fmt.Errorf("%s were not asked for, but are there", o.name)
+		}
+		if want&o.bit != 0 && len(o.data) != o.size {
+			return fmt.Errorf("%s have %d numbers, not %d", o.name, len(o.data), o.size)
+		}
+	}
+	return nil
+}
+
+func (r *Result) matches(q *Sequence) error {
+	if q.Pooled != nil {
+		if err := Compare(r.Pooled, q.Pooled); err != nil {
+			return fmt.Errorf("pooled: %w", err)
+		}
+	}
+	if q.TokenVectors != nil {
+		if err := Compare(r.TokenVectors, q.TokenVectors); err != nil {
+			return fmt.Errorf("token vectors: %w", err)
+		}
+	}
+	return nil
+}
+
+// Bounds of the difference between float32 engines and the truth: cosine, and absolute error relative to the largest number.
+const (
+	MinCosine = 0.999999
+	MaxError  = 3e-5
+)
+
+// Compare says how two vectors differ beyond the bounds; nil: they agree.
+func Compare(got []float32, want []float64) error {
+	if len(got) != len(want) {
+		return fmt.Errorf("%d numbers instead of %d", len(got), len(want))
+	}
+	var dot, gg, ww, worst, largest float64
+	at := 0
+	for i, w := range want {
+		g := float64(got[i])
+		dot, gg, ww = dot+g*w, gg+g*g, ww+w*w
+		largest = max(largest, math.Abs(w))
+		if d := math.Abs(g - w); !(d <= worst) { // NaN counts
+			worst, at = d, i
+		}
+	}
+	if bound := MaxError * (1 + largest); !(worst <= bound) {
+		return fmt.Errorf("number %d of %d is %g instead of %g: off by %g, more than %g", at, len(want), got[at], want[at], worst, bound)
+	}
+	if cosine := dot / math.Sqrt(gg*ww); ww > 0 && !(cosine >= MinCosine) {
+		return fmt.Errorf("cosine %.9f is below %g", cosine, MinCosine)
+	}
+	return nil
+}
+
+func normalise(v []float32) {
+	sum := 0.0
+	for _, x := range v {
+		sum += float64(x) * float64(x)
+	}
+	for i := range v {
+		v[i] = float32(float64(v[i]) / math.Sqrt(sum))
+	}
+}
+
+func pick(sequences []Sequence, order []int) []Sequence {
+	picked := make([]Sequence, len(order))
+	for i, j := range order {
+		picked[i] = sequences[j]
+	}
+	return picked
+}
+
+func float64s(v []float32) []float64 {
+	if v == nil {
+		return nil
+	}
+	w := make([]float64, len(v))
+	for i, x := range v {
+		w[i] = float64(x)
+	}
+	return w
+}
