@@ -39,7 +39,7 @@ func moduleFolders(dir string) ([]string, error) {
 		Path string `json:"path"`
 	}
 	if err := json.Unmarshal(raw, &modules); err != nil {
-		return nil, fmt.Errorf("%s: %w", modulesFile, err)
+		return nil, fmt.Errorf("%s: %w", modulesFile, brief(err))
 	}
 	if len(modules) == 0 {
 		return nil, fmt.Errorf("%s lists no modules", modulesFile)
@@ -72,7 +72,7 @@ func readIndex(path string) (map[string]string, error) {
 		WeightMap map[string]string `json:"weight_map"`
 	}
 	if err := json.Unmarshal(raw, &index); err != nil {
-		return nil, fmt.Errorf("%s: %w", indexFile, err)
+		return nil, fmt.Errorf("%s: %w", indexFile, brief(err))
 	}
 	if len(index.WeightMap) == 0 {
 		return nil, fmt.Errorf("%s: weight_map is missing or empty", indexFile)

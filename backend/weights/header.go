@@ -89,7 +89,7 @@ func parseJSON(header []byte) ([]entry, error) {
 	for dec.More() {
 		t, err := dec.Token()
 		if err != nil {
-			return nil, fmt.Errorf("header JSON at byte %d: %w", dec.InputOffset(), err)
+			return nil, fmt.Errorf("header JSON at byte %d: %w", dec.InputOffset(), brief(err))
 		}
 		name, _ := t.(string) // Token returns nothing else where a key stands
 		if _, dup := seen[name]; dup {
@@ -106,11 +106,11 @@ func parseJSON(header []byte) ([]entry, error) {
 			}
 		}
 		if err != nil {
-			return nil, fmt.Errorf("tensor %s: %w", quote(name), err)
+			return nil, fmt.Errorf("tensor %s: %w", quote(name), brief(err))
 		}
 	}
 	if _, err := dec.Token(); err != nil {
-		return nil, fmt.Errorf("header JSON at byte %d: %w", dec.InputOffset(), err)
+		return nil, fmt.Errorf("header JSON at byte %d: %w", dec.InputOffset(), brief(err))
 	}
 	if _, err := dec.Token(); err != io.EOF {
 		return nil, fmt.Errorf("header has something after its JSON object, at byte %d", dec.InputOffset())
@@ -192,4 +192,12 @@ func quote(s string) string {
 		return fmt.Sprintf("%q", s)
 	}
 	return fmt.Sprintf("%q... (%d bytes)", s[:limit], len(s))
+}
+
+// brief cuts a decoder's message, which may quote megabytes of the file.
+func brief(err error) error {
+	if msg := err.Error(); len(msg) > 400 {
+		return errors.New(msg[:400] + "...")
+	}
+	return err
 }
