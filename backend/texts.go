@@ -158,10 +158,6 @@ func (b *Backend) Tokenize(ctx context.Context, texts []Text, o CallOptions, out
 		if !e.options.Truncate {
 			e.options.MaxLength = 0
 		}
-		if o.PromptName == "" {
-			// As sentence-transformers' tokenize: what a text is by itself.
-			e.prompt = ""
-		}
 		enc := encodings.Get().(*tokenize.Encoding)
 		return func(i int) error {
 			if err := e.encode(texts[i], o.PromptName != "", enc); err != nil {
