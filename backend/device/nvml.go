@@ -75,11 +75,11 @@ func open(lib nvml.Interface, loadError func() error, now func() time.Time) (Mon
 	}
 	m := &monitor{lib: lib, now: now}
 	if err := m.list(); err != nil {
-		lib.Shutdown()
+		_ = lib.Shutdown() // the first failure is the one to tell
 		return nil, err
 	}
 	if len(m.gpus) == 0 {
-		lib.Shutdown()
+		_ = lib.Shutdown() // nothing is watched
 		return empty(m.summary), nil
 	}
 	return m, nil
