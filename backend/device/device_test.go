@@ -64,7 +64,7 @@ func TestDevices(t *testing.T) {
 	m.throttle = nvml.ClocksThrottleReasonGpuIdle | nvml.ClocksThrottleReasonSwPowerCap | nvml.ClocksThrottleReasonHwThermalSlowdown
 	mon, err := m.open()
 	require.NoError(t, err)
-	require.Equal(t, "2 NVIDIA devices, driver 550.54.15, CUDA 12.4", mon.Describe())
+	require.Equal(t, "NVIDIA devices: 2, driver 550.54.15, CUDA 12.4", mon.Describe())
 	devices := mon.Devices()
 	require.Len(t, devices, 2)
 	require.Equal(t, Device{
@@ -160,7 +160,7 @@ func TestOpenEmpty(t *testing.T) {
 	}{
 		{"no library", "no NVIDIA driver (libnvidia-ml.so.1 not found): the loader's reason", 1, nvml.ERROR_LIBRARY_NOT_FOUND, 0},
 		{"no kernel module", "no NVIDIA driver (libnvidia-ml.so.1 found, kernel module not loaded)", 1, nvml.ERROR_DRIVER_NOT_LOADED, 0},
-		{"no devices", "0 NVIDIA devices, driver 550.54.15, CUDA 12.4", 0, nvml.SUCCESS, 1},
+		{"no devices", "NVIDIA devices: 0, driver 550.54.15, CUDA 12.4", 0, nvml.SUCCESS, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := newMachine(c.gpus)
@@ -221,7 +221,7 @@ func TestOpen(t *testing.T) {
 
 func TestFake(t *testing.T) {
 	f := NewFake(Device{Name: "a", ThrottleReasons: []string{"x"}})
-	require.Equal(t, "1 fake devices", f.Describe())
+	require.Equal(t, "fake devices: 1", f.Describe())
 	f.Devices()[0].ThrottleReasons[0] = "changed by the caller"
 	require.Equal(t, []Device{{Name: "a", ThrottleReasons: []string{"x"}}}, f.Devices())
 	require.NoError(t, f.Health())

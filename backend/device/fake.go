@@ -67,7 +67,7 @@ func (f *Fake) Health() error {
 func (f *Fake) Describe() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return fmt.Sprintf("%d fake devices", len(f.devices))
+	return fmt.Sprintf("fake devices: %d", len(f.devices))
 }
 
 // Close ends the watch.

@@ -99,7 +99,7 @@ func (m *monitor) list() error {
 	if ret != nvml.SUCCESS {
 		return status.Errorf(status.Start, "NVML: device count: %v", ret)
 	}
-	m.summary = fmt.Sprintf("%d NVIDIA devices, driver %s, CUDA %s", n, driver, cuda)
+	m.summary = fmt.Sprintf("NVIDIA devices: %d, driver %s, CUDA %s", n, driver, cuda)
 	for i := range n {
 		handle, ret := m.lib.DeviceGetHandleByIndex(i)
 		if ret != nvml.SUCCESS {
