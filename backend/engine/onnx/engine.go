@@ -1,13 +1,12 @@
 // Package onnx is the engine that runs a Model on ONNX Runtime's CPU provider.
 //
 // The Model is lowered to a graph over packed rows [tokens, width]: nothing is padded, attention alone sees sequences. Matrix products are
-// ONNX Runtime's; attention, activations, norms and pooling are operators of ours on its threads. Weights lie where the file has them,
-// or are packed once; see weights.go.
+// ONNX Runtime's; attention, activations, norms and pooling are operators of ours on its threads. weights.go
+// says where weights lie.
 package onnx
 
 import (
 	"context"
-	"runtime"
 	"strconv"
 	"sync"
 
@@ -107,16 +106,13 @@ func (e *Engine) load(m *arch.Model, w *weights.Set, o Options) error {
 	defer builder.Free()
 	g := newGraph()
 	b := &binder{g: g, set: w, session: builder, bound: make(map[string]string)}
+	defer b.release()
 	l := &lowering{g: g, b: b, m: m, positions: max(m.MaxPositions, m.Embeddings.PositionOffset+o.Limits.MaxLength)}
 	if err := l.lower(); err != nil {
 		return err
 	}
 	e.info.Outputs, e.info.PooledWidth, e.info.TokenWidth = l.outputs, l.pooled, l.tokens
 	e.session, err = builder.Session(g.encode())
-	runtime.KeepAlive(w) // the session reads weights in place
-	if err == nil {
-		b.releasePacked()
-	}
 	return err
 }
 

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
 	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
@@ -12,14 +15,27 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/weights"
 )
 
-// binder makes the weights of a graph. A weight is used where it lies in the file, if dtype and layout allow it; else it is made once, in
-// memory that ONNX Runtime comes to own and frees when it has packed it, and its source leaves the resident set.
+// binder makes the weights of a graph. Tables stay where the file has them: they are inputs of every run, so that only the pages of rows
+// that texts use are ever in memory. All others are constants, which ONNX Runtime copies, or packs for its matrix products, when the session is
+// created. It reads them in the file if dtype and layout allow it, else in memory that is made for them; neither stays resident afterwards.
 type binder struct {
 	g       *graph
 	set     *weights.Set
 	session *ort.Builder
-	bound   map[string]string // initializer by what it was made of
-	packed  []weights.Tensor  // used in place until the session has packed them
+	bound   map[string]string // name in the graph by what it was made of
+	read    []weights.Tensor  // in place
+	made    [][]byte          // mappings
+}
+
+// release lets everything go that only the making of the session needed.
+func (b *binder) release() {
+	for _, t := range b.read {
+		b.set.Release(t)
+	}
+	for _, m := range b.made {
+		_ = unix.Munmap(m) // it is a mapping of ours
+	}
+	b.read, b.made = nil, nil
 }
 
 // open returns a stored tensor of the shape that the model says.
@@ -56,20 +72,20 @@ func (b *binder) make(key string, shape []int, fill func(dst []float32) ([]float
 		}
 		size *= d
 	}
-	memory, data, err := ort.NewMemory(size)
+	memory, err := unix.Mmap(-1, 0, 4*size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return "", status.Errorf(status.Start, "weight %s: no memory for shape %v: %w", key, shape, err)
+	}
+	b.made = append(b.made, memory)
+	filled, err := fill(unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(memory))), size)[:0])
 	if err != nil {
 		return "", err
 	}
-	filled, err := fill(data[:0])
-	if err == nil && len(filled) != size {
-		err = status.Errorf(status.Start, "weight %s has %d numbers; the model needs %v", key, len(filled), shape)
-	}
-	if err != nil {
-		memory.Free()
-		return "", err
+	if len(filled) != size {
+		return "", status.Errorf(status.Start, "weight %s has %d numbers; the model needs %v", key, len(filled), shape)
 	}
 	name := fmt.Sprintf("w%d", len(b.g.initializers))
-	if err := b.session.AddOwned(name, b.declare(name, ort.Float32, shape), memory); err != nil {
+	if err := b.session.Add(name, ort.Float32, b.declare(name, ort.Float32, shape), memory); err != nil {
 		return "", err
 	}
 	b.bound[key] = name
@@ -100,20 +116,6 @@ func (b *binder) sizes(numbers ...int) string {
 	return name
 }
 
-// inPlace binds a stored tensor without a copy.
-func (b *binder) inPlace(t weights.Tensor, dtype ort.DataType) (string, error) {
-	key := "in place " + t.Name
-	if name, ok := b.bound[key]; ok {
-		return name, nil
-	}
-	name := "file " + t.Name // no other name has a space
-	if err := b.session.Add(name, dtype, b.declare(name, dtype, t.Shape), t.Bytes()); err != nil {
-		return "", err
-	}
-	b.bound[key] = name
-	return name, nil
-}
-
 // tensor binds a stored tensor as float32; "" where it is absent.
 func (b *binder) tensor(t arch.Tensor) (string, error) {
 	if t.Absent() {
@@ -123,29 +125,42 @@ func (b *binder) tensor(t arch.Tensor) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, ok := stored.Float32(); ok {
-		return b.inPlace(stored, ort.Float32)
+	if _, ok := stored.Float32(); !ok {
+		return b.make("converted "+t.Name, t.Shape, b.appendTensor(stored))
 	}
-	return b.make("converted "+t.Name, t.Shape, b.appendTensor(stored))
+	name := "file " + t.Name // no other name has a space
+	if _, ok := b.bound[name]; !ok {
+		if err := b.session.Add(name, ort.Float32, b.declare(name, ort.Float32, t.Shape), stored.Bytes()); err != nil {
+			return "", err
+		}
+		b.bound[name] = name
+		b.read = append(b.read, stored)
+	}
+	return name, nil
 }
 
-// table binds a stored tensor in the dtype that it has: rows are converted after the look-up.
+// table binds a stored tensor as an input, in the dtype that it has: rows are converted after the look-up.
 func (b *binder) table(t arch.Tensor) (name string, dtype ort.DataType, err error) {
 	stored, err := b.open(t)
 	if err != nil {
 		return "", 0, err
 	}
-	switch stored.DType {
-	case weights.F16:
-		dtype = ort.Float16
-	case weights.BF16:
-		dtype = ort.BFloat16
-	default:
-		name, err = b.tensor(t)
+	dtype = map[weights.DType]ort.DataType{weights.F32: ort.Float32, weights.F16: ort.Float16, weights.BF16: ort.BFloat16}[stored.DType]
+	if size := len(stored.Bytes()) / stored.Len(); uintptr(unsafe.Pointer(unsafe.SliceData(stored.Bytes())))%uintptr(size) != 0 {
+		name, err = b.make("aligned "+t.Name, t.Shape, b.appendTensor(stored))
 		return name, ort.Float32, err
 	}
-	name, err = b.inPlace(stored, dtype)
-	return name, dtype, err
+	name = "table " + t.Name
+	if _, ok := b.bound[name]; ok {
+		return name, dtype, nil
+	}
+	dims, shape := make([]int64, len(t.Shape)), make([]dim, len(t.Shape))
+	for i, n := range t.Shape {
+		dims[i], shape[i] = int64(n), dim{size: n}
+	}
+	b.g.inputs = append(b.g.inputs, value{name, dtype, shape})
+	b.bound[name] = name
+	return name, dtype, b.session.Bind(name, dtype, dims, stored.Bytes())
 }
 
 // appendTensor copies a stored tensor as float32 and lets the source go.
@@ -185,13 +200,8 @@ func (b *binder) linear(maps ...arch.Linear) (linear, error) {
 		l.weight, err = b.joined(maps, l)
 		return l, err
 	}
-	stored, err := b.open(maps[0].Weight)
-	if err != nil {
-		return l, err
-	}
 	l.transposed = !maps[0].Transposed
 	l.weight, err = b.tensor(maps[0].Weight)
-	b.packed = append(b.packed, stored)
 	return l, err
 }
 
@@ -250,11 +260,4 @@ func (b *binder) bias(maps []arch.Linear, out int) (string, error) {
 		}
 		return dst, nil
 	})
-}
-
-// releasePacked lets the weights go that the session has packed.
-func (b *binder) releasePacked() {
-	for _, t := range b.packed {
-		b.set.Release(t)
-	}
 }

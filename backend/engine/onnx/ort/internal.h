@@ -10,7 +10,6 @@
 extern const OrtApi *bei_ort_api;
 extern OrtEnv *bei_ort_env;
 extern OrtMemoryInfo *bei_ort_cpu;     // CPU memory, for tensors
-extern OrtAllocator bei_ort_owned;     // frees what bei_ort_alloc gave
 
 // Turns a status into an error text and releases it: the one place that does. NULL stays NULL.
 char *bei_ort_error(OrtStatus *status);

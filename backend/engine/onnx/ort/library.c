@@ -1,11 +1,9 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "_cgo_export.h"
 #include "internal.h"
@@ -72,50 +70,3 @@ const char *bei_ort_object_path(void) {
   Dl_info info;
   return dladdr((void *)bei_ort_object_path, &info) != 0 ? info.dli_fname : NULL;
 }
-
-// ---- Memory that ONNX Runtime owns ----
-
-// In front of each block, so that freeing knows the size; as large as the alignment.
-typedef struct {
-  size_t bytes; // of the mapping
-  char pad[64 - sizeof(size_t)];
-} block;
-
-static _Atomic size_t allocated;
-
-void *bei_ort_alloc(size_t bytes) {
-  if (bytes > SIZE_MAX - sizeof(block)) return NULL;
-  size_t whole = bytes + sizeof(block);
-  block *b = mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (b == MAP_FAILED) return NULL;
-  b->bytes = whole;
-  atomic_fetch_add(&allocated, whole);
-  return b + 1;
-}
-
-void bei_ort_free(void *memory) {
-  if (memory == NULL) return;
-  block *b = (block *)memory - 1;
-  size_t whole = b->bytes;
-  munmap(b, whole);
-  atomic_fetch_sub(&allocated, whole);
-}
-
-size_t bei_ort_allocated(void) { return atomic_load(&allocated); }
-
-static void *owned_alloc(OrtAllocator *self, size_t bytes) {
-  (void)self;
-  return bei_ort_alloc(bytes);
-}
-
-static void owned_free(OrtAllocator *self, void *memory) {
-  (void)self;
-  bei_ort_free(memory);
-}
-
-static const OrtMemoryInfo *owned_info(const OrtAllocator *self) {
-  (void)self;
-  return bei_ort_cpu;
-}
-
-OrtAllocator bei_ort_owned = {.version = ORT_API_VERSION, .Alloc = owned_alloc, .Free = owned_free, .Info = owned_info};

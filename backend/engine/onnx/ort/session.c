@@ -7,17 +7,23 @@
 
 #include "internal.h"
 
-struct bei_ort_builder {
-  OrtSessionOptions *options;
-  bei_ops *ops;
+// Named tensors over memory of others.
+typedef struct {
   char **names;      // [count]
   OrtValue **values; // [count]
   size_t count, room;
+} tensors;
+
+struct bei_ort_builder {
+  OrtSessionOptions *options;
+  bei_ops *ops;
+  tensors constants, bound;
 };
 
 struct bei_ort_session {
   OrtSession *session;
   bei_ops *ops;
+  tensors bound;
 };
 
 struct bei_ort_run {
@@ -57,6 +63,46 @@ typedef int float_mode;
 static float_mode flush_subnormals(void) { return 0; }
 static void restore_mode(float_mode mode) { (void)mode; }
 #endif
+
+// ---- Tensors ----
+
+static void tensors_free(tensors *t) {
+  for (size_t i = 0; i < t->count; i++) {
+    free(t->names[i]);
+    bei_ort_api->ReleaseValue(t->values[i]);
+  }
+  free(t->names);
+  free(t->values);
+  *t = (tensors){0};
+}
+
+static char *tensors_grow(tensors *t) {
+  size_t room = t->room == 0 ? 16 : 2 * t->room;
+  char **names = realloc(t->names, room * sizeof *names);
+  if (names == NULL) return out_of_memory();
+  t->names = names;
+  OrtValue **values = realloc(t->values, room * sizeof(*values));
+  if (values == NULL) return out_of_memory();
+  t->values = values;
+  t->room = room;
+  return NULL;
+}
+
+static char *tensors_add(tensors *t, const char *name, int32_t type, const int64_t *dims, size_t rank, const void *data,
+                         size_t bytes) {
+  char *error = t->count == t->room ? tensors_grow(t) : NULL;
+  if (error != NULL) return error;
+  OrtValue *value;
+  TRY(CreateTensorWithDataAsOrtValue(bei_ort_cpu, (void *)data, bytes, dims, rank, type, &value)); // never written to
+  char *copy = strdup(name);
+  if (copy == NULL) {
+    bei_ort_api->ReleaseValue(value);
+    return out_of_memory();
+  }
+  t->names[t->count] = copy;
+  t->values[t->count++] = value;
+  return NULL;
+}
 
 // ---- Builder ----
 
@@ -98,62 +144,31 @@ char *bei_ort_builder_new(int32_t threads, int32_t spin, bei_ort_builder **out) 
 
 void bei_ort_builder_free(bei_ort_builder *builder) {
   if (builder == NULL) return;
-  for (size_t i = 0; i < builder->count; i++) {
-    free(builder->names[i]);
-    bei_ort_api->ReleaseValue(builder->values[i]);
-  }
-  free(builder->names);
-  free(builder->values);
+  tensors_free(&builder->constants);
+  tensors_free(&builder->bound);
   if (builder->options != NULL) bei_ort_api->ReleaseSessionOptions(builder->options);
   bei_ops_free(builder->ops);
   free(builder);
 }
 
-static char *grow(bei_ort_builder *builder) {
-  size_t room = builder->room == 0 ? 64 : 2 * builder->room;
-  char **names = realloc(builder->names, room * sizeof *names);
-  if (names == NULL) return out_of_memory();
-  builder->names = names;
-  OrtValue **values = realloc(builder->values, room * sizeof(*values));
-  if (values == NULL) return out_of_memory();
-  builder->values = values;
-  builder->room = room;
-  return NULL;
+char *bei_ort_builder_add(bei_ort_builder *builder, const char *name, int32_t type, const int64_t *dims, size_t rank,
+                          const void *data, size_t bytes) {
+  return tensors_add(&builder->constants, name, type, dims, rank, data, bytes);
 }
 
-char *bei_ort_builder_add(bei_ort_builder *builder, const char *name, int32_t type, const int64_t *dims, size_t rank, void *data,
-                          size_t bytes, int32_t owned) {
-  char *error = builder->count == builder->room ? grow(builder) : NULL;
-  char *copy = error == NULL ? strdup(name) : NULL;
-  if (error == NULL && copy == NULL) error = out_of_memory();
-  OrtValue *value = NULL;
-  if (error == NULL) {
-    // A failing call does not take ownership.
-    error = bei_ort_error(bei_ort_api->CreateTensorWithDataAsOrtValue(bei_ort_cpu, data, bytes, dims, rank, type, &value));
-  }
-  if (error != NULL) {
-    free(copy);
-    if (owned) bei_ort_free(data);
-    return error;
-  }
-  builder->names[builder->count] = copy;
-  builder->values[builder->count++] = value;
-  return NULL;
+char *bei_ort_builder_bind(bei_ort_builder *builder, const char *name, int32_t type, const int64_t *dims, size_t rank,
+                           const void *data, size_t bytes) {
+  if (builder->bound.count == BEI_ORT_MAX_BOUND) return strdup("too many bound inputs");
+  return tensors_add(&builder->bound, name, type, dims, rank, data, bytes);
 }
 
 // ---- Session ----
 
 static char *create(bei_ort_builder *builder, const void *model, size_t bytes, OrtSession **out) {
-  if (builder->count > 0) {
-    TRY(AddExternalInitializers(builder->options, (const char *const *)builder->names, (const OrtValue *const *)builder->values,
-                                builder->count));
+  const tensors *t = &builder->constants;
+  if (t->count > 0) {
+    TRY(AddExternalInitializers(builder->options, (const char *const *)t->names, (const OrtValue *const *)t->values, t->count));
   }
-  // The options hold the values now; with our references gone, ONNX Runtime can free a weight as soon as it has packed it.
-  for (size_t i = 0; i < builder->count; i++) {
-    free(builder->names[i]);
-    bei_ort_api->ReleaseValue(builder->values[i]);
-  }
-  builder->count = 0;
   float_mode mode = flush_subnormals(); // set_denormal_as_zero changes this thread's mode, too
   OrtStatus *status = bei_ort_api->CreateSessionFromArray(bei_ort_env, model, bytes, builder->options, out);
   restore_mode(mode);
@@ -169,7 +184,9 @@ char *bei_ort_session_new(bei_ort_builder *builder, const void *model, size_t by
     return error;
   }
   session->ops = builder->ops;
+  session->bound = builder->bound;
   builder->ops = NULL;
+  builder->bound = (tensors){0};
   *out = session;
   return NULL;
 }
@@ -178,6 +195,7 @@ void bei_ort_session_free(bei_ort_session *session) {
   if (session == NULL) return;
   bei_ort_api->ReleaseSession(session->session);
   bei_ops_free(session->ops);
+  tensors_free(&session->bound);
   free(session);
 }
 
@@ -220,22 +238,27 @@ void bei_ort_run_reset(bei_ort_run *run) {
   free(bei_ort_error(bei_ort_api->RunOptionsUnsetTerminate(run->shrinking)));
 }
 
-enum { INPUTS = 5, OUTPUTS = 2 };
+enum { PACKED = 5, INPUTS = PACKED + BEI_ORT_MAX_BOUND, OUTPUTS = 2 };
 
 char *bei_ort_run_packed(bei_ort_session *session, bei_ort_run *run, const int32_t *input_ids, const int32_t *type_ids,
                          const int32_t *position_ids, const int32_t *cu_seqlens, const int32_t *pool_skip, int64_t tokens, int64_t sequences, float *pooled,
                          int64_t pooled_width, float *token_vectors, int64_t token_width, int32_t shrink) {
-  static const char *const input_names[INPUTS] = {"input_ids", "type_ids", "position_ids", "cu_seqlens", "pool_skip"};
-  const int32_t *const data[INPUTS] = {input_ids, type_ids, position_ids, cu_seqlens, pool_skip};
-  const int64_t sizes[INPUTS] = {tokens, tokens, tokens, sequences + 1, sequences};
+  const char *input_names[INPUTS] = {"input_ids", "type_ids", "position_ids", "cu_seqlens", "pool_skip"};
+  const int32_t *const data[PACKED] = {input_ids, type_ids, position_ids, cu_seqlens, pool_skip};
+  const int64_t sizes[PACKED] = {tokens, tokens, tokens, sequences + 1, sequences};
   const char *output_names[OUTPUTS];
   OrtValue *inputs[INPUTS] = {NULL}, *outputs[OUTPUTS] = {NULL};
   size_t fetched = 0;
   OrtStatus *status = NULL;
-  for (int i = 0; i < INPUTS && status == NULL; i++) {
+  for (int i = 0; i < PACKED && status == NULL; i++) {
     const int64_t *dims = &sizes[i];
     status = bei_ort_api->CreateTensorWithDataAsOrtValue(bei_ort_cpu, (void *)data[i], (size_t)dims[0] * sizeof(int32_t), dims, 1,
                                                          ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32, &inputs[i]);
+  }
+  const tensors *bound = &session->bound;
+  for (size_t i = 0; i < bound->count; i++) {
+    input_names[PACKED + i] = bound->names[i];
+    inputs[PACKED + i] = bound->values[i];
   }
   const struct {
     const char *name;
@@ -252,10 +275,10 @@ char *bei_ort_run_packed(bei_ort_session *session, bei_ort_run *run, const int32
   if (status == NULL) {
     float_mode mode = flush_subnormals();
     status = bei_ort_api->Run(session->session, shrink ? run->shrinking : run->options, input_names,
-                              (const OrtValue *const *)inputs, INPUTS, output_names, fetched, outputs);
+                              (const OrtValue *const *)inputs, PACKED + bound->count, output_names, fetched, outputs);
     restore_mode(mode);
   }
-  for (int i = 0; i < INPUTS; i++) bei_ort_api->ReleaseValue(inputs[i]);
+  for (int i = 0; i < PACKED; i++) bei_ort_api->ReleaseValue(inputs[i]);
   for (int i = 0; i < OUTPUTS; i++) bei_ort_api->ReleaseValue(outputs[i]);
   return bei_ort_error(status);
 }

@@ -35,27 +35,6 @@ const (
 	SpinAlways Spinning = C.BEI_ORT_SPIN_ALWAYS
 )
 
-// Memory is a block outside the Go heap that ONNX Runtime can own. Zeroed.
-type Memory struct{ data unsafe.Pointer }
-
-// NewMemory allocates n float32. The caller frees it, or gives it away with AddOwned.
-func NewMemory(n int) (*Memory, []float32, error) {
-	data := C.bei_ort_alloc(C.size_t(n) * 4)
-	if data == nil {
-		return nil, nil, status.Errorf(status.Start, "no memory for a weight of %d numbers", n)
-	}
-	return &Memory{data}, unsafe.Slice((*float32)(data), n), nil
-}
-
-// Free frees the block; harmless when it is freed or given away.
-func (m *Memory) Free() {
-	C.bei_ort_free(m.data)
-	m.data = nil
-}
-
-// Allocated is the number of bytes of all Memory that neither we nor ONNX Runtime have freed.
-func Allocated() int { return int(C.bei_ort_allocated()) }
-
 // Builder collects what a session is made of. One goroutine uses it.
 type Builder struct{ c *C.bei_ort_builder }
 
@@ -71,31 +50,22 @@ func (b *Builder) Free() {
 	b.c = nil
 }
 
-// Add binds an external initializer of the model to memory outside the Go heap that stays readable until the session is closed.
+// Add gives an external initializer of the model its numbers. data must lie outside the Go heap. It is not read any more when the session has
+// been created, which copies or packs it.
 func (b *Builder) Add(name string, dtype DataType, dims []int64, data []byte) error {
-	return b.add(name, dtype, dims, unsafe.Pointer(unsafe.SliceData(data)), len(data), false)
-}
-
-// AddOwned binds an external float32 initializer to m and gives m away, even on failure.
-func (b *Builder) AddOwned(name string, dims []int64, m *Memory) error {
-	n := int64(4)
-	for _, d := range dims {
-		n *= d
-	}
-	data := m.data
-	m.data = nil
-	return b.add(name, Float32, dims, data, int(n), true)
-}
-
-func (b *Builder) add(name string, dtype DataType, dims []int64, data unsafe.Pointer, bytes int, owned bool) error {
 	cname := C.CString(name)
 	defer C.free(unsafe.Pointer(cname))
-	var own C.int32_t
-	if owned {
-		own = 1
-	}
-	shape := (*C.int64_t)(unsafe.SliceData(dims))
-	return check(status.Start, "weight "+name, C.bei_ort_builder_add(b.c, cname, C.int32_t(dtype), shape, C.size_t(len(dims)), data, C.size_t(bytes), own))
+	return check(status.Start, "weight "+name, C.bei_ort_builder_add(b.c, cname, C.int32_t(dtype), (*C.int64_t)(unsafe.SliceData(dims)),
+		C.size_t(len(dims)), unsafe.Pointer(unsafe.SliceData(data)), C.size_t(len(data))))
+}
+
+// Bind binds an input of the model to data, which every run reads in place. data must lie outside the Go heap and stay readable
+// until the session is closed.
+func (b *Builder) Bind(name string, dtype DataType, dims []int64, data []byte) error {
+	cname := C.CString(name)
+	defer C.free(unsafe.Pointer(cname))
+	return check(status.Start, "table "+name, C.bei_ort_builder_bind(b.c, cname, C.int32_t(dtype), (*C.int64_t)(unsafe.SliceData(dims)),
+		C.size_t(len(dims)), unsafe.Pointer(unsafe.SliceData(data)), C.size_t(len(data))))
 }
 
 // Session is a loaded model. Runs may go on at once.

@@ -21,13 +21,6 @@ char *bei_ort_load(const char *path, const char **version);
 // The path of the object (shared library or executable) that holds this code, or NULL. Static memory of the loader.
 const char *bei_ort_object_path(void);
 
-// Zeroed memory that ONNX Runtime can be given to own (bei_ort_builder_add). 64-byte aligned; NULL when there is none. It comes
-// from the operating system and goes back to it at once.
-void *bei_ort_alloc(size_t bytes);
-void bei_ort_free(void *memory);
-// Bytes that bei_ort_alloc has given out and that were not freed yet, by us or by ONNX Runtime.
-size_t bei_ort_allocated(void);
-
 // ---- Sessions -----------------------------------------------------------------------------------------------------
 
 typedef struct bei_ort_builder bei_ort_builder; // collects what a session needs
@@ -40,11 +33,16 @@ enum { BEI_ORT_SPIN_NEVER = 0, BEI_ORT_SPIN_IN_RUN = 1, BEI_ORT_SPIN_ALWAYS = 2 
 char *bei_ort_builder_new(int32_t threads, int32_t spin, bei_ort_builder **out);
 void bei_ort_builder_free(bei_ort_builder *builder);
 
-// Binds an external initializer of the model to memory. type: an ONNXTensorElementDataType. owned: data comes from
-// bei_ort_alloc and belongs to the builder, then to ONNX Runtime, from this call on, even when it fails; otherwise it must stay
-// readable until the session is freed.
-char *bei_ort_builder_add(bei_ort_builder *builder, const char *name, int32_t type, const int64_t *dims, size_t rank, void *data,
-                          size_t bytes, int32_t owned);
+// Gives an external initializer of the model its numbers. type: an ONNXTensorElementDataType. data must stay readable until the
+// session is created, which copies or packs it; not longer.
+char *bei_ort_builder_add(bei_ort_builder *builder, const char *name, int32_t type, const int64_t *dims, size_t rank,
+                          const void *data, size_t bytes);
+
+// Binds an input of the model to memory that every run reads in place. At most BEI_ORT_MAX_BOUND. data must stay readable until
+// the session is freed.
+enum { BEI_ORT_MAX_BOUND = 8 };
+char *bei_ort_builder_bind(bei_ort_builder *builder, const char *name, int32_t type, const int64_t *dims, size_t rank,
+                           const void *data, size_t bytes);
 
 // Creates the session from a serialised ModelProto, which it does not keep. The builder can only be freed afterwards.
 char *bei_ort_session_new(bei_ort_builder *builder, const void *model, size_t bytes, bei_ort_session **out);
@@ -57,7 +55,7 @@ void bei_ort_run_terminate(bei_ort_run *run);
 // Takes bei_ort_run_terminate back. No run may be in progress.
 void bei_ort_run_reset(bei_ort_run *run);
 
-// Runs a model with inputs input_ids, type_ids, position_ids [tokens], cu_seqlens [sequences + 1] and pool_skip [sequences],
+// Runs a model whose inputs are the bound ones and input_ids, type_ids, position_ids [tokens], cu_seqlens [sequences + 1] and pool_skip [sequences],
 // all int32, and outputs pooled [sequences, pooled_width] and token_vectors [tokens, token_width], float32, written in place; a NULL output is not
 // fetched. shrink: give the memory that this run needed beyond earlier ones back.
 char *bei_ort_run_packed(bei_ort_session *session, bei_ort_run *run, const int32_t *input_ids, const int32_t *type_ids,
