@@ -54,7 +54,7 @@ type Stats struct {
 	Total     time.Duration
 	Prepare   time.Duration // longest of the items
 	Queue     time.Duration // mean of the items that ran: ready until the run began
-	Inference time.Duration // mean of the items that ran: the run
+	Inference time.Duration // mean of the items that ran: the runs that they were part of
 	Tokens    int
 	Runs      int
 }
@@ -62,6 +62,7 @@ type Stats struct {
 type item struct {
 	sequence Sequence
 	readyAt  time.Time
+	started  bool // was part of a run; used by the runner that has picked the item
 	done     bool // guarded by use (held for reading by the one goroutine that ends the item)
 }
 
@@ -78,13 +79,12 @@ type call struct {
 	failure  *status.Error // why aborted; written before aborted is closed
 	abortMu  sync.Once
 
-	started   atomic.Int64 // items that were put into a run
+	started   atomic.Int64 // items that were put into a run, each counted once
 	queueNs   atomic.Int64
 	runNs     atomic.Int64
 	prepareNs atomic.Int64
 	tokens    atomic.Int64
 	runs      atomic.Int64
-	lastRun   atomic.Uint64
 
 	// Scheduling, guarded by Pipeline.mu.
 	ready          []int32 // ready items, in order, from readyHead
@@ -93,8 +93,11 @@ type call struct {
 	nextUnprepared int
 	inHeap, inRing bool
 	heapIndex      int
-	virtualTime    float64
+	served         float64 // finish tag of the item served last, or where the call began
+	finish         float64 // finish tag of the next ready item
 	weight         float64
+	number         uint64 // in order of arrival
+	lastRun        uint64 // that the call was counted in
 	left           bool
 }
 
@@ -137,6 +140,11 @@ func (c *call) notePrepare(d time.Duration) {
 	}
 }
 
+// tagHead works out the finish tag of the first ready item. The caller holds Pipeline.mu.
+func (c *call) tagHead() {
+	c.finish = c.served + float64(len(c.items[c.ready[c.readyHead]].sequence.IDs))/c.weight
+}
+
 // weights of the priorities low, normal and high.
 var weights = [3]float64{1, 4, 16}
 
@@ -145,12 +153,18 @@ var weights = [3]float64{1, 4, 16}
 func (p *Pipeline) Do(ctx context.Context, w Work, o Options) (Stats, error) {
 	start := time.Now()
 	n := w.Items()
-	if n == 0 {
-		return Stats{Total: time.Since(start)}, nil
+	if ctx.Err() != nil {
+		return Stats{}, ContextError(ctx, 0)
+	}
+	if n > p.config.MaxItems {
+		return Stats{}, status.Errorf(status.InvalidArgument, "%d items are more than one call may have: the limit is %d (queue.max_items)", n, p.config.MaxItems)
 	}
 	c := &call{work: w, items: make([]item, n), finished: make(chan struct{}), aborted: make(chan struct{}),
 		weight: weights[1+min(max(o.Priority, -1), 1)]}
 	c.pending.Store(int64(n))
+	if n == 0 {
+		close(c.finished)
+	}
 	if err := p.admit(c, o); err != nil {
 		return Stats{}, err
 	}
@@ -202,13 +216,13 @@ func (p *Pipeline) register(c *call, n int) *status.Error {
 		return status.Errorf(status.ShutDown, "the backend is shut down")
 	case p.hung == len(p.eng.Slots()):
 		return p.hungError()
-	case n > p.config.MaxItems:
-		return status.Errorf(status.InvalidArgument, "%d items are more than one call may have: the limit is %d (queue.max_items)", n, p.config.MaxItems)
 	case p.admitted+n > p.config.MaxItems:
 		return status.Errorf(status.Overloaded, "the queue is full: %d items wait, %d more would exceed the limit of %d (queue.max_items)",
 			p.admitted, n, p.config.MaxItems)
 	}
 	p.calls[c] = struct{}{}
+	p.callCount++
+	c.number = p.callCount
 	p.admitted += n
 	p.updateQueueGauges()
 	return nil
@@ -216,21 +230,29 @@ func (p *Pipeline) register(c *call, n int) *status.Error {
 
 // leaveReason turns the end of a context into the status of the items that were not done.
 func (p *Pipeline) leaveReason(ctx context.Context, c *call, waited time.Duration) *status.Error {
-	waited = waited.Round(time.Microsecond)
-	var cause *status.Error
-	if errors.As(context.Cause(ctx), &cause) {
+	cause := ContextError(ctx, waited)
+	if cause.Code != status.Timeout || c.started.Load() > 0 || int(c.pending.Load()) < len(c.items) {
 		return cause
-	}
-	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return status.Errorf(status.Cancelled, "the call was cancelled after %s", waited)
-	}
-	if c.started.Load() > 0 || int(c.pending.Load()) < len(c.items) {
-		return status.Errorf(status.Timeout, "not done when the call's timeout passed after %s", waited)
 	}
 	p.mu.Lock()
 	ahead := p.readyTokens
 	p.mu.Unlock()
-	return status.Errorf(status.Overloaded, "no slot came free within the call's timeout: waited %s with %d tokens in the queue", waited, ahead)
+	return status.Errorf(status.Overloaded, "no slot came free within the call's timeout: waited %s with %d tokens in the queue",
+		waited.Round(time.Microsecond), ahead)
+}
+
+// ContextError is the status of what was not done when ctx ended, this long after the call began: the ctx's cause where it is a
+// *status.Error, else status.Timeout or status.Cancelled.
+func ContextError(ctx context.Context, after time.Duration) *status.Error {
+	after = after.Round(time.Microsecond)
+	var cause *status.Error
+	switch {
+	case errors.As(context.Cause(ctx), &cause):
+		return cause
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return status.Errorf(status.Timeout, "not done when the call's timeout passed after %s", after)
+	}
+	return status.Errorf(status.Cancelled, "the call was cancelled after %s", after)
 }
 
 // leave takes the call out of all queues. When it returns, nothing touches the caller's memory any more.

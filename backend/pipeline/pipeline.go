@@ -2,8 +2,9 @@
 //
 //	callers -> prepare workers (tokenizing) -> ready queue -> runs under a token budget -> slots -> callers
 //
-// A run is formed only when a slot is free, so that it takes the latest arrivals. Calls share the engine by start-time fair
-// queueing over tokens (Goyal, Vin, Cheng 1996): a short call overtakes a long one's backlog, and nobody starves.
+// A run is formed only when a slot is free, so that it takes the latest arrivals. Calls share the engine by self-clocked
+// fair queueing over tokens (Golestani 1994): a short call overtakes a long one's backlog, and nobody starves, not even below an
+// endless stream of new short calls.
 //
 // # Caveats
 //
@@ -38,6 +39,8 @@ type Pipeline struct {
 	config  Config
 	metrics *Metrics
 	log     *zap.Logger
+	// closeGrace is how long Close waits for a run that was told to stop.
+	closeGrace time.Duration
 
 	runContext context.Context // ends when runs must stop: the last stage of Close
 	stopRuns   context.CancelFunc
@@ -47,14 +50,15 @@ type Pipeline struct {
 	readyCond   *sync.Cond // a call became ready, a wait ended, or closing
 	prepareCond *sync.Cond // a call has items to prepare, or closing
 	leftCond    *sync.Cond // a call left
-	ready       callHeap   // calls with ready items, least virtual time first
+	ready       callHeap   // calls with ready items, least finish tag first
 	unprepared  callRing   // calls with items to prepare, in turn
 	readyTokens int        // of all ready items
 	readySince  time.Time  // since when ready is not empty
 	preparing   int        // prepare workers at work
 	admitted    int        // items of calls that have not left
 	calls       map[*call]struct{}
-	virtualNow  float64 // virtual time of the call served last
+	virtualNow  float64 // finish tag of the item served last; newly ready calls begin here
+	callCount   uint64  // calls taken in so far
 	hung        int     // slots whose run timed out and has not returned
 	hungSince   time.Time
 	lastFailure *status.Error // of the last run; nil after a success
@@ -65,7 +69,8 @@ type Pipeline struct {
 
 // New starts the workers of a pipeline over eng's slots. Close ends them; the engine stays the caller's.
 func New(eng engine.Engine, config Config, metrics *Metrics, log *zap.Logger) *Pipeline {
-	p := &Pipeline{eng: eng, info: eng.Info(), config: config, metrics: metrics, log: log, calls: map[*call]struct{}{}}
+	p := &Pipeline{eng: eng, info: eng.Info(), config: config, metrics: metrics, log: log,
+		closeGrace: defaultCloseGrace, calls: map[*call]struct{}{}}
 	p.runContext, p.stopRuns = context.WithCancel(context.Background())
 	p.readyCond, p.prepareCond, p.leftCond = sync.NewCond(&p.mu), sync.NewCond(&p.mu), sync.NewCond(&p.mu)
 	slots := eng.Slots()
@@ -129,8 +134,8 @@ func (p *Pipeline) Close(ctx context.Context) error {
 	go func() { p.workers.Wait(); close(done) }()
 	select {
 	case <-done:
-	case <-time.After(closeGrace):
-		return status.Errorf(status.Unhealthy, "a run has not returned %s after it was told to stop; its slot is abandoned", closeGrace)
+	case <-time.After(p.closeGrace):
+		return status.Errorf(status.Unhealthy, "a run has not returned %s after it was told to stop; its slot is abandoned", p.closeGrace)
 	}
 	if cut > 0 {
 		return status.Errorf(status.Timeout, "%d calls were cut off by the shutdown", cut)
@@ -138,8 +143,7 @@ func (p *Pipeline) Close(ctx context.Context) error {
 	return nil
 }
 
-// closeGrace is how long Close waits for a run that was told to stop.
-const closeGrace = 5 * time.Second
+const defaultCloseGrace = 5 * time.Second
 
 // prepareLoop is a prepare worker: it takes calls in turn, a few items each, so that a huge call does not hold back others.
 func (p *Pipeline) prepareLoop() {
@@ -197,6 +201,10 @@ func (p *Pipeline) prepareItem(c *call, i int) bool {
 		c.fail(i, err)
 		return false
 	}
+	if n, limit := len(it.sequence.IDs), p.info.Limits.MaxLength; n > limit {
+		c.fail(i, status.Errorf(status.TooLong, "the item has %d tokens, the limit is %d (max_length)", n, limit))
+		return false
+	}
 	if len(it.sequence.IDs) == 0 {
 		p.handOut(c, i, Rows{})
 		return false
@@ -232,7 +240,8 @@ func (p *Pipeline) addReady(c *call, items []int32) {
 	}
 	c.ready = append(c.ready, items...)
 	if !c.inHeap {
-		c.virtualTime = max(c.virtualTime, p.virtualNow)
+		c.served = max(c.served, p.virtualNow)
+		c.tagHead()
 		p.ready.add(c)
 	}
 	p.updateQueueGauges()

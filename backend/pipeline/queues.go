@@ -2,11 +2,17 @@ package pipeline
 
 import "container/heap"
 
-// callHeap holds the calls with ready items, least virtual time first. add, drop and fix keep call.inHeap right.
+// callHeap holds the calls with ready items, least finish tag first, the earlier call first where tags are equal. add, drop
+// and fix keep call.inHeap right.
 type callHeap []*call
 
-func (h callHeap) Len() int           { return len(h) }
-func (h callHeap) Less(i, j int) bool { return h[i].virtualTime < h[j].virtualTime }
+func (h callHeap) Len() int { return len(h) }
+func (h callHeap) Less(i, j int) bool {
+	if h[i].finish != h[j].finish {
+		return h[i].finish < h[j].finish
+	}
+	return h[i].number < h[j].number
+}
 func (h callHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].heapIndex, h[j].heapIndex = i, j

@@ -78,7 +78,7 @@ func (r *runner) waitForMore() bool {
 	return left > 0
 }
 
-// pickRun moves items from the ready queue into a run. Calls are served by least virtual time; a call whose next item does
+// pickRun moves items from the ready queue into a run. Calls are served by least finish tag; a call whose next item does
 // not fit is passed over for a few others, so that a long item does not leave the run half empty. The caller holds p.mu.
 func (p *Pipeline) pickRun(picks []pick) []pick {
 	limits := p.info.Limits
@@ -99,8 +99,10 @@ func (p *Pipeline) pickRun(picks []pick) []pick {
 		}
 		tokens, longest = tokens+n, max(longest, n)
 		picks = append(picks, pick{c, i})
-		p.virtualNow = c.virtualTime
-		c.virtualTime += float64(max(n, 1)) / c.weight
+		c.served = c.finish
+		if len(passed) == 0 {
+			p.virtualNow = max(p.virtualNow, c.served)
+		}
 		c.readyHead++
 		c.readyTokens -= n
 		p.readyTokens -= n
@@ -108,6 +110,7 @@ func (p *Pipeline) pickRun(picks []pick) []pick {
 			c.ready, c.readyHead = c.ready[:0], 0
 			p.ready.drop(c)
 		} else {
+			c.tagHead()
 			p.ready.fix(c)
 		}
 		p.requeueUnprepared(c)
@@ -171,6 +174,9 @@ func (r *runner) run(picks []pick) *status.Error {
 	})
 	p.metrics.slotsBusy.Inc()
 	out, err := r.callEngine(ctx)
+	if err == nil {
+		err = r.checkOutput(out)
+	}
 	p.metrics.slotsBusy.Dec()
 	took := time.Since(start)
 	watchdog.Stop()
@@ -186,6 +192,11 @@ func (r *runner) run(picks []pick) *status.Error {
 		err = status.Errorf(status.Unhealthy, "the run was given up after %s: run_timeout_ms is %d",
 			took.Round(time.Millisecond), p.config.RunTimeout.Milliseconds())
 	}
+	for k, pk := range picks {
+		if r.staged[k] {
+			pk.c.runNs.Add(int64(took))
+		}
+	}
 	failure := status.Of(err, status.Inference)
 	p.mu.Lock()
 	p.lastFailure = failure
@@ -194,7 +205,7 @@ func (r *runner) run(picks []pick) *status.Error {
 	if failure != nil {
 		return failure
 	}
-	r.deliver(picks, out, took)
+	r.deliver(picks, out)
 	return nil
 }
 
@@ -206,8 +217,17 @@ func (r *runner) giveUp(picks []pick, start time.Time) {
 	p.hungSince = time.Now()
 	err := p.hungError()
 	p.mu.Unlock()
+	p.metrics.runs.WithLabelValues(err.Code.String()).Inc()
 	p.log.Error("slot hung", zap.Int("slot", r.index), zap.Duration("after", time.Since(start)))
 	r.failAll(picks, err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.hung == len(p.eng.Slots()) {
+		// No slot is left to serve those who wait, and new calls are refused.
+		for c := range p.calls {
+			c.abort(err)
+		}
+	}
 }
 
 // watchdogGrace is how much longer than RunTimeout an engine has to come back before its slot counts as hung.
@@ -222,6 +242,26 @@ func (r *runner) callEngine(ctx context.Context) (out engine.Output, err error) 
 		}
 	}()
 	return r.slot.Run(ctx)
+}
+
+// checkOutput checks that the engine gave what the batch asked for: rows are cut out of it later.
+func (r *runner) checkOutput(out engine.Output) error {
+	b, info := r.slot.Batch(), &r.p.info
+	for _, o := range [...]struct {
+		bit         engine.Outputs
+		name        string
+		rows, width int
+		got         int
+	}{
+		{engine.Pooled, "pooled rows", b.Sequences(), info.PooledWidth, len(out.Pooled)},
+		{engine.TokenVectors, "token vectors", b.Tokens(), info.TokenWidth, len(out.TokenVectors)},
+		{engine.Sparse, "sparse rows", b.Sequences(), info.SparseWidth, len(out.Sparse)},
+	} {
+		if b.Outputs&o.bit != 0 && o.got != o.rows*o.width {
+			return status.Errorf(status.Internal, "engine %q gave %d numbers for %d x %d %s", info.Name, o.got, o.rows, o.width, o.name)
+		}
+	}
+	return nil
 }
 
 // stage packs the sequences of picks into the slot's batch and returns their number.
@@ -278,24 +318,29 @@ func (r *runner) noteStart(picks []pick, start time.Time) {
 	p := r.p
 	p.mu.Lock()
 	p.runs++
-	id := p.runs
+	for k, pk := range picks {
+		if r.staged[k] && pk.c.lastRun != p.runs {
+			pk.c.lastRun = p.runs
+			pk.c.runs.Add(1)
+		}
+	}
 	p.mu.Unlock()
 	for k, pk := range picks {
 		if !r.staged[k] {
 			continue
 		}
-		queued := start.Sub(pk.c.items[pk.i].readyAt)
-		p.metrics.queueSeconds.Observe(queued.Seconds())
-		pk.c.started.Add(1)
-		pk.c.queueNs.Add(int64(queued))
-		if pk.c.lastRun.Swap(id) != id {
-			pk.c.runs.Add(1)
+		if it := &pk.c.items[pk.i]; !it.started {
+			it.started = true
+			queued := start.Sub(it.readyAt)
+			p.metrics.queueSeconds.Observe(queued.Seconds())
+			pk.c.started.Add(1)
+			pk.c.queueNs.Add(int64(queued))
 		}
 	}
 }
 
 // deliver hands each staged item its rows.
-func (r *runner) deliver(picks []pick, out engine.Output, took time.Duration) {
+func (r *runner) deliver(picks []pick, out engine.Output) {
 	b := r.slot.Batch()
 	row := 0
 	for k, pk := range picks {
@@ -303,7 +348,6 @@ func (r *runner) deliver(picks []pick, out engine.Output, took time.Duration) {
 			continue
 		}
 		if pk.c.touch() {
-			pk.c.runNs.Add(int64(took))
 			r.deliverItem(pk, row, int(b.CuSeqLens[row]), int(b.CuSeqLens[row+1]), out)
 			pk.c.release()
 		}
