@@ -40,3 +40,11 @@ func TestGolden(t *testing.T) {
 func TestMiniLM(t *testing.T) {
 	suite.Run(t, open, []suite.Case{suite.MiniLM(t)})
 }
+
+func TestSynthetic(t *testing.T) {
+	suite.Run(t, open, suite.Synthetic(t))
+}
+
+func TestMutations(t *testing.T) {
+	suite.Mutations(t, open)
+}

@@ -92,8 +92,11 @@ func (l *lowering) norm(x rows, bias string, n *arch.Norm, residual rows, sum *r
 
 // pool makes one row of each sequence.
 func (l *lowering) pool(x rows, mode arch.PoolMode) rows {
-	y := l.g.rows(sequences, x.width)
-	l.g.add(domainOfBei, "Pool", []string{x.name, cuSeqLens, poolSkip}, []string{y.name}, attr{"pooling", number(poolNumbers, mode)})
+	y, skip := l.g.rows(sequences, x.width), ""
+	if l.m.Head.Pooling.ExcludePrompt {
+		skip = poolSkip
+	}
+	l.g.add(domainOfBei, "Pool", []string{x.name, cuSeqLens, skip}, []string{y.name}, attr{"pooling", number(poolNumbers, mode)})
 	return y
 }
 
