@@ -393,7 +393,7 @@ func (p *Pipeline) handOut(c *call, i int, rows Rows) {
 // failAll tells every item of picks that has not ended.
 func (r *runner) failAll(picks []pick, err *status.Error) {
 	if r.p.runContext.Err() != nil && err.Code != status.Unhealthy {
-		err = status.Errorf(status.ShutDown, "the backend was shut down while the run was under way")
+		return // Close has aborted every call: each tells its own items, or fails as a whole when none was done
 	}
 	for _, pk := range picks {
 		if !pk.c.touch() {
