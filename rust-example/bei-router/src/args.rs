@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 /// Serves embeddings over HTTP with libbei.so. Flags and environment variables are those of text-embeddings-inference.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "bei-router", version)]
+#[command(name = "bei-router", version, args_override_self = true)]
 pub struct Args {
     /// Folder of the model (config.json, model.safetensors, tokenizer.json and the files of sentence-transformers).
     #[arg(long, env)]

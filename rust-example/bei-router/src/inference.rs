@@ -38,10 +38,9 @@ impl App {
         job: Job,
         finish: Finish,
     ) -> Result<(Vec<Vec<f32>>, Timing), Failure> {
-        let size = self.backend.model().info().dimensions;
         self.counted(job, false, move |embedding| match embedding {
             Embedding::Pooled(vector) => finished(vector, finish),
-            Embedding::All(_) => Err(Failure::backend(format!("the model gave no vector of {size} numbers"))),
+            Embedding::All(_) => Err(Failure::backend("the model gave vectors of tokens instead of one")),
         })
         .await
     }
@@ -51,7 +50,9 @@ impl App {
         let as_it_is = Finish { dimensions: None, normalize: false };
         self.counted(job, true, move |embedding| match embedding {
             Embedding::All(rows) => rows.into_iter().map(|row| finished(row, as_it_is)).collect(),
-            Embedding::Pooled(_) => Err(Failure::backend("the model gave no vectors of tokens")),
+            Embedding::Pooled(_) => {
+                Err(Failure::backend("the model gave one vector instead of those of tokens"))
+            }
         })
         .await
     }

@@ -52,3 +52,23 @@ fn run_on_signal_stack(kind: SignalKind) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn handlers_run_on_the_signal_stack() {
+        let _stop = stop_signal().unwrap();
+        for number in [libc::SIGINT, libc::SIGTERM] {
+            // SAFETY: as in run_on_signal_stack; this call only reads.
+            let action = unsafe {
+                let mut action: libc::sigaction = std::mem::zeroed();
+                assert_eq!(libc::sigaction(number, std::ptr::null(), &mut action), 0);
+                action
+            };
+            assert_ne!(action.sa_flags & libc::SA_ONSTACK, 0);
+            assert_ne!(action.sa_sigaction, libc::SIG_DFL);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! A server in this process, on a port of its own, and short ways to ask it.
+#![allow(dead_code)] // each test file uses a part
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bei_router::{App, Args, StartError, serve};
+use clap::Parser;
+use reqwest::{Client, Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// The folder of the real model. Its tokenizer serves the mock engine too.
+pub fn minilm() -> String {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../.deps/models/all-MiniLM-L6-v2");
+    assert!(folder.join("config.json").is_file(), "{} is missing; run `make setup`", folder.display());
+    folder.to_str().unwrap().to_string()
+}
+
+/// Flags for the mock engine. `mock` is its script. The warm-up is one run, so that the first request's is number 5.
+pub fn mock_flags(mock: Value, more: &[&str]) -> Vec<String> {
+    let options = json!({"mock": mock, "log": {"level": "off"}}).to_string();
+    let model = minilm();
+    let flags =
+        ["--model-id", &model, "--engine", "mock", "--bei-options", &options, "--max-batch-tokens", "1024"];
+    flags.iter().chain(more).map(|flag| flag.to_string()).collect()
+}
+
+pub fn args(flags: &[String]) -> Args {
+    Args::parse_from(["bei-router".to_string()].iter().chain(flags))
+}
+
+pub struct Server {
+    pub address: SocketAddr,
+    pub client: Client,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    pub async fn start(flags: &[String]) -> Server {
+        Server::try_start(flags).await.unwrap()
+    }
+
+    pub async fn try_start(flags: &[String]) -> Result<Server, StartError> {
+        let app: Arc<App> = App::start(args(flags)).await?;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async move {
+            let _ = stopped.await;
+        };
+        let task = tokio::spawn(serve(app, listener, stopped));
+        Ok(Server { address, client: Client::new(), stop: Some(stop), task })
+    }
+
+    /// The mock engine with `mock` for a script.
+    pub async fn mock(mock: Value, more: &[&str]) -> Server {
+        Server::start(&mock_flags(mock, more)).await
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub async fn get(&self, path: &str) -> Response {
+        self.client.get(self.url(path)).send().await.unwrap()
+    }
+
+    pub async fn send(&self, path: &str, body: impl Into<reqwest::Body>) -> Response {
+        let request = self.client.post(self.url(path)).header("content-type", "application/json");
+        request.body(body).send().await.unwrap()
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
+        let response = self.send(path, body.to_string()).await;
+        (response.status(), response.json().await.unwrap())
+    }
+
+    /// A request that must succeed.
+    pub async fn ask(&self, path: &str, body: Value) -> Value {
+        let (status, answer) = self.post(path, body.clone()).await;
+        assert_eq!(status, 200, "{path} {body}: {answer}");
+        answer
+    }
+
+    pub async fn embed(&self, inputs: Value) -> Vec<Vec<f32>> {
+        vectors(&self.ask("/embed", json!({"inputs": inputs})).await)
+    }
+
+    /// One value of /metrics; 0 when it is not there.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").await.text().await.unwrap();
+        let line =
+            text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+        line.map_or(0.0, |line| line[name.len()..].trim().parse().unwrap())
+    }
+
+    /// Orders the server to stop, and waits until it has.
+    pub async fn stop(mut self) {
+        self.order_stop();
+        self.task.await.unwrap().unwrap();
+    }
+
+    pub fn order_stop(&mut self) {
+        let _ = self.stop.take().unwrap().send(());
+    }
+}
+
+pub fn vectors(answer: &Value) -> Vec<Vec<f32>> {
+    serde_json::from_value(answer.clone()).unwrap()
+}
+
+pub fn length(vector: &[f32]) -> f32 {
+    vector.iter().map(|x| x * x).sum::<f32>().sqrt()
+}

@@ -1,0 +1,138 @@
+//! Many clients at once: batching, overload, clients that leave, and a server that stops while busy.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::Server;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+/// An engine that takes 300 ms for a run.
+async fn slow(more: &[&str]) -> Server {
+    Server::mock(json!({"run_us": 300_000}), more).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_arrivals_join_the_next_batch() {
+    let server = Arc::new(slow(&[]).await);
+    let mut clients = JoinSet::new();
+    for i in 0..10 {
+        let server = server.clone();
+        clients.spawn(async move { server.embed(json!(format!("text {i}"))).await });
+        // The first takes the one slot; all others come while it runs.
+        sleep(Duration::from_millis(if i == 0 { 100 } else { 5 })).await;
+    }
+    clients.join_all().await;
+    assert_eq!(server.metric("te_batch_next_size_count").await, 2.0);
+    assert_eq!(server.metric("te_batch_next_size_sum").await, 10.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overload_refuses_whole_requests() {
+    let server = Arc::new(slow(&["--max-concurrent-requests", "4"]).await);
+    let busy = server.clone();
+    let first = tokio::spawn(async move { busy.embed(json!(["a", "b", "c"])).await });
+    sleep(Duration::from_millis(100)).await;
+    for inputs in [json!(["a", "b"]), json!(["a", "b", "c", "d", "e"])] {
+        let (status, answer) = server.post("/embed", json!({"inputs": inputs})).await;
+        assert_eq!((status.as_u16(), &answer["error_type"]), (429, &json!("Overloaded")), "{answer}");
+        assert!(answer["error"].as_str().unwrap().contains("limit of 4"), "{answer}");
+    }
+    let (status, answer) = server.post("/v1/embeddings", json!({"input": ["a", "b"]})).await;
+    assert_eq!((status.as_u16(), &answer["type"]), (429, &json!("Overloaded")));
+    assert_eq!(server.embed(json!("d")).await.len(), 1);
+    assert_eq!(first.await.unwrap().len(), 3);
+    assert_eq!(server.embed(json!(["a", "b", "c", "d"])).await.len(), 4);
+    assert_eq!(server.metric("te_request_failure{err=\"overloaded\"}").await, 3.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inputs_of_clients_that_left_are_not_computed() {
+    let server = Arc::new(slow(&["--max-concurrent-requests", "8"]).await);
+    let busy = server.clone();
+    let first = tokio::spawn(async move { busy.embed(json!("a")).await });
+    sleep(Duration::from_millis(100)).await;
+    let mut client = TcpStream::connect(server.address).await.unwrap();
+    let body = r#"{"inputs": ["b", "c"]}"#;
+    let request = format!(
+        "POST /embed HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    client.write_all(request.as_bytes()).await.unwrap();
+    sleep(Duration::from_millis(50)).await;
+    drop(client);
+    first.await.unwrap();
+    for _ in 0..100 {
+        if server.metric("te_request_failure{err=\"dropped\"}").await == 2.0 {
+            break;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(server.metric("te_request_failure{err=\"dropped\"}").await, 2.0);
+    assert_eq!(server.metric("te_batch_next_size_sum").await, 1.0);
+    // All permits have come back.
+    assert_eq!(server.embed(json!(["a", "b", "c", "d", "e", "f", "g", "h"])).await.len(), 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mixed_load_answers_what_single_requests_do() {
+    let options = json!({"slots": 2, "mock": {"us_per_token": 2}, "log": {"level": "off"}}).to_string();
+    let server = Arc::new(Server::mock(json!({}), &["--bei-options", &options]).await);
+    let text = |i: usize| "some words of a text ".repeat(i % 7 + 1) + &i.to_string();
+    let requests: Vec<(&str, Value)> = (0..40)
+        .map(|i| match i % 5 {
+            0 => ("/embed", json!({"inputs": text(i)})),
+            1 => ("/embed", json!({"inputs": [text(i), text(i + 1)], "normalize": false})),
+            2 => ("/embed_all", json!({"inputs": [text(i), [5, 6, 7]]})),
+            3 => ("/v1/embeddings", json!({"input": text(i), "dimensions": i})),
+            _ => ("/embed", json!({"inputs": text(i), "dimensions": 7, "truncate": true})),
+        })
+        .collect();
+    let mut alone = Vec::new();
+    for (path, body) in &requests {
+        alone.push(server.ask(path, body.clone()).await);
+    }
+    let mut clients = JoinSet::new();
+    for round in 0..4 {
+        for (i, (path, body)) in requests.iter().enumerate() {
+            let (server, path, body) = (server.clone(), *path, body.clone());
+            clients.spawn(async move { (round, i, server.ask(path, body).await) });
+        }
+    }
+    for (round, i, answer) in clients.join_all().await {
+        assert_eq!(answer, alone[i], "round {round}, request {i}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_answers_what_is_under_way() {
+    let server = slow(&[]).await;
+    let (address, client) = (server.address, server.client.clone());
+    let mut clients = JoinSet::new();
+    for i in 0..6 {
+        let request =
+            client.post(server.url("/embed")).json(&json!({"inputs": [format!("text {i}"), "more"]}));
+        clients.spawn(async move { request.send().await.unwrap().status() });
+    }
+    sleep(Duration::from_millis(100)).await;
+    server.stop().await;
+    let statuses = clients.join_all().await;
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+    assert!(TcpStream::connect(address).await.is_err(), "the server still listens");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_does_not_keep_the_server() {
+    let server = Server::mock(json!({}), &[]).await;
+    let mut idle = TcpStream::connect(server.address).await.unwrap();
+    idle.write_all(b"GET /health HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
+    let mut answer = [0; 12];
+    idle.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    tokio::time::timeout(Duration::from_secs(10), server.stop()).await.unwrap();
+}

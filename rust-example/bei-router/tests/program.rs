@@ -1,0 +1,115 @@
+//! The program itself: its start, its flags and its end.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::mock_flags;
+use serde_json::json;
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bei-router"));
+    command.stderr(Stdio::piped()).env_remove("HOSTNAME");
+    command
+}
+
+/// Reads log lines until one holds `part`, and returns it.
+fn wait_for(lines: &mut impl Iterator<Item = std::io::Result<String>>, part: &str) -> String {
+    let mut seen = String::new();
+    for line in lines {
+        let line = line.unwrap();
+        if line.contains(part) {
+            return line;
+        }
+        seen += &format!("{line}\n");
+    }
+    panic!("{part:?} was not logged:\n{seen}");
+}
+
+fn wait(mut child: Child) -> i32 {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(30) {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code().expect("ended by a signal");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    panic!("the program did not end");
+}
+
+#[test]
+fn a_signal_ends_it_after_the_work() {
+    for signal in ["TERM", "INT"] {
+        let flags = mock_flags(
+            json!({"run_us": 300_000}),
+            &["--port", "0", "--hostname", "127.0.0.1", "--json-output"],
+        );
+        let mut child = program().args(flags).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let ready = wait_for(&mut lines, "ready on");
+        assert!(serde_json::from_str::<serde_json::Value>(&ready).is_ok(), "not JSON: {ready}");
+        let address = ready.split("ready on ").nth(1).unwrap().split(';').next().unwrap().to_string();
+        let client = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let client = reqwest::Client::new();
+                let request = client.post(format!("http://{address}/embed")).json(&json!({"inputs": "a"}));
+                request.send().await.unwrap().status()
+            })
+        });
+        std::thread::sleep(Duration::from_millis(150));
+        let sent =
+            Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        assert_eq!(client.join().unwrap(), 200);
+        wait_for(&mut lines, &format!("SIG{signal}"));
+        wait_for(&mut lines, "stopped");
+        assert_eq!(wait(child), 0);
+    }
+}
+
+#[test]
+fn what_cannot_start_exits_with_1_and_says_why() {
+    for (flags, part) in [
+        (vec!["--model-id", "/does/not/exist", "--port", "0"], "/does/not/exist"),
+        (vec!["--model-id", "x", "--port", "0", "--hostname", "no host"], "no host"),
+    ] {
+        let output = program().args(&flags).output().unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{flags:?}: {log}");
+        assert!(log.contains(part), "{flags:?}: {log}");
+    }
+    for (flags, part) in [
+        (vec!["--port", "0"], "--model-id"),
+        (vec!["--model-id", "x", "--bei-options", "[]"], "not a JSON object"),
+        (vec!["--model-id", "x", "--pooling", "sum"], "last-token"),
+        (
+            vec!["--model-id", "x", "--default-prompt", "a", "--default-prompt-name", "b"],
+            "cannot be used with",
+        ),
+    ] {
+        let output = program().args(&flags).output().unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{flags:?}: {log}");
+        assert!(log.contains(part), "{flags:?}: {log}");
+    }
+    let output = program().args(["--model-id", "x"]).env("LOG_LEVEL", "loud=loud").output().unwrap();
+    assert!(String::from_utf8(output.stderr).unwrap().contains("LOG_LEVEL"));
+}
+
+#[test]
+fn flags_are_environment_variables_too() {
+    let output = program()
+        .env("MODEL_ID", "/named/by/environment")
+        .env("PORT", "0")
+        .env("AUTO_TRUNCATE", "false")
+        .env("HOSTNAME", "0123456789ab")
+        .output()
+        .unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("/named/by/environment"), "{log}");
+}
