@@ -129,8 +129,9 @@ const maxPassed = 16
 
 // execute runs the picks, halving a failed run again and again so that only the item that fails is told so.
 func (r *runner) execute() {
-	// Each halving on the way to one culprit costs two runs; more would let a broken engine multiply the load.
-	retries := 4 * bits.Len(uint(len(r.picks)))
+	// Each halving on the way to a culprit costs two runs. There is room for eight culprits: more would let a broken engine
+	// multiply the load.
+	retries := 8 * 2 * bits.Len(uint(len(r.picks)))
 	r.runHalves(r.picks, &retries)
 	clear(r.picks)
 }
