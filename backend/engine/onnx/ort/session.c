@@ -1,3 +1,4 @@
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -164,6 +165,14 @@ char *bei_ort_builder_bind(bei_ort_builder *builder, const char *name, int32_t t
 
 // ---- Session ----
 
+// Weights are allocated and freed on whatever thread came by, in blocks that glibc keeps in the heap of that thread: without this, the
+// copies of a session's making, and all of a closed one, stay resident.
+static void trim(void) {
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
+}
+
 static char *create(bei_ort_builder *builder, const void *model, size_t bytes, OrtSession **out) {
   const tensors *t = &builder->constants;
   if (t->count > 0) {
@@ -172,6 +181,7 @@ static char *create(bei_ort_builder *builder, const void *model, size_t bytes, O
   float_mode mode = flush_subnormals(); // set_denormal_as_zero changes this thread's mode, too
   OrtStatus *status = bei_ort_api->CreateSessionFromArray(bei_ort_env, model, bytes, builder->options, out);
   restore_mode(mode);
+  trim();
   return bei_ort_error(status);
 }
 
@@ -197,6 +207,7 @@ void bei_ort_session_free(bei_ort_session *session) {
   bei_ops_free(session->ops);
   tensors_free(&session->bound);
   free(session);
+  trim();
 }
 
 // ---- Run ----
