@@ -32,7 +32,7 @@ const (
 	Panic   = "panic"    // the run panics
 )
 
-// Fault happens in runs number From to From + Count - 1, counted from 1 over all slots, or in all runs when both are 0.
+// Fault happens in Count runs, the first of them number From, counted from 1 over all slots. From 0 is 1, and Count 0 is no end.
 type Fault struct {
 	Kind    string `json:"kind"`
 	From    int    `json:"from,omitempty"`
@@ -110,6 +110,9 @@ func Open(c Config, slots int, l engine.Limits) (*Engine, error) {
 	if l.MaxLength > l.MaxTokens {
 		return nil, status.Errorf(status.InvalidArgument, "max_length %d is above max_tokens %d", l.MaxLength, l.MaxTokens)
 	}
+	if l.BestTokens > l.MaxTokens {
+		return nil, status.Errorf(status.InvalidArgument, "best_tokens %d is above max_tokens %d", l.BestTokens, l.MaxTokens)
+	}
 	l.Padded = c.Padded
 	e.info = engine.Info{
 		Name: "mock", Version: "1", Device: "cpu", Precision: "float32", Limits: l,
@@ -165,7 +168,8 @@ func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 	delay := time.Duration((e.config.RunMicros + e.config.TokenMicros*float64(rows)) * float64(time.Microsecond))
 	poisoned := func(int) bool { return false }
 	for _, f := range e.config.Faults {
-		if f.From+f.Count > 0 && (number < f.From || number >= f.From+f.Count) {
+		first := max(f.From, 1)
+		if number < first || f.Count > 0 && number >= first+f.Count {
 			continue
 		}
 		extra, err := e.inject(ctx, f, number, b)
