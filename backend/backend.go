@@ -41,6 +41,7 @@ var Version = "0.1.0-dev"
 // Backend is an open model on an engine.
 type Backend struct {
 	config    Config
+	queue     pipeline.Config // of config, with defaults
 	log       *zap.Logger
 	model     *arch.Model // nil for the mock engine
 	weights   *weights.Set
@@ -65,7 +66,7 @@ func Open(ctx context.Context, c Config) (*Backend, error) {
 		return nil, err
 	}
 	c.Go.apply()
-	b := &Backend{config: c, log: newLogger(c.Log), metrics: newMetrics()}
+	b := &Backend{config: c, queue: c.pipeline(), log: newLogger(c.Log), metrics: newMetrics()}
 	if err := b.open(ctx); err != nil {
 		failure := status.Of(err, status.Start)
 		b.log.Error("open failed", zap.String("model", c.Model), zap.Stringer("code", failure.Code), zap.Error(failure))
@@ -100,7 +101,7 @@ func (b *Backend) open(ctx context.Context) (err error) {
 		return status.Errorf(status.Start, "tokenizer.json has token ids up to %d, but the model's vocabulary has %d rows: they do not belong together",
 			b.tokenizer.VocabSize()-1, b.info.VocabSize)
 	}
-	b.pipe = pipeline.New(b.engine, b.config.pipeline(), pipeline.NewMetrics(b.metrics.registry), b.log)
+	b.pipe = pipeline.New(b.engine, b.queue, pipeline.NewMetrics(b.metrics.registry), b.log)
 	b.metrics.watch(b)
 	return b.warmUp(ctx)
 }
@@ -182,12 +183,14 @@ func (b *Backend) promptNamed(name string) (string, error) {
 
 // warmUp runs one token, and then one full run, so that memory and threads are there before the first request.
 func (b *Backend) warmUp(ctx context.Context) error {
-	if err := b.runZeros(ctx, 1, 1, CallOptions{}); err != nil {
+	o := CallOptions{Timeout: -1} // ctx bounds it, not the default timeout of calls
+	if err := b.runZeros(ctx, 1, 1, o); err != nil {
 		return fmt.Errorf("warm-up: %w", err)
 	}
 	limits := b.engine.Info().Limits
 	length := min(limits.MaxLength, limits.BestTokens)
-	if err := b.runZeros(ctx, max(1, min(limits.BestTokens/length, limits.MaxSequences)), length, CallOptions{}); err != nil {
+	n := min(limits.BestTokens/length, limits.MaxSequences, b.queue.MaxItems)
+	if err := b.runZeros(ctx, n, length, o); err != nil {
 		return fmt.Errorf("warm-up: %w", err)
 	}
 	return nil

@@ -38,6 +38,9 @@ func newBatchWork(batch Batch, r *results) (*batchWork, error) {
 		}
 	}
 	n := len(cu) - 1
+	if err := r.backend.checkItems(n); err != nil {
+		return nil, err
+	}
 	if cu[0] != 0 {
 		return nil, status.Errorf(status.InvalidArgument, "cumulative_seq_lengths[0] is %d, not 0", cu[0])
 	}

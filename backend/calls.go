@@ -2,7 +2,6 @@ package backend
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine"
@@ -98,7 +97,7 @@ func (b *Backend) run(ctx context.Context, name string, o CallOptions, out Outpu
 	return r.finish(stats)
 }
 
-// withTimeout puts the call's timeout, or the config's, into ctx.
+// withTimeout puts the call's timeout, or the config's, into ctx. A negative timeout is none.
 func (b *Backend) withTimeout(ctx context.Context, o CallOptions) (context.Context, context.CancelFunc) {
 	timeout := o.Timeout
 	if timeout == 0 {
@@ -111,18 +110,6 @@ func (b *Backend) withTimeout(ctx context.Context, o CallOptions) (context.Conte
 }
 
 var errShutDown = status.Errorf(status.ShutDown, "the backend is shut down")
-
-// ctxError is the status of what was not done when ctx ended.
-func ctxError(ctx context.Context, after time.Duration) *status.Error {
-	var cause *status.Error
-	switch {
-	case errors.As(context.Cause(ctx), &cause):
-		return cause
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return status.Errorf(status.Timeout, "not done when the call's timeout passed after %s", after.Round(time.Microsecond))
-	}
-	return status.Errorf(status.Cancelled, "the call was cancelled after %s", after.Round(time.Microsecond))
-}
 
 // Health tells whether the backend works: nil, or status.Unhealthy. Cheap by itself; deep runs one token, within o's timeout.
 func (b *Backend) Health(ctx context.Context, deep bool, o CallOptions) error {

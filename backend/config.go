@@ -5,7 +5,6 @@ import (
 	_ "embed" // the schema
 	"encoding/json"
 	"errors"
-	"fmt"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -112,21 +111,29 @@ func ParseConfig(options []byte) (Config, error) {
 	if len(options) > maxOptionsBytes {
 		return c, status.Errorf(status.InvalidArgument, "options: %d bytes are more than the limit of %d", len(options), maxOptionsBytes)
 	}
-	schema, err := compiledSchema()
-	if err != nil {
-		return c, status.Errorf(status.Internal, "options schema: %w", err)
-	}
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(options))
-	if err != nil {
-		return c, status.Errorf(status.InvalidArgument, "options: not one JSON document: %w", err)
-	}
-	if err := schema.Validate(doc); err != nil {
-		return c, status.Errorf(status.InvalidArgument, "options: %s", schemaFault(err))
+	if err := validate(options); err != nil {
+		return c, err
 	}
 	if err := json.Unmarshal(options, &c); err != nil {
 		return c, status.Errorf(status.InvalidArgument, "options: %w", err)
 	}
 	return c, nil
+}
+
+// validate checks a document against the schema.
+func validate(options []byte) error {
+	schema, err := compiledSchema()
+	if err != nil {
+		return status.Errorf(status.Internal, "options schema: %w", err)
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(options))
+	if err != nil {
+		return status.Errorf(status.InvalidArgument, "options: not one JSON document: %w", err)
+	}
+	if err := schema.Validate(doc); err != nil {
+		return status.Errorf(status.InvalidArgument, "options: %s", schemaFault(err))
+	}
+	return nil
 }
 
 // schemaFault says the first leaf of a validation error in one line: "queue.max_items: minimum: got -1, want 0".
@@ -146,8 +153,15 @@ func schemaFault(err error) string {
 	return where + ": " + what
 }
 
-// check refuses values that contradict each other.
+// check refuses what the schema does, since Go programs fill in Configs themselves, and values that contradict each other.
 func (c Config) check() error {
+	text, err := json.Marshal(c)
+	if err != nil {
+		return status.Errorf(status.InvalidArgument, "options: %w", err)
+	}
+	if err := validate(text); err != nil {
+		return err
+	}
 	if c.Model == "" && c.Engine != "mock" {
 		return status.Errorf(status.InvalidArgument, "options: \"model\" is missing: the folder of the model")
 	}
@@ -196,12 +210,3 @@ func (c Config) pipeline() pipeline.Config {
 
 // truncates is the effective default of the truncate option.
 func (c Config) truncates() bool { return c.Truncate == nil || *c.Truncate }
-
-// String gives the document back, for logs.
-func (c Config) String() string {
-	text, err := json.Marshal(c)
-	if err != nil {
-		return fmt.Sprintf("%+v", struct{ Model, Engine string }{c.Model, c.Engine})
-	}
-	return string(text)
-}

@@ -27,6 +27,8 @@ type sinkWorker struct {
 	sink  LogSink
 	lines chan logLine
 	done  chan struct{}
+	// reported is how much of logDropped the sink has been told of.
+	reported uint64
 }
 
 var (
@@ -44,7 +46,7 @@ func SetLogSink(sink LogSink) {
 	defer sinkChange.Unlock()
 	var next *sinkWorker
 	if sink != nil {
-		next = &sinkWorker{sink: sink, lines: make(chan logLine, logQueueLines), done: make(chan struct{})}
+		next = &sinkWorker{sink: sink, lines: make(chan logLine, logQueueLines), done: make(chan struct{}), reported: logDropped.Load()}
 		go next.loop()
 	}
 	sinkMu.Lock()
@@ -61,12 +63,11 @@ func LogDropped() uint64 { return logDropped.Load() }
 
 func (w *sinkWorker) loop() {
 	defer close(w.done)
-	reported := logDropped.Load()
 	for l := range w.lines {
 		w.sink(l.level, l.text)
-		if dropped := logDropped.Load(); dropped != reported && len(w.lines) == 0 {
-			w.sink(int32(zapcore.WarnLevel), droppedLine(dropped-reported))
-			reported = dropped
+		if dropped := logDropped.Load(); dropped != w.reported && len(w.lines) == 0 {
+			w.sink(int32(zapcore.WarnLevel), droppedLine(dropped-w.reported))
+			w.reported = dropped
 		}
 	}
 }

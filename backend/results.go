@@ -28,6 +28,14 @@ type itemFailure struct {
 	err  *status.Error
 }
 
+// checkItems bounds the items of a call, before memory is taken for them.
+func (b *Backend) checkItems(n int) error {
+	if limit := b.queue.MaxItems; n > limit {
+		return status.Errorf(status.InvalidArgument, "%d items are more than one call may have: the limit is %d (queue.max_items)", n, limit)
+	}
+	return nil
+}
+
 // newResults resolves a call's options against the model.
 func (b *Backend) newResults(out Output, o CallOptions, allowed engine.Outputs) (*results, error) {
 	r := &results{backend: b, out: out, allowed: allowed, width: b.engine.Info().PooledWidth}

@@ -65,6 +65,9 @@ func (e *encoder) encode(t Text, named bool, out *tokenize.Encoding) error {
 
 // newTextWork checks what concerns the texts as a whole.
 func (b *Backend) newTextWork(texts []Text, o CallOptions, r *results) (*textWork, error) {
+	if err := b.checkItems(len(texts)); err != nil {
+		return nil, err
+	}
 	e, err := b.newEncoder(o, b.config.truncates())
 	if err != nil {
 		return nil, err
@@ -158,7 +161,7 @@ func (b *Backend) Tokenize(ctx context.Context, texts []Text, o CallOptions, out
 		if !e.options.Truncate {
 			e.options.MaxLength = 0
 		}
-		enc := encodings.Get().(*tokenize.Encoding)
+		enc := new(tokenize.Encoding) // for all items of the call
 		return func(i int) error {
 			if err := e.encode(texts[i], o.PromptName != "", enc); err != nil {
 				return err
@@ -208,8 +211,8 @@ func (b *Backend) eachItem(ctx context.Context, name string, n int, o CallOption
 	if out.Result == nil {
 		return status.Errorf(status.InvalidArgument, "%s: a result is needed", name)
 	}
-	if limit := b.config.pipeline().MaxItems; n > limit {
-		return status.Errorf(status.InvalidArgument, "%d items are more than one call may have: the limit is %d (queue.max_items)", n, limit)
+	if err := b.checkItems(n); err != nil {
+		return err
 	}
 	ctx, cancel := b.withTimeout(ctx, o)
 	defer cancel()
@@ -223,7 +226,7 @@ func (b *Backend) eachItem(ctx context.Context, name string, n int, o CallOption
 	}
 	for i := range n {
 		if ctx.Err() != nil {
-			r.Fail(i, ctxError(ctx, time.Since(begun)))
+			r.Fail(i, pipeline.ContextError(ctx, time.Since(begun)))
 			continue
 		}
 		if b.closed.Load() {

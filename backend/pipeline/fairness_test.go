@@ -86,6 +86,7 @@ func TestPrioritiesShareByWeight(t *testing.T) {
 			e := newAdder(1, engine.Limits{BestTokens: 100}, takes(runTime))
 			h := newHarness(t, e, nil)
 			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
 			var calls sync.WaitGroup
 			for priority := -2; priority <= 1; priority++ {
 				if priority == -2 {

