@@ -59,8 +59,11 @@ fn compute(app: &App, Batch { entries, .. }: Batch) {
 }
 
 fn answer(entry: Entry, item: Result<bei_backend::Embedding, Failure>, queue: Duration, inference: Duration) {
+    let Entry { reply, permit, .. } = entry;
+    // Before the client knows: it may send its next request at once.
+    drop(permit);
     // An error says that the client has gone, which costs nobody anything.
-    let _ = entry.reply.send(item.map(|embedding| Answer { embedding, queue, inference }));
+    let _ = reply.send(item.map(|embedding| Answer { embedding, queue, inference }));
 }
 
 /// The tokens of a batch's inputs, one after another.

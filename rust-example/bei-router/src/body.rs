@@ -1,21 +1,39 @@
-use axum::Json;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{FromRequest, Request};
-use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use std::time::Duration;
 
+use axum::Json;
+use axum::body::Body as HttpBody;
+use axum::extract::{FromRequest, Request};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use axum::http::{HeaderMap, StatusCode};
+use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use crate::app::App;
 use crate::failure::{Failure, OpenAiFailure};
+
+/// Bytes, and time, that are spent on reading the rest of a body that is too large. A reply before the client has sent
+/// everything would be lost to most clients: they write, and find the connection closed.
+const DISCARDED_BYTES: usize = 64 << 20;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A JSON body. What is wrong with it is told in the shape of the routes' other errors: 400 for text that is no JSON, 422
 /// for JSON of another shape, 413 above the payload limit, 415 without the content type.
 pub struct Body<T>(pub T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, state: &S) -> Result<Body<T>, Failure> {
-        match Json::from_request(request, state).await {
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Body<T>, Failure> {
+        if !is_json(request.headers()) {
+            let message = "expected a request with `Content-Type: application/json`";
+            return Err(Failure::body(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+        }
+        let text = read(request, app.limits.payload_limit).await?;
+        match Json::from_bytes(&text) {
             Ok(Json(value)) => Ok(Body(value)),
-            Err(rejection) => Err(refused(&rejection)),
+            Err(rejection) => Err(Failure::body(rejection.status(), rejection.body_text())),
         }
     }
 }
@@ -23,15 +41,64 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 /// As [`Body`], for OpenAI's routes.
 pub struct OpenAiBody<T>(pub T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for OpenAiBody<T> {
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for OpenAiBody<T> {
     type Rejection = OpenAiFailure;
 
-    async fn from_request(request: Request, state: &S) -> Result<OpenAiBody<T>, OpenAiFailure> {
-        let Body(value) = Body::from_request(request, state).await?;
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<OpenAiBody<T>, OpenAiFailure> {
+        let Body(value) = Body::from_request(request, app).await?;
         Ok(OpenAiBody(value))
     }
 }
 
-fn refused(rejection: &JsonRejection) -> Failure {
-    Failure::body(rejection.status(), rejection.body_text())
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+}
+
+async fn read(request: Request, limit: usize) -> Result<Vec<u8>, Failure> {
+    let (parts, mut body) = request.into_parts();
+    let length = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    let announced: Option<usize> = length.and_then(|length| length.parse().ok());
+    let waits = parts.headers.contains_key(EXPECT);
+    let too_large = || {
+        let size = announced.map_or(String::new(), |size| format!(" of {size} bytes"));
+        let message = format!("a body{size} is more than the limit of {limit} bytes (payload_limit)");
+        Failure::body(StatusCode::PAYLOAD_TOO_LARGE, message)
+    };
+    if announced.is_some_and(|size| size > limit) {
+        // A client that waits for leave to send has sent nothing yet.
+        if !waits {
+            discard(body).await;
+        }
+        return Err(too_large());
+    }
+    let mut text = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            Failure::body(StatusCode::BAD_REQUEST, format!("the body could not be read: {error}"))
+        })?;
+        let Some(data) = frame.data_ref() else { continue };
+        if data.len() > limit - text.len() {
+            discard(body).await;
+            return Err(too_large());
+        }
+        text.extend_from_slice(data);
+    }
+    Ok(text)
+}
+
+/// Reads and forgets what a client still sends, within limits.
+async fn discard(mut body: HttpBody) {
+    let read = async {
+        let mut rest = DISCARDED_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            match rest.checked_sub(frame.data_ref().map_or(0, |data| data.len())) {
+                Some(left) => rest = left,
+                None => break,
+            }
+        }
+    };
+    // Either way there is no more to do.
+    let _ = timeout(DISCARD_TIMEOUT, read).await;
 }

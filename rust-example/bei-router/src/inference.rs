@@ -93,7 +93,7 @@ impl App {
             let encoding = encoding.map_err(|failure| failure.of(&name(i)))?;
             tokens += encoding.ids.len();
             let (reply, receiver) = oneshot::channel();
-            entries.push(Entry { encoding, raw, reply, queued: Instant::now(), _permit: permits.split(1) });
+            entries.push(Entry { encoding, raw, reply, queued: Instant::now(), permit: permits.split(1) });
             replies.push(receiver);
         }
         for entry in &entries {

@@ -25,7 +25,7 @@ pub struct Entry {
     pub reply: oneshot::Sender<Result<Answer, Failure>>,
     pub queued: Instant,
     /// Counts the input among those under way until it is answered, also when its client has gone.
-    pub _permit: Option<OwnedSemaphorePermit>,
+    pub permit: Option<OwnedSemaphorePermit>,
 }
 
 /// What a batch may hold.
@@ -146,7 +146,7 @@ mod tests {
     fn entry(length: usize) -> (Entry, Receiver) {
         let (reply, receiver) = oneshot::channel();
         let encoding = Encoding { ids: vec![7; length], type_ids: None };
-        (Entry { encoding, raw: false, reply, queued: Instant::now(), _permit: None }, receiver)
+        (Entry { encoding, raw: false, reply, queued: Instant::now(), permit: None }, receiver)
     }
 
     fn filled(budget: Budget, lengths: &[usize]) -> (Queue, Vec<Receiver>) {

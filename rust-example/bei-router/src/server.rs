@@ -3,7 +3,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
@@ -71,14 +70,12 @@ fn routes(app: Arc<App>) -> Router {
     if let Some(key) = &app.api_key {
         guarded = guarded.route_layer(from_fn_with_state(key.clone(), auth::require));
     }
-    let limit = DefaultBodyLimit::max(app.limits.payload_limit);
     Router::new()
         .route("/", get(status::health))
         .route("/health", get(status::health))
         .route("/ping", get(status::health))
         .route("/metrics", get(status::metrics))
         .merge(guarded)
-        .layer(limit)
         .layer(CatchPanicLayer::custom(|_| {
             use axum::response::IntoResponse;
             Failure::backend("a defect of the server; its log tells more").into_response()

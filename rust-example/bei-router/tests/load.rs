@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
 
-/// An engine that takes 300 ms for a run.
+/// An engine that takes a second for the first request's run, so that what comes meanwhile waits.
 async fn slow(more: &[&str]) -> Server {
-    Server::mock(json!({"run_us": 300_000}), more).await
+    let fault = json!({"kind": "slow", "delay_ms": 1000, "from": 5, "count": 1});
+    Server::mock(json!({"faults": [fault]}), more).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -22,10 +22,11 @@ async fn late_arrivals_join_the_next_batch() {
     let server = Arc::new(slow(&[]).await);
     let mut clients = JoinSet::new();
     for i in 0..10 {
-        let server = server.clone();
-        clients.spawn(async move { server.embed(json!(format!("text {i}"))).await });
-        // The first takes the one slot; all others come while it runs.
-        sleep(Duration::from_millis(if i == 0 { 100 } else { 5 })).await;
+        let busy = server.clone();
+        clients.spawn(async move { busy.embed(json!(format!("text {i}"))).await });
+        if i == 0 {
+            server.wait_for("te_batch_next_size_count", 1.0).await;
+        }
     }
     clients.join_all().await;
     assert_eq!(server.metric("te_batch_next_size_count").await, 2.0);
@@ -37,7 +38,7 @@ async fn overload_refuses_whole_requests() {
     let server = Arc::new(slow(&["--max-concurrent-requests", "4"]).await);
     let busy = server.clone();
     let first = tokio::spawn(async move { busy.embed(json!(["a", "b", "c"])).await });
-    sleep(Duration::from_millis(100)).await;
+    server.wait_for("te_batch_next_size_count", 1.0).await;
     for inputs in [json!(["a", "b"]), json!(["a", "b", "c", "d", "e"])] {
         let (status, answer) = server.post("/embed", json!({"inputs": inputs})).await;
         assert_eq!((status.as_u16(), &answer["error_type"]), (429, &json!("Overloaded")), "{answer}");
@@ -56,7 +57,7 @@ async fn inputs_of_clients_that_left_are_not_computed() {
     let server = Arc::new(slow(&["--max-concurrent-requests", "8"]).await);
     let busy = server.clone();
     let first = tokio::spawn(async move { busy.embed(json!("a")).await });
-    sleep(Duration::from_millis(100)).await;
+    server.wait_for("te_batch_next_size_count", 1.0).await;
     let mut client = TcpStream::connect(server.address).await.unwrap();
     let body = r#"{"inputs": ["b", "c"]}"#;
     let request = format!(
@@ -64,16 +65,10 @@ async fn inputs_of_clients_that_left_are_not_computed() {
         body.len()
     );
     client.write_all(request.as_bytes()).await.unwrap();
-    sleep(Duration::from_millis(50)).await;
+    server.wait_for("te_queue_size", 2.0).await;
     drop(client);
     first.await.unwrap();
-    for _ in 0..100 {
-        if server.metric("te_request_failure{err=\"dropped\"}").await == 2.0 {
-            break;
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(server.metric("te_request_failure{err=\"dropped\"}").await, 2.0);
+    server.wait_for("te_request_failure{err=\"dropped\"}", 2.0).await;
     assert_eq!(server.metric("te_batch_next_size_sum").await, 1.0);
     // All permits have come back.
     assert_eq!(server.embed(json!(["a", "b", "c", "d", "e", "f", "g", "h"])).await.len(), 8);
@@ -119,7 +114,7 @@ async fn stopping_answers_what_is_under_way() {
             client.post(server.url("/embed")).json(&json!({"inputs": [format!("text {i}"), "more"]}));
         clients.spawn(async move { request.send().await.unwrap().status() });
     }
-    sleep(Duration::from_millis(100)).await;
+    server.wait_for("te_embed_count", 12.0).await;
     server.stop().await;
     let statuses = clients.join_all().await;
     assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
@@ -135,4 +130,21 @@ async fn an_idle_connection_does_not_keep_the_server() {
     idle.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200");
     tokio::time::timeout(Duration::from_secs(10), server.stop()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_unknown_length_has_the_same_limit() {
+    let server = Server::mock(json!({}), &["--payload-limit", "100"]).await;
+    for (size, status) in [(10, "200"), (1000, "413")] {
+        let body = json!({"inputs": "a".repeat(size)}).to_string();
+        let mut client = TcpStream::connect(server.address).await.unwrap();
+        let head = "POST /embed HTTP/1.1\r\nhost: h\r\ncontent-type: application/json; charset=utf-8\r\n\
+                    connection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+        let request = format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{size}: {answer}");
+    }
+    server.stop().await;
 }

@@ -40,31 +40,29 @@ fn wait(mut child: Child) -> i32 {
     panic!("the program did not end");
 }
 
-#[test]
-fn a_signal_ends_it_after_the_work() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_ends_it_after_the_work() {
+    let slow = json!({"faults": [{"kind": "slow", "delay_ms": 1000, "from": 5, "count": 1}]});
     for signal in ["TERM", "INT"] {
-        let flags = mock_flags(
-            json!({"run_us": 300_000}),
-            &["--port", "0", "--hostname", "127.0.0.1", "--json-output"],
-        );
+        let flags = mock_flags(slow.clone(), &["--port", "0", "--hostname", "127.0.0.1", "--json-output"]);
         let mut child = program().args(flags).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let ready = wait_for(&mut lines, "ready on");
         assert!(serde_json::from_str::<serde_json::Value>(&ready).is_ok(), "not JSON: {ready}");
-        let address = ready.split("ready on ").nth(1).unwrap().split(';').next().unwrap().to_string();
-        let client = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let client = reqwest::Client::new();
-                let request = client.post(format!("http://{address}/embed")).json(&json!({"inputs": "a"}));
-                request.send().await.unwrap().status()
-            })
-        });
-        std::thread::sleep(Duration::from_millis(150));
+        let address = ready.split("ready on ").nth(1).unwrap().split(';').next().unwrap();
+        let client = reqwest::Client::new();
+        let request = client.post(format!("http://{address}/embed")).json(&json!({"inputs": "a"}));
+        let answer = tokio::spawn(async move { request.send().await.unwrap().status() });
+        loop {
+            let metrics = client.get(format!("http://{address}/metrics")).send().await.unwrap();
+            if metrics.text().await.unwrap().contains("te_embed_count 1") {
+                break;
+            }
+        }
         let sent =
             Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
         assert!(sent.success());
-        assert_eq!(client.join().unwrap(), 200);
+        assert_eq!(answer.await.unwrap(), 200);
         wait_for(&mut lines, &format!("SIG{signal}"));
         wait_for(&mut lines, "stopped");
         assert_eq!(wait(child), 0);

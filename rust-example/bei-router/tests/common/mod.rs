@@ -36,7 +36,7 @@ pub fn args(flags: &[String]) -> Args {
 pub struct Server {
     pub address: SocketAddr,
     pub client: Client,
-    stop: Option<oneshot::Sender<()>>,
+    stop: oneshot::Sender<()>,
     task: JoinHandle<std::io::Result<()>>,
 }
 
@@ -54,7 +54,7 @@ impl Server {
             let _ = stopped.await;
         };
         let task = tokio::spawn(serve(app, listener, stopped));
-        Ok(Server { address, client: Client::new(), stop: Some(stop), task })
+        Ok(Server { address, client: Client::new(), stop, task })
     }
 
     /// The mock engine with `mock` for a script.
@@ -99,14 +99,21 @@ impl Server {
         line.map_or(0.0, |line| line[name.len()..].trim().parse().unwrap())
     }
 
-    /// Orders the server to stop, and waits until it has.
-    pub async fn stop(mut self) {
-        self.order_stop();
-        self.task.await.unwrap().unwrap();
+    /// Waits until a metric has a value.
+    pub async fn wait_for(&self, name: &str, value: f64) {
+        for _ in 0..1000 {
+            if self.metric(name).await == value {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("{name} is {}, not {value}", self.metric(name).await);
     }
 
-    pub fn order_stop(&mut self) {
-        let _ = self.stop.take().unwrap().send(());
+    /// Orders the server to stop, and waits until it has.
+    pub async fn stop(self) {
+        let _ = self.stop.send(());
+        self.task.await.unwrap().unwrap();
     }
 }
 
