@@ -1,8 +1,8 @@
 // Package onnx is the engine that runs a Model on ONNX Runtime's CPU provider.
 //
-// The Model is lowered to a graph over packed rows [tokens, width]: nothing is padded, attention alone sees sequences. Matrix products are
-// ONNX Runtime's; attention, activations, norms and pooling are operators of ours on its threads. weights.go
-// says where weights lie.
+// The Model is lowered to a graph over packed rows [tokens, width]: nothing is padded, attention alone sees sequences.
+// Matrix products are ONNX Runtime's; attention, activations, norms and pooling are operators of ours on its threads.
+// weights.go says where weights lie.
 package onnx
 
 import (
@@ -25,7 +25,8 @@ type Options struct {
 	Slots    int           // runs at once, which share the threads; default 1
 	Limits   engine.Limits // each zero field is a default; MaxLength and BestTokens are cut to what the rest allows
 	Spinning ort.Spinning  // default ort.SpinNever
-	// Logger receives ONNX Runtime's warnings and errors, on its threads. It is one for the process: the last Open with a Logger sets it.
+	// Logger receives ONNX Runtime's warnings and errors, on its threads. It is one for the process: the last Open with
+	// a Logger sets it.
 	Logger func(severity ort.Severity, message string)
 }
 
@@ -49,8 +50,8 @@ type Engine struct {
 var _ engine.Engine = (*Engine)(nil)
 
 // Open makes an engine for m, with its weights from w, which must stay open until Close. It runs one token, so that a
-// graph that cannot run is an error here. Errors are *status.Error: NoBackend without the library, Unsupported for what the
-// engine cannot express, InvalidArgument for options, WeightsNotFound and Start for the rest.
+// graph that cannot run is an error here. Errors are *status.Error: NoBackend without the library, Unsupported for what
+// the engine cannot express, InvalidArgument for options, WeightsNotFound and Start for the rest.
 func Open(ctx context.Context, m *arch.Model, w *weights.Set, o Options) (engine.Engine, error) {
 	o, err := o.withDefaults(m)
 	if err != nil {

@@ -182,8 +182,8 @@ func TestIdleEngineUsesNoCPU(t *testing.T) {
 	require.NoError(t, e.Close())
 }
 
-// A process that has opened the model and run it holds the weights once, and what runs need. It is a process of its own, so that
-// memory of other tests is not counted as free for use.
+// A process that has opened the model and run it holds the weights once, and what runs need. It is a process of its
+// own, so that memory of other tests is not counted as free for use.
 func TestResidentMemory(t *testing.T) {
 	const child = "BEI_TEST_RESIDENT_MEMORY"
 	if os.Getenv(child) == "" {

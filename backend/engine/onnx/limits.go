@@ -6,8 +6,8 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
-// Default limits. More tokens a run than BestTokens only move activations out of the caches, so larger runs are for long
-// sequences; activationBytes bounds what they cost.
+// Default limits. More tokens a run than BestTokens only move activations out of the caches, so larger runs are for
+// long sequences; activationBytes bounds what they cost.
 const (
 	defaultBestTokens   = 1024
 	defaultMaxSequences = 1024
@@ -24,7 +24,8 @@ func (o Options) withDefaults(m *arch.Model) (Options, error) {
 	}
 	l := &o.Limits
 	if l.MaxTokens == 0 {
-		l.MaxTokens = max(defaultBestTokens, min(m.MaxLength, maxTokens), min(activationBytes/rowBytes(m), 16*defaultBestTokens)/defaultBestTokens*defaultBestTokens, l.BestTokens)
+		bounded := min(activationBytes/rowBytes(m), 16*defaultBestTokens) / defaultBestTokens * defaultBestTokens
+		l.MaxTokens = max(bounded, defaultBestTokens, min(m.MaxLength, maxTokens), l.BestTokens)
 	}
 	if l.MaxSequences == 0 {
 		l.MaxSequences = defaultMaxSequences
@@ -42,8 +43,11 @@ func (o Options) withDefaults(m *arch.Model) (Options, error) {
 		name        string
 		value, most int
 	}{
-		{"threads", o.Threads, maxThreads}, {"slots", o.Slots, maxSlots}, {"limits.max_tokens", l.MaxTokens, maxTokens},
-		{"limits.max_sequences", l.MaxSequences, maxTokens}, {"limits.max_length", l.MaxLength, maxTokens},
+		{"threads", o.Threads, maxThreads},
+		{"slots", o.Slots, maxSlots},
+		{"limits.max_tokens", l.MaxTokens, maxTokens},
+		{"limits.max_sequences", l.MaxSequences, maxTokens},
+		{"limits.max_length", l.MaxLength, maxTokens},
 		{"limits.best_tokens", l.BestTokens, maxTokens},
 	} {
 		if f.value < 1 || f.value > f.most {
@@ -51,7 +55,8 @@ func (o Options) withDefaults(m *arch.Model) (Options, error) {
 		}
 	}
 	if o.Spinning < ort.SpinNever || o.Spinning > ort.SpinAlways {
-		return o, status.Errorf(status.InvalidArgument, "engine onnxruntime: spinning is %d; it must be %d to %d", o.Spinning, ort.SpinNever, ort.SpinAlways)
+		return o, status.Errorf(status.InvalidArgument, "engine onnxruntime: spinning is %d; it must be %d to %d",
+			o.Spinning, ort.SpinNever, ort.SpinAlways)
 	}
 	if l.Padded {
 		return o, status.Errorf(status.InvalidArgument, "engine onnxruntime: limits.padded: its runs are never padded")

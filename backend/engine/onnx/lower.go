@@ -6,8 +6,8 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
-// lowering turns a Model into a graph over packed rows. Biases of linear maps travel with their rows to the operator that
-// reads them next, which adds them on the way: no pass over memory is spent on a bias.
+// lowering turns a Model into a graph over packed rows. Biases of linear maps travel with their rows to the operator
+// that reads them next, which adds them on the way: no pass over memory is spent on a bias.
 type lowering struct {
 	g         *graph
 	b         *binder
@@ -33,7 +33,7 @@ func (l *lowering) lower() error {
 			return status.Errorf(status.CodeOf(err), "layer %d: %w", i, err)
 		}
 	}
-	hidden := rows{}
+	var hidden rows
 	if l.m.FinalNorm != nil {
 		hidden, err = l.normalise(&s, l.m.FinalNorm, false)
 	} else {

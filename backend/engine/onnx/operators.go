@@ -11,10 +11,14 @@ import (
 
 // Numbers of the enums in kernels.h, which the operators' attributes carry.
 var (
-	actNumbers  = map[arch.Activation]int64{arch.Identity: 0, arch.GELU: 1, arch.GELUTanh: 2, arch.QuickGELU: 3, arch.ReLU: 4, arch.SiLU: 5, arch.Tanh: 6}
+	actNumbers = map[arch.Activation]int64{
+		arch.Identity: 0, arch.GELU: 1, arch.GELUTanh: 2, arch.QuickGELU: 3, arch.ReLU: 4, arch.SiLU: 5, arch.Tanh: 6,
+	}
 	normNumbers = map[arch.NormKind]int64{arch.LayerNorm: 1, arch.RMSNorm: 2}
 	ropeNumbers = map[arch.RopeKind]int64{arch.RopeHalf: 1, arch.RopeInterleaved: 2}
-	poolNumbers = map[arch.PoolMode]int64{arch.PoolCLS: 0, arch.PoolLastToken: 1, arch.PoolMean: 2, arch.PoolMax: 3, arch.PoolMeanSqrtLen: 4, arch.PoolWeightedMean: 5}
+	poolNumbers = map[arch.PoolMode]int64{
+		arch.PoolCLS: 0, arch.PoolLastToken: 1, arch.PoolMean: 2, arch.PoolMax: 3, arch.PoolMeanSqrtLen: 4, arch.PoolWeightedMean: 5,
+	}
 )
 
 // number looks an enum up; one that the operators do not have becomes -1, which they refuse.
@@ -108,7 +112,8 @@ func (l *lowering) attention(x rows, a *arch.Attention) (rows, string, error) {
 		return qkv, "", err
 	}
 	if qkv.width != width || a.KVHeads < 1 || a.HeadDim < 1 || a.Heads%a.KVHeads != 0 {
-		return qkv, "", status.Errorf(status.Start, "%d columns of query, key and value do not fit %d heads, %d kv heads of size %d", qkv.width, a.Heads, a.KVHeads, a.HeadDim)
+		return qkv, "", status.Errorf(status.Start, "%d columns of query, key and value do not fit %d heads, %d kv heads of size %d",
+			qkv.width, a.Heads, a.KVHeads, a.HeadDim)
 	}
 	norm := a.QKNorm
 	if norm != nil && norm.FullWidth {
@@ -119,8 +124,9 @@ func (l *lowering) attention(x rows, a *arch.Attention) (rows, string, error) {
 	}
 	inputs := []string{qkv.name, cuSeqLens, positionIDs, bias, "", "", "", "", "", "", "", ""}
 	attrs := []attr{
-		{"num_heads", int64(a.Heads)}, {"num_kv_heads", int64(a.KVHeads)}, {"head_dim", int64(a.HeadDim)}, {"scale", a.Scale},
-		{"causal", flag(a.Causal)}, {"window_left", int64(max(a.WindowLeft, -1))}, {"window_right", int64(max(a.WindowRight, -1))}, {"softcap", a.Softcap},
+		{"num_heads", int64(a.Heads)}, {"num_kv_heads", int64(a.KVHeads)}, {"head_dim", int64(a.HeadDim)},
+		{"scale", a.Scale}, {"softcap", a.Softcap}, {"causal", flag(a.Causal)},
+		{"window_left", int64(max(a.WindowLeft, -1))}, {"window_right", int64(max(a.WindowRight, -1))},
 	}
 	attrs, err = l.qkNorm(attrs, inputs[4:8], norm)
 	if err == nil {
@@ -154,12 +160,13 @@ func (l *lowering) qkNorm(attrs []attr, inputs []string, n *arch.QKNorm) ([]attr
 	return append(attrs, attr{"qk_norm", number(normNumbers, n.Q.Kind)}, attr{"qk_norm_eps", n.Q.Eps}, attr{"qk_norm_one_plus_weight", flag(n.Q.OnePlusWeight)}), nil
 }
 
-// normaliseQK is the norm of whole queries and keys (over all heads at once), with their bias added before. It returns the rows
-// and the bias that is still to be added: none.
+// normaliseQK is the norm of whole queries and keys (over all heads at once), with their bias added before. It returns
+// the rows and the bias that is still to be added: none.
 func (l *lowering) normaliseQK(qkv rows, bias string, a *arch.Attention) (rows, string, error) {
 	qkv = l.activate(qkv, bias, arch.Identity)
-	parts := []rows{l.g.rows(tokens, a.Heads*a.HeadDim), l.g.rows(tokens, a.KVHeads*a.HeadDim), l.g.rows(tokens, a.KVHeads*a.HeadDim)}
-	sizes := l.b.sizes(parts[0].width, parts[1].width, parts[2].width)
+	query, key := a.Heads*a.HeadDim, a.KVHeads*a.HeadDim
+	parts := []rows{l.g.rows(tokens, query), l.g.rows(tokens, key), l.g.rows(tokens, key)}
+	sizes := l.b.sizes(query, key, key)
 	l.g.add("", "Split", []string{qkv.name, sizes}, []string{parts[0].name, parts[1].name, parts[2].name}, attr{"axis", int64(1)})
 	for i, n := range []*arch.Norm{&a.QKNorm.Q, &a.QKNorm.K} {
 		var err error
@@ -183,7 +190,8 @@ func (l *lowering) rope(attrs []attr, inputs []string, r *arch.Rope) ([]attr, er
 		name, err := l.b.make(key, []int{l.positions, len(r.InvFreq)}, func(dst []float32) ([]float32, error) {
 			for p := range l.positions {
 				for _, freq := range r.InvFreq {
-					// The angle is rounded to float32, as in the models' own code: at high positions that is seen in the result.
+					// The angle is rounded to float32, as in the models' own code: at high positions that is seen in
+					// the result.
 					dst = append(dst, float32(f(float64(float32(p)*freq))*float64(r.Factor)))
 				}
 			}
@@ -210,11 +218,12 @@ func (l *lowering) positionBiases(a *arch.Attention) (alibi, relative string, er
 	return alibi, relative, err
 }
 
-// relativeBias binds the learned bias of each head by distance, [heads, 2 * max + 1], from its buckets. From MaxDistance on
-// every distance is in the last bucket.
+// relativeBias binds the learned bias of each head by distance, [heads, 2 * max + 1], from its buckets. From
+// MaxDistance on every distance is in the last bucket.
 func (l *lowering) relativeBias(r *arch.RelativeBias, heads int) (string, error) {
 	if r.Buckets < 4 || r.MaxDistance <= r.Buckets || r.MaxDistance > 1<<20 {
-		return "", status.Errorf(status.Unsupported, "engine onnxruntime: relative bias of %d buckets up to distance %d", r.Buckets, r.MaxDistance)
+		return "", status.Errorf(status.Unsupported, "engine onnxruntime: relative bias of %d buckets up to distance %d",
+			r.Buckets, r.MaxDistance)
 	}
 	stored, err := l.b.open(r.Weight)
 	if err != nil {
@@ -237,8 +246,8 @@ func (l *lowering) relativeBias(r *arch.RelativeBias, heads int) (string, error)
 }
 
 // bucket is T5's: half of the buckets for exact distances, the rest in logarithmic steps (relative_position_bucket in
-// https://github.com/google-research/text-to-text-transfer-transformer and its copies). distance: key minus query. In float32, as there: on
-// the borders between buckets rounding decides.
+// https://github.com/google-research/text-to-text-transfer-transformer and its copies). distance: key minus query. In
+// float32, as there: on the borders between buckets rounding decides.
 func bucket(r *arch.RelativeBias, distance int) int {
 	buckets, first := r.Buckets, 0
 	if r.Bidirectional {

@@ -151,7 +151,8 @@ func TestOperatorsRefuse(t *testing.T) {
 }
 
 func TestBuckets(t *testing.T) {
-	// Values of transformers' MPNetEncoder.relative_position_bucket with 32 buckets and distance 128, on the borders in particular.
+	// Values of transformers' MPNetEncoder.relative_position_bucket with 32 buckets and distance 128, on the borders in
+	// particular.
 	both := &arch.RelativeBias{Buckets: 32, MaxDistance: 128, Bidirectional: true}
 	for distance, want := range map[int]int{0: 0, -1: 1, 1: 17, -7: 7, -8: 8, -11: 8, -12: 9, -15: 9, -16: 10, 16: 26, -32: 12, -63: 13, -64: 14, -91: 15, -127: 15, -128: 15, 128: 31} {
 		require.Equal(t, want, bucket(both, distance), "distance %d", distance)

@@ -54,19 +54,23 @@ func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 	return out, nil
 }
 
-// fits checks what would otherwise be a fault: that the batch's slices belong together and fit the limits. What they say is
-// checked by the operators that read it.
+// fits checks what would otherwise be a fault: that the batch's slices belong together and fit the limits. What they
+// say is checked by the operators that read it.
 func (s *slot) fits() error {
 	b, l := s.batch, s.engine.info.Limits
 	if unknown := b.Outputs &^ s.engine.info.Outputs; unknown != 0 {
-		return status.Errorf(status.Unsupported, "outputs %#x are wanted; this model has %#x", uint32(b.Outputs), uint32(s.engine.info.Outputs))
+		return status.Errorf(status.Unsupported, "outputs %#x are wanted; this model has %#x",
+			uint32(b.Outputs), uint32(s.engine.info.Outputs))
 	}
-	if len(b.CuSeqLens) == 0 || len(b.PoolSkip) != b.Sequences() || len(b.TypeIDs) != b.Tokens() || len(b.PositionIDs) != b.Tokens() {
-		return status.Errorf(status.InvalidArgument, "batch has %d ids, %d type ids, %d position ids, %d cumulative lengths, %d lengths to skip: they do not fit together",
+	if len(b.CuSeqLens) == 0 || len(b.PoolSkip) != b.Sequences() ||
+		len(b.TypeIDs) != b.Tokens() || len(b.PositionIDs) != b.Tokens() {
+		return status.Errorf(status.InvalidArgument,
+			"batch has %d ids, %d type ids, %d position ids, %d cumulative lengths, %d lengths to skip: they do not fit together",
 			b.Tokens(), len(b.TypeIDs), len(b.PositionIDs), len(b.CuSeqLens), len(b.PoolSkip))
 	}
 	if b.Tokens() > l.MaxTokens || b.Sequences() > l.MaxSequences {
-		return status.Errorf(status.InvalidArgument, "batch of %d tokens in %d sequences exceeds the limits %d and %d", b.Tokens(), b.Sequences(), l.MaxTokens, l.MaxSequences)
+		return status.Errorf(status.InvalidArgument, "batch of %d tokens in %d sequences exceeds the limits %d and %d",
+			b.Tokens(), b.Sequences(), l.MaxTokens, l.MaxSequences)
 	}
 	return nil
 }

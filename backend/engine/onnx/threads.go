@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// defaultThreads is the number of physical cores that this process may use: hyper-threads of one core share its arithmetic
-// units and only get in each other's way here. A CPU quota (cgroup) lowers it.
+// defaultThreads is the number of physical cores that this process may use: hyper-threads of one core share its
+// arithmetic units and only get in each other's way here. A CPU quota (cgroup) lowers it.
 func defaultThreads() int {
 	n := physicalCores("/sys/devices/system/cpu", allowedCPUs())
 	if quota := cpuQuota("/sys/fs/cgroup", "/proc/self/cgroup"); quota > 0 {
@@ -55,8 +55,8 @@ func physicalCores(sysfs string, cpus []int) int {
 	return len(cores)
 }
 
-// cpuQuota returns the CPUs of the tightest quota of the process's cgroup and its ancestors (version 2: cpu.max, version 1:
-// cpu.cfs_quota_us), rounded up; 0: none. Formats: https://docs.kernel.org/admin-guide/cgroup-v2.html.
+// cpuQuota returns the CPUs of the tightest quota of the process's cgroup and its ancestors (version 2: cpu.max,
+// version 1: cpu.cfs_quota_us), rounded up; 0: none. Formats: https://docs.kernel.org/admin-guide/cgroup-v2.html.
 func cpuQuota(root, self string) int {
 	list, err := os.ReadFile(self)
 	if err != nil {

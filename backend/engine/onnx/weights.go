@@ -15,9 +15,10 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/weights"
 )
 
-// binder makes the weights of a graph. Tables stay where the file has them: they are inputs of every run, so that only the pages of rows
-// that texts use are ever in memory. All others are constants, which ONNX Runtime copies, or packs for its matrix products, when the session is
-// created. It reads them in the file if dtype and layout allow it, else in memory that is made for them; neither stays resident afterwards.
+// binder makes the weights of a graph. Tables stay where the file has them: they are inputs of every run, so that only
+// the pages of rows that texts use are ever in memory. All others are constants, which ONNX Runtime copies, or packs
+// for its matrix products, when the session is created. It reads them in the file if dtype and layout allow it, else in
+// memory that is made for them; neither stays resident afterwards.
 type binder struct {
 	g       *graph
 	set     *weights.Set
@@ -139,14 +140,17 @@ func (b *binder) tensor(t arch.Tensor) (string, error) {
 	return name, nil
 }
 
+var dtypes = map[weights.DType]ort.DataType{weights.F32: ort.Float32, weights.F16: ort.Float16, weights.BF16: ort.BFloat16}
+
 // table binds a stored tensor as an input, in the dtype that it has: rows are converted after the look-up.
 func (b *binder) table(t arch.Tensor) (name string, dtype ort.DataType, err error) {
 	stored, err := b.open(t)
 	if err != nil {
 		return "", 0, err
 	}
-	dtype = map[weights.DType]ort.DataType{weights.F32: ort.Float32, weights.F16: ort.Float16, weights.BF16: ort.BFloat16}[stored.DType]
-	if size := len(stored.Bytes()) / stored.Len(); uintptr(unsafe.Pointer(unsafe.SliceData(stored.Bytes())))%uintptr(size) != 0 {
+	dtype = dtypes[stored.DType]
+	size := len(stored.Bytes()) / stored.Len()
+	if uintptr(unsafe.Pointer(unsafe.SliceData(stored.Bytes())))%uintptr(size) != 0 {
 		name, err = b.make("aligned "+t.Name, t.Shape, b.appendTensor(stored))
 		return name, ort.Float32, err
 	}
@@ -189,7 +193,8 @@ func (b *binder) linear(maps ...arch.Linear) (linear, error) {
 			shape = []int{m.In, m.Out}
 		}
 		if m.In != l.in || !slices.Equal(m.Weight.Shape, shape) {
-			return l, status.Errorf(status.Start, "weight %q of a linear map %d -> %d has shape %v, or another input than its neighbours (%d)", m.Weight.Name, m.In, m.Out, m.Weight.Shape, l.in)
+			return l, status.Errorf(status.Start,
+				"weight %q of a linear map %d -> %d has shape %v, or another input than its neighbours (%d)", m.Weight.Name, m.In, m.Out, m.Weight.Shape, l.in)
 		}
 	}
 	var err error

@@ -13,8 +13,8 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
-// Contract tests what holds for every engine, whatever it computes: open must accept any limits. The sequences are valid for it; there must be at least
-// three, none empty.
+// Contract tests what holds for every engine, whatever it computes: open must accept any limits. The sequences are
+// valid for it; there must be at least three, none empty.
 func Contract(t *testing.T, open func(*testing.T, engine.Limits) engine.Engine, sequences []Sequence) {
 	e := open(t, engine.Limits{})
 	slot, info := e.Slots()[0], e.Info()

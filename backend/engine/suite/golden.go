@@ -61,8 +61,8 @@ type goldenItem struct {
 	Positions []int32 `json:"position_ids"`
 }
 
-// Golden returns the tiny models of testdata/models of the kinds that the engine runs, with the results of transformers and
-// sentence-transformers.
+// Golden returns the tiny models of testdata/models of the kinds that the engine runs, with the results of transformers
+// and sentence-transformers.
 func Golden(t testing.TB, kinds ...arch.HeadKind) []Case {
 	folders, err := filepath.Glob(filepath.Join(Root(t), "testdata", "models", "*", "golden.json"))
 	require.NoError(t, err)

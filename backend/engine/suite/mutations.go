@@ -66,7 +66,8 @@ func withEps(n *arch.Norm, eps float32) *arch.Norm {
 	return &changed
 }
 
-// Mutations proves that the suite sees mistakes: a right model passes, each wrong one fails, and so do positions that are off by one.
+// Mutations proves that the suite sees mistakes: a right model passes, each wrong one fails, and so do positions that
+// are off by one.
 func Mutations(t *testing.T, open Opener) {
 	cases := make(map[string]*Case)
 	for _, c := range Synthetic(t) {

@@ -10,8 +10,8 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/weights"
 )
 
-// reference is a transformer in float64, written from arch.Model's comments as loops over single sequences. It shares no code with any
-// engine and is made to be read, not to be fast.
+// reference is a transformer in float64, written from arch.Model's comments as loops over single sequences. It shares
+// no code with any engine and is made to be read, not to be fast.
 type reference struct {
 	t       testing.TB
 	m       *arch.Model
@@ -285,8 +285,9 @@ func (r *reference) attend(a *arch.Attention, heads [][]vectors, i, h int) []flo
 	return out
 }
 
-// relativeBucket is the bucket of a key's distance from the query, as T5's paper tells it (https://arxiv.org/abs/1910.10683, section 2.1):
-// each small distance has its own bucket, larger ones share buckets whose sizes grow exponentially up to MaxDistance.
+// relativeBucket is the bucket of a key's distance from the query, as T5's paper tells it
+// (https://arxiv.org/abs/1910.10683, section 2.1): each small distance has its own bucket, larger ones share buckets
+// whose sizes grow exponentially up to MaxDistance.
 func relativeBucket(b *arch.RelativeBias, distance int) int {
 	buckets, first := b.Buckets, 0
 	if b.Bidirectional {

@@ -1,5 +1,6 @@
-// Package suite has the tests that every engine must pass. Contract checks what holds for any engine, whatever its numbers are; Run adds the
-// numbers: golden vectors of real libraries, and an independent float64 transformer over models that exercise every choice of arch.Model.
+// Package suite has the tests that every engine must pass. Contract checks what holds for any engine, whatever its
+// numbers are; Run adds the numbers: golden vectors of real libraries, and an independent float64 transformer over
+// models that exercise every choice of arch.Model.
 package suite
 
 import (
@@ -148,7 +149,8 @@ func (r *Result) matches(q *Sequence) error {
 	return nil
 }
 
-// Bounds of the difference between float32 engines and the truth: cosine, and absolute error relative to the largest number.
+// Bounds of the difference between float32 engines and the truth: cosine, and absolute error relative to the largest
+// number.
 const (
 	MinCosine = 0.999999
 	MaxError  = 3e-5

@@ -6,7 +6,8 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/arch"
 )
 
-// models has one model for each family of choices that arch.Model can express; together they take every choice at least once.
+// models has one model for each family of choices that arch.Model can express; together they take every choice at least
+// once.
 var models = []struct {
 	name string
 	make func(k *maker) *arch.Model

@@ -9,7 +9,7 @@
 // Set by bei_ort_load, constant afterwards.
 extern const OrtApi *bei_ort_api;
 extern OrtEnv *bei_ort_env;
-extern OrtMemoryInfo *bei_ort_cpu;     // CPU memory, for tensors
+extern OrtMemoryInfo *bei_ort_cpu; // CPU memory, for tensors
 
 // Turns a status into an error text and releases it: the one place that does. NULL stays NULL.
 char *bei_ort_error(OrtStatus *status);

@@ -15,14 +15,15 @@ OrtMemoryInfo *bei_ort_cpu;
 int32_t bei_ort_min_minor(void) { return ORT_API_VERSION; }
 
 char *bei_ort_error(OrtStatus *status) {
-  if (status == NULL) return NULL;
+  if (status == NULL)
+    return NULL;
   char *text = strdup(bei_ort_api->GetErrorMessage(status));
   bei_ort_api->ReleaseStatus(status);
   return text != NULL ? text : strdup("out of memory");
 }
 
-static void log_message(void *param, OrtLoggingLevel severity, const char *category, const char *logid, const char *location,
-                        const char *message) {
+static void log_message(void *param, OrtLoggingLevel severity, const char *category, const char *logid,
+                        const char *location, const char *message) {
   (void)param, (void)logid, (void)location;
   beiOrtLog((int32_t)severity, (char *)category, (char *)message);
 }
@@ -40,7 +41,8 @@ static bool has_api(const char *version) {
 
 char *bei_ort_load(const char *path, const char **version) {
   void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-  if (library == NULL) return format("%s%s", dlerror(), "");
+  if (library == NULL)
+    return format("%s%s", dlerror(), "");
   const OrtApiBase *(*get_base)(void) = (const OrtApiBase *(*)(void))dlsym(library, "OrtGetApiBase");
   if (get_base == NULL) {
     dlclose(library);
@@ -57,11 +59,14 @@ char *bei_ort_load(const char *path, const char **version) {
   bei_ort_api = api;
   // From here on the library stays loaded: its threads and statics may run already.
   if (bei_ort_env == NULL) {
-    char *error = bei_ort_error(api->CreateEnvWithCustomLogger(log_message, NULL, ORT_LOGGING_LEVEL_WARNING, "bei", &bei_ort_env));
-    if (error != NULL) return error;
+    char *error = bei_ort_error(
+        api->CreateEnvWithCustomLogger(log_message, NULL, ORT_LOGGING_LEVEL_WARNING, "bei", &bei_ort_env));
+    if (error != NULL)
+      return error;
   }
   char *error = bei_ort_error(api->CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &bei_ort_cpu));
-  if (error != NULL) return error;
+  if (error != NULL)
+    return error;
   *version = found;
   return NULL;
 }

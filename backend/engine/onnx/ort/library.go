@@ -1,9 +1,9 @@
 // Package ort is a thin layer over ONNX Runtime's C API: it opens the shared library at run time, makes sessions from
-// models whose weights stay in the caller's memory, and runs them. The operators of domain "bei" (attention and what else ONNX Runtime does
-// badly) belong to it; kernels has their arithmetic.
+// models whose weights stay in the caller's memory, and runs them. The operators of domain "bei" (attention and what
+// else ONNX Runtime does badly) belong to it; kernels has their arithmetic.
 //
-// The shared library and its environment are one for each process and are never unloaded: its threads and statics do not
-// survive that.
+// The shared library and its environment are one for each process and are never unloaded: its threads and statics do
+// not survive that.
 package ort
 
 // #cgo CFLAGS: -std=gnu11 -O2 -Wall -Wextra -I${SRCDIR}/../../../../.deps/include
@@ -34,16 +34,17 @@ var library struct {
 	path, version string // empty: not loaded
 }
 
-// Load opens the ONNX Runtime library, once for the process, and returns its version. Where path is set it is that file; else the
-// file that BEI_ONNXRUNTIME_LIB names; else libonnxruntime.so.1 in the folder of libbei.so (or of the executable that holds this
-// code), then wherever the loader finds it. A failed call can be repeated. Errors: NoBackend, which lists what was tried;
-// InvalidArgument where another library than path is loaded already.
+// Load opens the ONNX Runtime library, once for the process, and returns its version. Where path is set it is that
+// file; else the file that BEI_ONNXRUNTIME_LIB names; else libonnxruntime.so.1 in the folder of libbei.so (or of the
+// executable that holds this code), then wherever the loader finds it. A failed call can be repeated. Errors:
+// NoBackend, which lists what was tried; InvalidArgument where another library than path is loaded already.
 func Load(path string) (version string, err error) {
 	library.Lock()
 	defer library.Unlock()
 	if library.version != "" {
 		if path != "" && path != library.path {
-			return "", status.Errorf(status.InvalidArgument, "ONNX Runtime library %q: this process has loaded %q already, and it can load only one", path, library.path)
+			return "", status.Errorf(status.InvalidArgument, "ONNX Runtime library %q: this process has loaded %q already, and it can load only one",
+				path, library.path)
 		}
 		return library.version, nil
 	}
@@ -56,7 +57,8 @@ func Load(path string) (version string, err error) {
 		}
 		tried = append(tried, err)
 	}
-	return "", status.Errorf(status.NoBackend, "no usable ONNX Runtime library (%s, version 1.%d or later). Tried: %s. Put the library beside libbei.so, or name it with the option library or the environment variable %s",
+	return "", status.Errorf(status.NoBackend, "no usable ONNX Runtime library (%s, version 1.%d or later). Tried: %s. "+
+		"Put the library beside libbei.so, or name it with the option library or the environment variable %s",
 		soname, int(C.bei_ort_min_minor()), strings.Join(tried, "; "), LibraryVariable)
 }
 
@@ -117,8 +119,8 @@ const (
 
 var logger atomic.Pointer[func(Severity, string)]
 
-// SetLogger makes fn receive ONNX Runtime's messages, of all sessions; nil drops them, as before the first call. fn runs on
-// the library's threads and may be running when SetLogger returns.
+// SetLogger makes fn receive ONNX Runtime's messages, of all sessions; nil drops them, as before the first call. fn
+// runs on the library's threads and may be running when SetLogger returns.
 func SetLogger(fn func(Severity, string)) {
 	if fn == nil {
 		logger.Store(nil)

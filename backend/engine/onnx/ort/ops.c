@@ -32,8 +32,8 @@ OrtStatus *ops_invalid(const char *format, ...) {
 OrtStatus *ops_int(const OrtKernelInfo *info, const char *name, int64_t low, int64_t high, int32_t *out) {
   int64_t value;
   OPS_TRY(bei_ort_api->KernelInfoGetAttribute_int64(info, name, &value));
-  OPS_CHECK(value >= low && value <= high, "attribute %s is %lld, outside [%lld, %lld]", name, (long long)value, (long long)low,
-            (long long)high);
+  OPS_CHECK(value >= low && value <= high, "attribute %s is %lld, outside [%lld, %lld]", name, (long long)value,
+            (long long)low, (long long)high);
   *out = (int32_t)value;
   return NULL;
 }
@@ -42,15 +42,19 @@ OrtStatus *ops_float(const OrtKernelInfo *info, const char *name, float *out) {
   return bei_ort_api->KernelInfoGetAttribute_float(info, name, out);
 }
 
-static OrtStatus *read_dims(const ops_spec *spec, size_t index, const OrtTensorTypeAndShapeInfo *shape, ops_tensor *out) {
+static OrtStatus *read_dims(const ops_spec *spec, size_t index, const OrtTensorTypeAndShapeInfo *shape,
+                            ops_tensor *out) {
   OPS_TRY(bei_ort_api->GetDimensionsCount(shape, &out->rank));
-  OPS_CHECK(out->rank <= 2, "bei.%s: input %s has rank %zu; at most 2", spec->name, spec->inputs[index].name, out->rank);
+  OPS_CHECK(out->rank <= 2, "bei.%s: input %s has rank %zu; at most 2", spec->name, spec->inputs[index].name,
+            out->rank);
   return bei_ort_api->GetDimensions(shape, out->dims, out->rank);
 }
 
-static OrtStatus *read_input(const ops_spec *spec, OrtKernelContext *context, size_t count, size_t index, ops_tensor *out) {
+static OrtStatus *read_input(const ops_spec *spec, OrtKernelContext *context, size_t count, size_t index,
+                             ops_tensor *out) {
   const OrtValue *value = NULL;
-  if (index < count) OPS_TRY(bei_ort_api->KernelContext_GetInput(context, index, &value));
+  if (index < count)
+    OPS_TRY(bei_ort_api->KernelContext_GetInput(context, index, &value));
   if (value == NULL) {
     OPS_CHECK(spec->inputs[index].optional, "bei.%s: input %s is missing", spec->name, spec->inputs[index].name);
     return NULL;
@@ -62,10 +66,11 @@ static OrtStatus *read_input(const ops_spec *spec, OrtKernelContext *context, si
   return status != NULL ? status : bei_ort_api->GetTensorData(value, &out->data);
 }
 
-OrtStatus *ops_vector(const ops_kernel *kernel, const ops_tensor *inputs, size_t index, int64_t width, const float **out) {
+OrtStatus *ops_vector(const ops_kernel *kernel, const ops_tensor *inputs, size_t index, int64_t width,
+                      const float **out) {
   const ops_tensor *t = &inputs[index];
-  OPS_CHECK(t->data == NULL || (t->rank == 1 && t->dims[0] == width), "bei.%s: input %s must be [%lld]", kernel->spec->name,
-            kernel->spec->inputs[index].name, (long long)width);
+  OPS_CHECK(t->data == NULL || (t->rank == 1 && t->dims[0] == width), "bei.%s: input %s must be [%lld]",
+            kernel->spec->name, kernel->spec->inputs[index].name, (long long)width);
   *out = t->data;
   return NULL;
 }
@@ -76,8 +81,8 @@ OrtStatus *ops_cu_seqlens(const ops_kernel *kernel, const ops_tensor *input, int
   const int32_t *cu = input->data;
   OPS_CHECK(cu[0] == 0, "bei.%s: cu_seqlens starts at %d, not 0", name, cu[0]);
   for (int64_t i = 1; i < input->dims[0]; i++) {
-    OPS_CHECK(cu[i] >= cu[i - 1] && cu[i] <= tokens, "bei.%s: cu_seqlens[%lld] is %d, after %d, with %lld tokens", name, (long long)i,
-              cu[i], cu[i - 1], (long long)tokens);
+    OPS_CHECK(cu[i] >= cu[i - 1] && cu[i] <= tokens, "bei.%s: cu_seqlens[%lld] is %d, after %d, with %lld tokens", name,
+              (long long)i, cu[i], cu[i - 1], (long long)tokens);
   }
   *sequences = input->dims[0] - 1;
   return NULL;
@@ -89,7 +94,8 @@ OrtStatus *ops_output(OrtKernelContext *context, size_t index, int64_t rows, int
   *out = NULL;
   size_t count;
   OPS_TRY(bei_ort_api->KernelContext_GetOutputCount(context, &count));
-  if (index >= count) return NULL;
+  if (index >= count)
+    return NULL;
   OPS_TRY(bei_ort_api->KernelContext_GetOutput(context, index, dims, 2, &value));
   return value == NULL ? NULL : bei_ort_api->GetTensorMutableData(value, (void **)out);
 }
@@ -113,7 +119,8 @@ static size_t get_input_count(const OrtCustomOp *self) { return spec_of(self)->n
 static size_t get_output_count(const OrtCustomOp *self) { return spec_of(self)->num_outputs; }
 
 static ONNXTensorElementDataType get_input_type(const OrtCustomOp *self, size_t index) {
-  return spec_of(self)->inputs[index].is_int32 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  return spec_of(self)->inputs[index].is_int32 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32
+                                               : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 }
 
 static ONNXTensorElementDataType get_output_type(const OrtCustomOp *self, size_t index) {
@@ -128,12 +135,15 @@ static OrtCustomOpInputOutputCharacteristic get_output_characteristic(const OrtC
   return (void)self, index > 0 ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
 }
 
-static OrtMemType get_memory_type(const OrtCustomOp *self, size_t index) { return (void)self, (void)index, OrtMemTypeDefault; }
+static OrtMemType get_memory_type(const OrtCustomOp *self, size_t index) {
+  return (void)self, (void)index, OrtMemTypeDefault;
+}
 
 static OrtStatus *create_kernel(const OrtCustomOp *self, const OrtApi *api, const OrtKernelInfo *info, void **out) {
   (void)api;
   ops_kernel *kernel = calloc(1, sizeof *kernel);
-  if (kernel == NULL) return bei_ort_api->CreateStatus(ORT_FAIL, "out of memory");
+  if (kernel == NULL)
+    return bei_ort_api->CreateStatus(ORT_FAIL, "out of memory");
   kernel->spec = spec_of(self);
   kernel->threads = ((const op *)self)->threads;
   OrtStatus *status = kernel->spec->create(info, kernel);
@@ -150,7 +160,8 @@ static OrtStatus *compute(void *arg, OrtKernelContext *context) {
   ops_tensor inputs[OPS_MAX_INPUTS] = {0};
   size_t count;
   OPS_TRY(bei_ort_api->KernelContext_GetInputCount(context, &count));
-  for (size_t i = 0; i < kernel->spec->num_inputs; i++) OPS_TRY(read_input(kernel->spec, context, count, i, &inputs[i]));
+  for (size_t i = 0; i < kernel->spec->num_inputs; i++)
+    OPS_TRY(read_input(kernel->spec, context, count, i, &inputs[i]));
   return kernel->spec->compute(kernel, context, inputs);
 }
 
@@ -163,7 +174,9 @@ static size_t get_inplace(int **inputs, int **outputs, const ops_spec *spec) {
 }
 
 // ORT does not say which operator it asks, so there is one function for each.
-static size_t activation_inplace(int **inputs, int **outputs) { return get_inplace(inputs, outputs, &ops_bias_activation); }
+static size_t activation_inplace(int **inputs, int **outputs) {
+  return get_inplace(inputs, outputs, &ops_bias_activation);
+}
 static size_t norm_inplace(int **inputs, int **outputs) { return get_inplace(inputs, outputs, &ops_residual_norm); }
 static void release_inplace(int *inputs, int *outputs) { (void)inputs, (void)outputs; } // static memory
 
@@ -183,22 +196,28 @@ static op make_op(const ops_spec *spec, int32_t threads) {
       .CreateKernelV2 = create_kernel,
       .KernelComputeV2 = compute,
   };
-  if (spec == &ops_bias_activation) base.GetMayInplace = activation_inplace;
-  if (spec == &ops_residual_norm) base.GetMayInplace = norm_inplace;
-  if (base.GetMayInplace != NULL) base.ReleaseMayInplace = release_inplace;
+  if (spec == &ops_bias_activation)
+    base.GetMayInplace = activation_inplace;
+  if (spec == &ops_residual_norm)
+    base.GetMayInplace = norm_inplace;
+  if (base.GetMayInplace != NULL)
+    base.ReleaseMayInplace = release_inplace;
   return (op){.base = base, .spec = spec, .threads = threads};
 }
 
 OrtStatus *bei_ops_register(OrtSessionOptions *options, int32_t threads, bei_ops **out) {
-  const ops_spec *const specs[NUM_OPS] = {&ops_attention, &ops_bias_activation, &ops_gated_activation, &ops_residual_norm, &ops_pool};
+  const ops_spec *const specs[NUM_OPS] = {&ops_attention, &ops_bias_activation, &ops_gated_activation,
+                                          &ops_residual_norm, &ops_pool};
   bei_ops *ops = calloc(1, sizeof *ops);
-  if (ops == NULL) return bei_ort_api->CreateStatus(ORT_FAIL, "out of memory");
+  if (ops == NULL)
+    return bei_ort_api->CreateStatus(ORT_FAIL, "out of memory");
   OrtStatus *status = bei_ort_api->CreateCustomOpDomain("bei", &ops->domain);
   for (int i = 0; i < NUM_OPS && status == NULL; i++) {
     ops->ops[i] = make_op(specs[i], threads);
     status = bei_ort_api->CustomOpDomain_Add(ops->domain, &ops->ops[i].base);
   }
-  if (status == NULL) status = bei_ort_api->AddCustomOpDomain(options, ops->domain);
+  if (status == NULL)
+    status = bei_ort_api->AddCustomOpDomain(options, ops->domain);
   if (status != NULL) {
     bei_ops_free(ops);
     return status;
@@ -208,7 +227,9 @@ OrtStatus *bei_ops_register(OrtSessionOptions *options, int32_t threads, bei_ops
 }
 
 void bei_ops_free(bei_ops *ops) {
-  if (ops == NULL) return;
-  if (ops->domain != NULL) bei_ort_api->ReleaseCustomOpDomain(ops->domain);
+  if (ops == NULL)
+    return;
+  if (ops->domain != NULL)
+    bei_ort_api->ReleaseCustomOpDomain(ops->domain);
   free(ops);
 }

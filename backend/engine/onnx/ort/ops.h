@@ -55,21 +55,24 @@ extern const ops_spec ops_attention, ops_bias_activation, ops_gated_activation, 
 
 // An error status: INVALID_ARGUMENT with a printf text.
 OrtStatus *ops_invalid(const char *format, ...) __attribute__((format(printf, 1, 2)));
-#define OPS_CHECK(condition, ...) \
-  do {                            \
-    if (!(condition)) return ops_invalid(__VA_ARGS__); \
+#define OPS_CHECK(condition, ...)                                                                                      \
+  do {                                                                                                                 \
+    if (!(condition))                                                                                                  \
+      return ops_invalid(__VA_ARGS__);                                                                                 \
   } while (0)
-#define OPS_TRY(call)                 \
-  do {                                \
-    OrtStatus *status_ = (call);      \
-    if (status_ != NULL) return status_; \
+#define OPS_TRY(call)                                                                                                  \
+  do {                                                                                                                 \
+    OrtStatus *status_ = (call);                                                                                       \
+    if (status_ != NULL)                                                                                               \
+      return status_;                                                                                                  \
   } while (0)
 
 // Attributes, which are all required: an int within [low, high], a float.
 OrtStatus *ops_int(const OrtKernelInfo *info, const char *name, int64_t low, int64_t high, int32_t *out);
 OrtStatus *ops_float(const OrtKernelInfo *info, const char *name, float *out);
 // An optional [width] input.
-OrtStatus *ops_vector(const ops_kernel *kernel, const ops_tensor *inputs, size_t index, int64_t width, const float **out);
+OrtStatus *ops_vector(const ops_kernel *kernel, const ops_tensor *inputs, size_t index, int64_t width,
+                      const float **out);
 // cu_seqlens [n + 1]: starts at 0, never falls, ends at most at tokens.
 OrtStatus *ops_cu_seqlens(const ops_kernel *kernel, const ops_tensor *input, int64_t tokens, int64_t *sequences);
 // Output [rows, width]; NULL where nothing reads it.

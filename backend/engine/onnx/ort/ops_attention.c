@@ -26,7 +26,8 @@ static OrtStatus *create(const OrtKernelInfo *info, ops_kernel *kernel) {
   int32_t qk_norm, rope;
   OPS_TRY(ops_int(info, "num_heads", 1, MAX_HEADS, &a->num_heads));
   OPS_TRY(ops_int(info, "num_kv_heads", 1, a->num_heads, &a->num_kv_heads));
-  OPS_CHECK(a->num_heads % a->num_kv_heads == 0, "num_kv_heads %d does not divide num_heads %d", a->num_kv_heads, a->num_heads);
+  OPS_CHECK(a->num_heads % a->num_kv_heads == 0, "num_kv_heads %d does not divide num_heads %d", a->num_kv_heads,
+            a->num_heads);
   OPS_TRY(ops_int(info, "head_dim", 1, MAX_HEAD_DIM, &a->head_dim));
   OPS_TRY(ops_float(info, "scale", &a->scale));
   OPS_TRY(ops_int(info, "qk_norm", BK_NORM_NONE, BK_NORM_RMS, &qk_norm));
@@ -34,12 +35,14 @@ static OrtStatus *create(const OrtKernelInfo *info, ops_kernel *kernel) {
   OPS_TRY(ops_int(info, "qk_norm_one_plus_weight", 0, 1, &a->qk_norm_one_plus_weight));
   OPS_TRY(ops_int(info, "rope", BK_ROPE_NONE, BK_ROPE_INTERLEAVED, &rope));
   OPS_TRY(ops_int(info, "rope_dim", 0, a->head_dim, &a->rope_dim));
-  OPS_CHECK(rope == BK_ROPE_NONE || (a->rope_dim >= 2 && a->rope_dim % 2 == 0), "rope_dim %d is not even and positive", a->rope_dim);
+  OPS_CHECK(rope == BK_ROPE_NONE || (a->rope_dim >= 2 && a->rope_dim % 2 == 0), "rope_dim %d is not even and positive",
+            a->rope_dim);
   OPS_TRY(ops_int(info, "causal", 0, 1, &a->causal));
   OPS_TRY(ops_int(info, "window_left", -1, INT32_MAX, &a->window_left));
   OPS_TRY(ops_int(info, "window_right", -1, INT32_MAX, &a->window_right));
   OPS_TRY(ops_float(info, "softcap", &a->softcap));
-  OPS_CHECK(isfinite(a->scale) && isfinite(a->softcap) && a->softcap >= 0, "scale %g or softcap %g is out of range", a->scale, a->softcap);
+  OPS_CHECK(isfinite(a->scale) && isfinite(a->softcap) && a->softcap >= 0, "scale %g or softcap %g is out of range",
+            a->scale, a->softcap);
   a->qk_norm = (bk_norm)qk_norm;
   a->rope = (bk_rope)rope;
   return NULL;
@@ -47,8 +50,10 @@ static OrtStatus *create(const OrtKernelInfo *info, ops_kernel *kernel) {
 
 static OrtStatus *bind_rope(bk_attention_args *a, const ops_tensor *inputs) {
   const ops_tensor *cos = &inputs[ROPE_COS], *sin = &inputs[ROPE_SIN], *positions = &inputs[POSITION_IDS];
-  OPS_CHECK(cos->data != NULL && sin->data != NULL && positions->data != NULL, "bei.Attention: rope needs rope_cos, rope_sin and position_ids");
-  OPS_CHECK(cos->rank == 2 && sin->rank == 2 && cos->dims[1] == a->rope_dim / 2 && sin->dims[1] == cos->dims[1] && sin->dims[0] == cos->dims[0],
+  OPS_CHECK(cos->data != NULL && sin->data != NULL && positions->data != NULL,
+            "bei.Attention: rope needs rope_cos, rope_sin and position_ids");
+  OPS_CHECK(cos->rank == 2 && sin->rank == 2 && cos->dims[1] == a->rope_dim / 2 && sin->dims[1] == cos->dims[1] &&
+                sin->dims[0] == cos->dims[0],
             "bei.Attention: rope_cos and rope_sin must be [positions, %d]", a->rope_dim / 2);
   OPS_CHECK(positions->rank == 1 && positions->dims[0] == a->total_tokens, "bei.Attention: position_ids must be [%lld]",
             (long long)a->total_tokens);
@@ -56,8 +61,9 @@ static OrtStatus *bind_rope(bk_attention_args *a, const ops_tensor *inputs) {
   a->rope_sin = sin->data;
   a->position_ids = positions->data;
   for (int64_t t = 0; t < a->total_tokens; t++) {
-    OPS_CHECK(a->position_ids[t] >= 0 && a->position_ids[t] < cos->dims[0], "bei.Attention: position id %d of row %lld is outside [0, %lld)",
-              a->position_ids[t], (long long)t, (long long)cos->dims[0]);
+    OPS_CHECK(a->position_ids[t] >= 0 && a->position_ids[t] < cos->dims[0],
+              "bei.Attention: position id %d of row %lld is outside [0, %lld)", a->position_ids[t], (long long)t,
+              (long long)cos->dims[0]);
   }
   return NULL;
 }
@@ -77,9 +83,11 @@ static OrtStatus *bind(const ops_kernel *kernel, const ops_tensor *inputs, bk_at
   OPS_TRY(ops_vector(kernel, inputs, Q_NORM_BIAS, a->head_dim, &a->q_norm_bias));
   OPS_TRY(ops_vector(kernel, inputs, K_NORM_BIAS, a->head_dim, &a->k_norm_bias));
   OPS_TRY(ops_vector(kernel, inputs, ALIBI_SLOPES, a->num_heads, &a->alibi_slopes));
-  if (a->rope != BK_ROPE_NONE) OPS_TRY(bind_rope(a, inputs));
+  if (a->rope != BK_ROPE_NONE)
+    OPS_TRY(bind_rope(a, inputs));
   if (relative->data != NULL) {
-    OPS_CHECK(relative->rank == 2 && relative->dims[0] == a->num_heads && relative->dims[1] % 2 == 1 && relative->dims[1] < INT32_MAX,
+    OPS_CHECK(relative->rank == 2 && relative->dims[0] == a->num_heads && relative->dims[1] % 2 == 1 &&
+                  relative->dims[1] < INT32_MAX,
               "bei.Attention: relative_bias must be [%d, 2 * max + 1]", a->num_heads);
     a->relative_bias = relative->data;
     a->relative_bias_max = (int32_t)(relative->dims[1] / 2);
@@ -94,7 +102,8 @@ static OrtStatus *compute(const ops_kernel *kernel, OrtKernelContext *context, c
   bk_parallel parallel = ops_parallel(kernel, context);
   size_t bytes = bk_attention_scratch_bytes(&a, parallel.threads);
   void *scratch = malloc(bytes > 0 ? bytes : 1);
-  if (scratch == NULL) return bei_ort_api->CreateStatus(ORT_FAIL, "out of memory for attention's scratch");
+  if (scratch == NULL)
+    return bei_ort_api->CreateStatus(ORT_FAIL, "out of memory for attention's scratch");
   bk_attention(&a, scratch, &parallel);
   free(scratch);
   return NULL;

@@ -51,7 +51,8 @@ static OrtStatus *compute_gated(const ops_kernel *kernel, OrtKernelContext *cont
   OPS_TRY(ops_vector(kernel, inputs, 1, x->dims[1], &bias));
   OPS_TRY(ops_output(context, 0, x->dims[0], x->dims[1] / 2, &y));
   bk_parallel parallel = ops_parallel(kernel, context);
-  bk_gated_act(kernel->activation.act, kernel->activation.gate_first, x->data, bias, y, x->dims[0], x->dims[1] / 2, &parallel);
+  bk_gated_act(kernel->activation.act, kernel->activation.gate_first, x->data, bias, y, x->dims[0], x->dims[1] / 2,
+               &parallel);
   return NULL;
 }
 
@@ -83,7 +84,8 @@ static OrtStatus *compute_norm(const ops_kernel *kernel, OrtKernelContext *conte
   a.x = x->data;
   a.rows = x->dims[0];
   a.width = x->dims[1];
-  OPS_CHECK(residual->data == NULL || (residual->rank == 2 && residual->dims[0] == a.rows && residual->dims[1] == a.width),
+  OPS_CHECK(residual->data == NULL ||
+                (residual->rank == 2 && residual->dims[0] == a.rows && residual->dims[1] == a.width),
             "bei.ResidualNorm: residual must be [%lld, %lld]", (long long)a.rows, (long long)a.width);
   a.residual = residual->data;
   OPS_TRY(ops_vector(kernel, inputs, 1, a.width, &a.x_bias));
@@ -100,7 +102,11 @@ const ops_spec ops_residual_norm = {
     .name = "ResidualNorm",
     .num_inputs = 5,
     .num_outputs = 2,
-    .inputs = {{"x", false, false}, {"x_bias", false, true}, {"residual", false, true}, {"weight", false, true}, {"bias", false, true}},
+    .inputs = {{"x", false, false},
+               {"x_bias", false, true},
+               {"residual", false, true},
+               {"weight", false, true},
+               {"bias", false, true}},
     .num_inplace = 3,
     .inplace_inputs = {0, 2, 2},
     .inplace_outputs = {0, 1, 0},
@@ -125,7 +131,8 @@ static OrtStatus *compute_pool(const ops_kernel *kernel, OrtKernelContext *conte
   OPS_TRY(ops_cu_seqlens(kernel, &inputs[1], hidden->dims[0], &sequences));
   const ops_tensor *skip = &inputs[2];
   const int32_t *prefix = skip->data;
-  OPS_CHECK(prefix == NULL || (skip->rank == 1 && skip->dims[0] == sequences), "bei.Pool: skip must be [%lld]", (long long)sequences);
+  OPS_CHECK(prefix == NULL || (skip->rank == 1 && skip->dims[0] == sequences), "bei.Pool: skip must be [%lld]",
+            (long long)sequences);
   for (int64_t i = 0; prefix != NULL && i < sequences; i++) {
     OPS_CHECK(prefix[i] >= 0, "bei.Pool: skip[%lld] is %d", (long long)i, prefix[i]);
   }

@@ -32,16 +32,17 @@ struct bei_ort_run {
   OrtRunOptions *shrinking; // the same, and gives memory back at the end
 };
 
-#define TRY(call)                                       \
-  do {                                                  \
-    char *error_ = bei_ort_error(bei_ort_api->call);    \
-    if (error_ != NULL) return error_;                  \
+#define TRY(call)                                                                                                      \
+  do {                                                                                                                 \
+    char *error_ = bei_ort_error(bei_ort_api->call);                                                                   \
+    if (error_ != NULL)                                                                                                \
+      return error_;                                                                                                   \
   } while (0)
 
 static char *out_of_memory(void) { return strdup("out of memory"); }
 
-// Subnormal numbers make products many times slower and carry nothing here. ONNX Runtime can flush them on its pool's threads, for good;
-// on a thread that is lent to us the mode is set for the call and put back.
+// Subnormal numbers make products many times slower and carry nothing here. ONNX Runtime can flush them on its pool's
+// threads, for good; on a thread that is lent to us the mode is set for the call and put back.
 #if defined(__SSE__)
 typedef unsigned int float_mode;
 static float_mode flush_subnormals(void) {
@@ -80,10 +81,12 @@ static void tensors_free(tensors *t) {
 static char *tensors_grow(tensors *t) {
   size_t room = t->room == 0 ? 16 : 2 * t->room;
   char **names = realloc(t->names, room * sizeof *names);
-  if (names == NULL) return out_of_memory();
+  if (names == NULL)
+    return out_of_memory();
   t->names = names;
   OrtValue **values = realloc(t->values, room * sizeof(*values));
-  if (values == NULL) return out_of_memory();
+  if (values == NULL)
+    return out_of_memory();
   t->values = values;
   t->room = room;
   return NULL;
@@ -92,7 +95,8 @@ static char *tensors_grow(tensors *t) {
 static char *tensors_add(tensors *t, const char *name, int32_t type, const int64_t *dims, size_t rank, const void *data,
                          size_t bytes) {
   char *error = t->count == t->room ? tensors_grow(t) : NULL;
-  if (error != NULL) return error;
+  if (error != NULL)
+    return error;
   OrtValue *value;
   TRY(CreateTensorWithDataAsOrtValue(bei_ort_cpu, (void *)data, bytes, dims, rank, type, &value)); // never written to
   char *copy = strdup(name);
@@ -132,9 +136,11 @@ static char *configure(bei_ort_builder *builder, int32_t threads, int32_t spin) 
 
 char *bei_ort_builder_new(int32_t threads, int32_t spin, bei_ort_builder **out) {
   bei_ort_builder *builder = calloc(1, sizeof *builder);
-  if (builder == NULL) return out_of_memory();
+  if (builder == NULL)
+    return out_of_memory();
   char *error = bei_ort_error(bei_ort_api->CreateSessionOptions(&builder->options));
-  if (error == NULL) error = configure(builder, threads, spin);
+  if (error == NULL)
+    error = configure(builder, threads, spin);
   if (error != NULL) {
     bei_ort_builder_free(builder);
     return error;
@@ -144,10 +150,12 @@ char *bei_ort_builder_new(int32_t threads, int32_t spin, bei_ort_builder **out) 
 }
 
 void bei_ort_builder_free(bei_ort_builder *builder) {
-  if (builder == NULL) return;
+  if (builder == NULL)
+    return;
   tensors_free(&builder->constants);
   tensors_free(&builder->bound);
-  if (builder->options != NULL) bei_ort_api->ReleaseSessionOptions(builder->options);
+  if (builder->options != NULL)
+    bei_ort_api->ReleaseSessionOptions(builder->options);
   bei_ops_free(builder->ops);
   free(builder);
 }
@@ -159,14 +167,15 @@ char *bei_ort_builder_add(bei_ort_builder *builder, const char *name, int32_t ty
 
 char *bei_ort_builder_bind(bei_ort_builder *builder, const char *name, int32_t type, const int64_t *dims, size_t rank,
                            const void *data, size_t bytes) {
-  if (builder->bound.count == BEI_ORT_MAX_BOUND) return strdup("too many bound inputs");
+  if (builder->bound.count == BEI_ORT_MAX_BOUND)
+    return strdup("too many bound inputs");
   return tensors_add(&builder->bound, name, type, dims, rank, data, bytes);
 }
 
 // ---- Session ----
 
-// Weights are allocated and freed on whatever thread came by, in blocks that glibc keeps in the heap of that thread: without this, the
-// copies of a session's making, and all of a closed one, stay resident.
+// Weights are allocated and freed on whatever thread came by, in blocks that glibc keeps in the heap of that thread:
+// without this, the copies of a session's making, and all of a closed one, stay resident.
 static void trim(void) {
 #if defined(__GLIBC__)
   malloc_trim(0);
@@ -176,7 +185,8 @@ static void trim(void) {
 static char *create(bei_ort_builder *builder, const void *model, size_t bytes, OrtSession **out) {
   const tensors *t = &builder->constants;
   if (t->count > 0) {
-    TRY(AddExternalInitializers(builder->options, (const char *const *)t->names, (const OrtValue *const *)t->values, t->count));
+    TRY(AddExternalInitializers(builder->options, (const char *const *)t->names, (const OrtValue *const *)t->values,
+                                t->count));
   }
   float_mode mode = flush_subnormals(); // set_denormal_as_zero changes this thread's mode, too
   OrtStatus *status = bei_ort_api->CreateSessionFromArray(bei_ort_env, model, bytes, builder->options, out);
@@ -187,7 +197,8 @@ static char *create(bei_ort_builder *builder, const void *model, size_t bytes, O
 
 char *bei_ort_session_new(bei_ort_builder *builder, const void *model, size_t bytes, bei_ort_session **out) {
   bei_ort_session *session = calloc(1, sizeof *session);
-  if (session == NULL) return out_of_memory();
+  if (session == NULL)
+    return out_of_memory();
   char *error = create(builder, model, bytes, &session->session);
   if (error != NULL) {
     free(session);
@@ -202,7 +213,8 @@ char *bei_ort_session_new(bei_ort_builder *builder, const void *model, size_t by
 }
 
 void bei_ort_session_free(bei_ort_session *session) {
-  if (session == NULL) return;
+  if (session == NULL)
+    return;
   bei_ort_api->ReleaseSession(session->session);
   bei_ops_free(session->ops);
   tensors_free(&session->bound);
@@ -221,7 +233,8 @@ static char *run_options(bei_ort_run *run) {
 
 char *bei_ort_run_new(bei_ort_run **out) {
   bei_ort_run *run = calloc(1, sizeof *run);
-  if (run == NULL) return out_of_memory();
+  if (run == NULL)
+    return out_of_memory();
   char *error = run_options(run);
   if (error != NULL) {
     bei_ort_run_free(run);
@@ -232,9 +245,12 @@ char *bei_ort_run_new(bei_ort_run **out) {
 }
 
 void bei_ort_run_free(bei_ort_run *run) {
-  if (run == NULL) return;
-  if (run->options != NULL) bei_ort_api->ReleaseRunOptions(run->options);
-  if (run->shrinking != NULL) bei_ort_api->ReleaseRunOptions(run->shrinking);
+  if (run == NULL)
+    return;
+  if (run->options != NULL)
+    bei_ort_api->ReleaseRunOptions(run->options);
+  if (run->shrinking != NULL)
+    bei_ort_api->ReleaseRunOptions(run->shrinking);
   free(run);
 }
 
@@ -252,8 +268,9 @@ void bei_ort_run_reset(bei_ort_run *run) {
 enum { PACKED = 5, INPUTS = PACKED + BEI_ORT_MAX_BOUND, OUTPUTS = 2 };
 
 char *bei_ort_run_packed(bei_ort_session *session, bei_ort_run *run, const int32_t *input_ids, const int32_t *type_ids,
-                         const int32_t *position_ids, const int32_t *cu_seqlens, const int32_t *pool_skip, int64_t tokens, int64_t sequences, float *pooled,
-                         int64_t pooled_width, float *token_vectors, int64_t token_width, int32_t shrink) {
+                         const int32_t *position_ids, const int32_t *cu_seqlens, const int32_t *pool_skip,
+                         int64_t tokens, int64_t sequences, float *pooled, int64_t pooled_width, float *token_vectors,
+                         int64_t token_width, int32_t shrink) {
   const char *input_names[INPUTS] = {"input_ids", "type_ids", "position_ids", "cu_seqlens", "pool_skip"};
   const int32_t *const data[PACKED] = {input_ids, type_ids, position_ids, cu_seqlens, pool_skip};
   const int64_t sizes[PACKED] = {tokens, tokens, tokens, sequences + 1, sequences};
@@ -263,8 +280,9 @@ char *bei_ort_run_packed(bei_ort_session *session, bei_ort_run *run, const int32
   OrtStatus *status = NULL;
   for (int i = 0; i < PACKED && status == NULL; i++) {
     const int64_t *dims = &sizes[i];
-    status = bei_ort_api->CreateTensorWithDataAsOrtValue(bei_ort_cpu, (void *)data[i], (size_t)dims[0] * sizeof(int32_t), dims, 1,
-                                                         ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32, &inputs[i]);
+    status =
+        bei_ort_api->CreateTensorWithDataAsOrtValue(bei_ort_cpu, (void *)data[i], (size_t)dims[0] * sizeof(int32_t),
+                                                    dims, 1, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32, &inputs[i]);
   }
   const tensors *bound = &session->bound;
   for (size_t i = 0; i < bound->count; i++) {
@@ -275,12 +293,14 @@ char *bei_ort_run_packed(bei_ort_session *session, bei_ort_run *run, const int32
     const char *name;
     float *data;
     int64_t dims[2];
-  } wanted[OUTPUTS] = {{"pooled", pooled, {sequences, pooled_width}}, {"token_vectors", token_vectors, {tokens, token_width}}};
+  } wanted[OUTPUTS] = {{"pooled", pooled, {sequences, pooled_width}},
+                       {"token_vectors", token_vectors, {tokens, token_width}}};
   for (int i = 0; i < OUTPUTS && status == NULL; i++) {
-    if (wanted[i].data == NULL) continue;
+    if (wanted[i].data == NULL)
+      continue;
     status = bei_ort_api->CreateTensorWithDataAsOrtValue(
-        bei_ort_cpu, wanted[i].data, (size_t)wanted[i].dims[0] * (size_t)wanted[i].dims[1] * sizeof(float), wanted[i].dims, 2,
-        ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, &outputs[fetched]);
+        bei_ort_cpu, wanted[i].data, (size_t)wanted[i].dims[0] * (size_t)wanted[i].dims[1] * sizeof(float),
+        wanted[i].dims, 2, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, &outputs[fetched]);
     output_names[fetched++] = wanted[i].name;
   }
   if (status == NULL) {
@@ -289,7 +309,9 @@ char *bei_ort_run_packed(bei_ort_session *session, bei_ort_run *run, const int32
                               (const OrtValue *const *)inputs, PACKED + bound->count, output_names, fetched, outputs);
     restore_mode(mode);
   }
-  for (int i = 0; i < PACKED; i++) bei_ort_api->ReleaseValue(inputs[i]);
-  for (int i = 0; i < OUTPUTS; i++) bei_ort_api->ReleaseValue(outputs[i]);
+  for (int i = 0; i < PACKED; i++)
+    bei_ort_api->ReleaseValue(inputs[i]);
+  for (int i = 0; i < OUTPUTS; i++)
+    bei_ort_api->ReleaseValue(outputs[i]);
   return bei_ort_error(status);
 }

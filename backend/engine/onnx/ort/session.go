@@ -27,8 +27,8 @@ const (
 // Spinning says what the pool's threads do when they have nothing to do.
 type Spinning int32
 
-// SpinInRun spins between the steps of a run, where the next piece of work is microseconds away, and sleeps between runs:
-// an idle process uses no CPU. SpinNever is for machines where other processes need the cores.
+// SpinInRun spins between the steps of a run, where the next piece of work is microseconds away, and sleeps between
+// runs: an idle process uses no CPU. SpinNever is for machines where other processes need the cores.
 const (
 	SpinNever  Spinning = C.BEI_ORT_SPIN_NEVER
 	SpinInRun  Spinning = C.BEI_ORT_SPIN_IN_RUN
@@ -38,7 +38,8 @@ const (
 // Builder collects what a session is made of. One goroutine uses it.
 type Builder struct{ c *C.bei_ort_builder }
 
-// NewBuilder starts a session with that many threads for the work inside a run, the calling one included. Load must have succeeded.
+// NewBuilder starts a session with that many threads for the work inside a run, the calling one included. Load must
+// have succeeded.
 func NewBuilder(threads int, spinning Spinning) (*Builder, error) {
 	b := new(Builder)
 	return b, check(status.Start, "session options", C.bei_ort_builder_new(C.int32_t(threads), C.int32_t(spinning), &b.c))
@@ -50,8 +51,8 @@ func (b *Builder) Free() {
 	b.c = nil
 }
 
-// Add gives an external initializer of the model its numbers. data must lie outside the Go heap. It is not read any more when the session has
-// been created, which copies or packs it.
+// Add gives an external initializer of the model its numbers. data must lie outside the Go heap. It is not read any
+// more when the session has been created, which copies or packs it.
 func (b *Builder) Add(name string, dtype DataType, dims []int64, data []byte) error {
 	cname := C.CString(name)
 	defer C.free(unsafe.Pointer(cname))
@@ -59,8 +60,8 @@ func (b *Builder) Add(name string, dtype DataType, dims []int64, data []byte) er
 		C.size_t(len(dims)), unsafe.Pointer(unsafe.SliceData(data)), C.size_t(len(data))))
 }
 
-// Bind binds an input of the model to data, which every run reads in place. data must lie outside the Go heap and stay readable
-// until the session is closed.
+// Bind binds an input of the model to data, which every run reads in place. data must lie outside the Go heap and stay
+// readable until the session is closed.
 func (b *Builder) Bind(name string, dtype DataType, dims []int64, data []byte) error {
 	cname := C.CString(name)
 	defer C.free(unsafe.Pointer(cname))
@@ -74,7 +75,8 @@ type Session struct{ c *C.bei_ort_session }
 // Session creates the session from a serialised ModelProto. Only Free may follow on the builder.
 func (b *Builder) Session(model []byte) (*Session, error) {
 	s := new(Session)
-	return s, check(status.Start, "loading the graph", C.bei_ort_session_new(b.c, unsafe.Pointer(unsafe.SliceData(model)), C.size_t(len(model)), &s.c))
+	return s, check(status.Start, "loading the graph", C.bei_ort_session_new(b.c,
+		unsafe.Pointer(unsafe.SliceData(model)), C.size_t(len(model)), &s.c))
 }
 
 // Close frees the session. No run may be in progress. Calling it twice is harmless.
@@ -132,8 +134,8 @@ type Packed struct {
 	Shrink                         bool // give memory that only this run needed back to the system
 }
 
-// Run computes p's outputs. At least one must be wanted. When ctx ends, the run ends between two nodes of the graph and Run returns
-// Cancelled or Timeout. Errors of the library are Inference.
+// Run computes p's outputs. At least one must be wanted. When ctx ends, the run ends between two nodes of the graph and
+// Run returns Cancelled or Timeout. Errors of the library are Inference.
 func (r *Runner) Run(ctx context.Context, s *Session, p *Packed) error {
 	if ctx.Err() != nil {
 		return ended(ctx)
@@ -150,9 +152,11 @@ func (r *Runner) Run(ctx context.Context, s *Session, p *Packed) error {
 	if p.Shrink {
 		shrink = 1
 	}
-	err := check(status.Inference, "run", C.bei_ort_run_packed(s.c, r.c, ids(p.InputIDs), ids(p.TypeIDs), ids(p.PositionIDs), ids(p.CuSeqLens), ids(p.PoolSkip),
+	err := check(status.Inference, "run", C.bei_ort_run_packed(s.c, r.c,
+		ids(p.InputIDs), ids(p.TypeIDs), ids(p.PositionIDs), ids(p.CuSeqLens), ids(p.PoolSkip),
 		C.int64_t(len(p.InputIDs)), C.int64_t(len(p.CuSeqLens)-1),
-		(*C.float)(unsafe.SliceData(p.Pooled)), C.int64_t(p.PooledWidth), (*C.float)(unsafe.SliceData(p.TokenVectors)), C.int64_t(p.TokenWidth), shrink))
+		(*C.float)(unsafe.SliceData(p.Pooled)), C.int64_t(p.PooledWidth),
+		(*C.float)(unsafe.SliceData(p.TokenVectors)), C.int64_t(p.TokenWidth), shrink))
 	if err != nil && ctx.Err() != nil {
 		return ended(ctx)
 	}

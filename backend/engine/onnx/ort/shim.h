@@ -13,9 +13,9 @@ int32_t bei_ort_min_minor(void);
 
 // ---- The library: one for each process, never unloaded ----------------------------------------------------------
 
-// Opens the shared library, takes its API and creates the process's OrtEnv, whose messages (warnings and worse) go to the
-// exported Go function beiOrtLog. `version` receives a static string. Not to be called again once it has succeeded, nor from
-// two threads at once.
+// Opens the shared library, takes its API and creates the process's OrtEnv, whose messages (warnings and worse) go to
+// the exported Go function beiOrtLog. `version` receives a static string. Not to be called again once it has succeeded,
+// nor from two threads at once.
 char *bei_ort_load(const char *path, const char **version);
 
 // The path of the object (shared library or executable) that holds this code, or NULL. Static memory of the loader.
@@ -33,13 +33,13 @@ enum { BEI_ORT_SPIN_NEVER = 0, BEI_ORT_SPIN_IN_RUN = 1, BEI_ORT_SPIN_ALWAYS = 2 
 char *bei_ort_builder_new(int32_t threads, int32_t spin, bei_ort_builder **out);
 void bei_ort_builder_free(bei_ort_builder *builder);
 
-// Gives an external initializer of the model its numbers. type: an ONNXTensorElementDataType. data must stay readable until the
-// session is created, which copies or packs it; not longer.
+// Gives an external initializer of the model its numbers. type: an ONNXTensorElementDataType. data must stay readable
+// until the session is created, which copies or packs it; not longer.
 char *bei_ort_builder_add(bei_ort_builder *builder, const char *name, int32_t type, const int64_t *dims, size_t rank,
                           const void *data, size_t bytes);
 
-// Binds an input of the model to memory that every run reads in place. At most BEI_ORT_MAX_BOUND. data must stay readable until
-// the session is freed.
+// Binds an input of the model to memory that every run reads in place. At most BEI_ORT_MAX_BOUND. data must stay
+// readable until the session is freed.
 enum { BEI_ORT_MAX_BOUND = 8 };
 char *bei_ort_builder_bind(bei_ort_builder *builder, const char *name, int32_t type, const int64_t *dims, size_t rank,
                            const void *data, size_t bytes);
@@ -55,11 +55,13 @@ void bei_ort_run_terminate(bei_ort_run *run);
 // Takes bei_ort_run_terminate back. No run may be in progress.
 void bei_ort_run_reset(bei_ort_run *run);
 
-// Runs a model whose inputs are the bound ones and input_ids, type_ids, position_ids [tokens], cu_seqlens [sequences + 1] and pool_skip [sequences],
-// all int32, and outputs pooled [sequences, pooled_width] and token_vectors [tokens, token_width], float32, written in place; a NULL output is not
-// fetched. shrink: give the memory that this run needed beyond earlier ones back.
+// Runs a model whose inputs are the bound ones and input_ids, type_ids, position_ids [tokens], cu_seqlens [sequences +
+// 1] and pool_skip [sequences], all int32, and outputs pooled [sequences, pooled_width] and token_vectors [tokens,
+// token_width], float32, written in place; a NULL output is not fetched. shrink: give the memory that this run needed
+// beyond earlier ones back.
 char *bei_ort_run_packed(bei_ort_session *session, bei_ort_run *run, const int32_t *input_ids, const int32_t *type_ids,
-                         const int32_t *position_ids, const int32_t *cu_seqlens, const int32_t *pool_skip, int64_t tokens, int64_t sequences, float *pooled,
-                         int64_t pooled_width, float *token_vectors, int64_t token_width, int32_t shrink);
+                         const int32_t *position_ids, const int32_t *cu_seqlens, const int32_t *pool_skip,
+                         int64_t tokens, int64_t sequences, float *pooled, int64_t pooled_width, float *token_vectors,
+                         int64_t token_width, int32_t shrink);
 
 #endif
