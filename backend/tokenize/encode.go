@@ -203,14 +203,12 @@ func (t *Tokenizer) run(s *sequence, prompt, text string, offsets bool) error {
 
 // longestFirst shares budget tokens among two sequences of a and b tokens, a+b > budget, as truncate_encodings upstream does.
 func longestFirst(a, b, budget int) (int, int) {
-	short, long := a, b
-	swapped := a > b
+	short, swapped := a, a > b
 	if swapped {
-		short, long = b, a
+		short = b
 	}
-	if short > budget {
-		long = short
-	} else {
+	long := short
+	if short <= budget {
 		long = max(short, budget-short)
 	}
 	if short+long > budget {

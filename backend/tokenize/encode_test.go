@@ -1,6 +1,7 @@
 package tokenize
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -119,25 +120,13 @@ func TestConcurrent(t *testing.T) {
 				if tokenizers[c.Tokenizer] == nil || in.Text == "" && in.Pair == "" {
 					continue
 				}
-				if err := tokenizers[c.Tokenizer].Encode(in, c.options(), &out); err != nil || !equal(c.IDs, out.IDs) {
+				if err := tokenizers[c.Tokenizer].Encode(in, c.options(), &out); err != nil || !slices.Equal(c.IDs, out.IDs) {
 					t.Errorf("%s %q: %v, %v", c.Tokenizer, in.Text, out.IDs, err)
 				}
 			}
 		})
 	}
 	group.Wait()
-}
-
-func equal(a, b []uint32) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }
 
 func TestDecodeErrors(t *testing.T) {

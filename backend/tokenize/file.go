@@ -19,8 +19,6 @@ const (
 	maxSectionDepth    = 32      // nesting of a section; upstream recurses on the caller's stack
 	maxCharsPerWord    = 1000    // WordPiece needs time to the third power of it for one word
 	supportedVersion   = "1.0"
-	modelUnigram       = "Unigram"
-	modelBPE           = "BPE"
 	escapedNUL         = `\u0000`
 	whatATokenizerIsIn = "it must be a tokenizer.json of Hugging Face tokenizers"
 )

@@ -208,9 +208,9 @@ func TestHostileSections(t *testing.T) {
 		"merge below prefix": {"roberta", model("continuing_subword_prefix", "####", "merges", []any{[]any{"a", "b"}}), "shorter than continuing_subword_prefix"},
 		"merge within rune":  {"roberta", model("continuing_subword_prefix", "#", "merges", []any{[]any{"a", "Ġ"}}), "shorter than continuing_subword_prefix"},
 		"unigram unk_id":     {"unigram", model("unk_id", 100000), "Failed to create tokenizer"},
-		"unigram half entry": {"unigram", model("vocab", []any{[]any{"a"}}), "must be [piece, score]"},
+		"unigram half entry": {"unigram", model("vocab", []any{[]any{"a"}}), "Failed to create tokenizer"},
 		"unigram no entry":   {"unigram", model("vocab", []any{1}), "vocab"},
-		"unigram bad piece":  {"unigram", model("vocab", []any{[]any{1, 1}}), "vocab"},
+		"unigram bad piece":  {"unigram", model("vocab", []any{[]any{1, 1}}), "vocab: entry 0 must be [piece, score]"},
 		"unigram bad score":  {"unigram", model("vocab", []any{[]any{"a", "b"}}), "Failed to create tokenizer"},
 
 		"added without id":      {"bert", added("id", nil), "added_tokens[0] lacks"},

@@ -99,12 +99,12 @@ func TestCutChangesNothing(t *testing.T) {
 				require.NoError(t, tokenizer.Encode(Input{Text: text}, Options{}, &want))
 				require.Equal(t, got.IDs, want.IDs[:len(got.IDs)], "%s: %q", kind, text[:at])
 			}
-			for _, max := range []int{8, 9, 31, 64} {
-				o := Options{AddSpecial: true, Offsets: true, Truncate: true, MaxLength: max}
+			for _, limit := range []int{8, 9, 31, 64} {
+				o := Options{AddSpecial: true, Offsets: true, Truncate: true, MaxLength: limit}
 				for _, in := range []Input{{Text: text}, {Text: text, HasPair: true, Pair: texts[(i+1)%len(texts)]}, {Text: "fox", HasPair: true, Pair: text}, {Text: text, Prompt: "query: "}} {
 					require.NoError(t, tokenizer.Encode(in, o, &got))
 					require.NoError(t, reference.Encode(in, o, &want))
-					require.Equal(t, want, got, "%s %d", kind, max)
+					require.Equal(t, want, got, "%s %d", kind, limit)
 				}
 			}
 		}

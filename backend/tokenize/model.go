@@ -27,20 +27,6 @@ type model struct {
 	pieces []string          // of Unigram: pieces[id]; several may be equal, and ids has the last then
 }
 
-// unigramPiece is [piece, score]. Only the piece is read here; the library reads the score.
-type unigramPiece string
-
-func (p *unigramPiece) UnmarshalJSON(data []byte) error {
-	var entry []json.RawMessage
-	if err := json.Unmarshal(data, &entry); err != nil {
-		return err
-	}
-	if len(entry) != 2 {
-		return fmt.Errorf("an entry of vocab has %d parts, must be [piece, score]", len(entry))
-	}
-	return json.Unmarshal(entry[0], (*string)(p))
-}
-
 func (m *model) parse(raw json.RawMessage) error {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &fields); err != nil {
@@ -86,7 +72,7 @@ func (m *model) parseVocab() error {
 		}
 		return nil
 	}
-	var pieces []unigramPiece
+	var pieces [][2]any // piece and score; the library reads the scores, and refuses entries of other lengths
 	if err := json.Unmarshal(m.Vocab, &pieces); err != nil {
 		return err
 	}
@@ -94,9 +80,13 @@ func (m *model) parseVocab() error {
 		return fmt.Errorf("has %d pieces, limit %d", len(pieces), maxTokenID)
 	}
 	m.pieces, m.ids = make([]string, len(pieces)), make(map[string]uint32, len(pieces))
-	for id, piece := range pieces {
-		m.pieces[id] = string(piece)
-		m.ids[string(piece)] = uint32(id)
+	for id, entry := range pieces {
+		piece, ok := entry[0].(string)
+		if !ok {
+			return fmt.Errorf("entry %d must be [piece, score]", id)
+		}
+		m.pieces[id] = piece
+		m.ids[piece] = uint32(id)
 	}
 	return nil
 }

@@ -110,7 +110,8 @@ func parseProcessor(raw json.RawMessage, vocab int) (*processor, error) {
 	return p, nil
 }
 
-// add applies one section. templates counts those that put tokens together: two of them nested have no meaning upstream.
+// add applies one section. Whether trimming stands before or behind a template makes no difference, because it leaves the
+// offsets of special tokens at zero. templates counts those that put tokens together: two of them nested have no meaning upstream.
 func (p *processor) add(raw json.RawMessage, path string, vocab int, templates *int, depth int) error {
 	if len(raw) == 0 || string(raw) == "null" {
 		return nil

@@ -27,7 +27,7 @@ func (t *Tokenizer) promptTokens(prompt string, o Options) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	total, last, any := count.tokens, count.last, count.tokens > 0
+	total, last, anything := count.tokens, count.last, count.tokens > 0
 	if o.AddSpecial {
 		behind := false
 		for _, p := range t.processor.single.parts {
@@ -35,7 +35,7 @@ func (t *Tokenizer) promptTokens(prompt string, o Options) (int, error) {
 				behind = true
 			} else if n := len(p.ids); n > 0 {
 				if total += n; behind || count.tokens == 0 {
-					last, any = p.ids[n-1], true
+					last, anything = p.ids[n-1], true
 				}
 			}
 		}
@@ -43,7 +43,7 @@ func (t *Tokenizer) promptTokens(prompt string, o Options) (int, error) {
 	if o.MaxLength > 0 {
 		total = min(total, o.MaxLength)
 	}
-	if any && total > 0 && t.vocab.special[last] {
+	if anything && total > 0 && t.vocab.special[last] {
 		total--
 	}
 	return total, nil

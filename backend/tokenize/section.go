@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -39,7 +40,7 @@ func checkSection(value any, types []string, path string, depth int) error {
 	case map[string]any:
 		if kind, ok := value["type"]; ok {
 			name, isString := kind.(string)
-			if !isString || !contains(types, name) {
+			if !isString || !slices.Contains(types, name) {
 				return fmt.Errorf("%s.type is %.80q, supported: %s", path, fmt.Sprint(kind), strings.Join(types, ", "))
 			}
 			if name == typePrecompiled {
@@ -55,15 +56,6 @@ func checkSection(value any, types []string, path string, depth int) error {
 		}
 	}
 	return nil
-}
-
-func contains(list []string, s string) bool {
-	for _, item := range list {
-		if item == s {
-			return true
-		}
-	}
-	return false
 }
 
 // checkCharsmap checks the character map of SentencePiece: a little-endian byte count, that many bytes of a double array

@@ -8,12 +8,13 @@
 // Limits:
 //   - A text must be valid UTF-8 without NUL bytes, since the library takes C strings and replaces invalid bytes.
 //   - At most MaxWholeBytes of a text are tokenized. Longer ones are cut first where that provably does not change the
-//     result (see cutter): with a MaxLength, and on the right side. Others are TOO_LONG.
+//     result (see cutter): with a MaxLength, and on the right side. Others are TOO_LONG, among them a pair whose texts are
+//     both longer than an odd room for them, since its last token goes to the text with more tokens.
 //   - tokenizer.json has the limits of file.go; regular expressions in it run with the step limit of Oniguruma, whose
 //     exhaustion is a TOKENIZATION error. A panic of the library while encoding is one too, and is also printed by Rust.
 //   - Dropout of BPE is ignored, so that a text always has the same tokens.
-//   - Offsets are those of upstream, except where a token lies behind the end of a text that is not ASCII: upstream gives
-//     bytes there, this package code points.
+//   - Offsets are those of upstream, whose conversion to code points leaves bytes where a token begins behind the last
+//     character; here they are code points always.
 package tokenize
 
 import (
@@ -142,17 +143,17 @@ func parse(data []byte) (*Tokenizer, error) {
 // Decode joins the tokens of ids to a text. An id outside the vocabulary is TOKEN_OUT_OF_RANGE; one inside without a token is
 // left out, as upstream does. UNSUPPORTED where the decoder may not run (see refuseDecoder).
 func (t *Tokenizer) Decode(ids []uint32, skipSpecial bool) (string, error) {
-	any := false
+	anything := false
 	for i, id := range ids {
 		if int64(id) >= int64(t.vocab.size()) {
 			return "", status.Errorf(status.TokenOutOfRange, "ids[%d] is %d, must be below the vocabulary size %d", i, id, t.vocab.size())
 		}
-		any = any || !skipSpecial || !t.vocab.special[id]
+		anything = anything || !skipSpecial || !t.vocab.special[id]
 	}
 	if t.decodeRefusal != "" {
 		return "", status.Errorf(status.Unsupported, "this tokenizer cannot decode: %s", t.decodeRefusal)
 	}
-	if !any {
+	if !anything {
 		return "", nil
 	}
 	t.mu.RLock()
