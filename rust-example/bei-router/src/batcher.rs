@@ -3,7 +3,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bei_backend::{Status, TokenBatch};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::app::App;
 use crate::failure::Failure;
@@ -24,20 +24,18 @@ pub async fn run(app: Arc<App>) {
         }
         app.metrics.batch(batch.entries.len(), batch.tokens);
         let app = app.clone();
-        tokio::task::spawn_blocking(move || {
-            compute(&app, batch);
-            drop(slot);
-        });
+        tokio::task::spawn_blocking(move || compute(&app, batch, slot));
     }
     let _ = free.acquire_many(u32::try_from(slots).unwrap_or(u32::MAX)).await;
 }
 
-/// Runs one batch on this thread and answers its inputs.
-fn compute(app: &App, Batch { entries, .. }: Batch) {
+/// Runs one batch on this thread, gives its slot to the next one, and answers its inputs.
+fn compute(app: &App, Batch { entries, .. }: Batch, slot: OwnedSemaphorePermit) {
     let packed = Packed::of(&entries);
     let start = Instant::now();
     let items = app.backend.embed_items(&packed.batch());
     let inference = start.elapsed();
+    drop(slot);
     match items {
         Ok(items) => {
             let lost = |status| matches!(status, Status::Inference | Status::Unhealthy | Status::Internal);
