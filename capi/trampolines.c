@@ -26,7 +26,8 @@ struct bei_error {
 static bei_error forked_error = {
     BEI_FORKED, 1,
     "called in a forked child: the library's threads are the parent's; use fork() with exec, or load it after fork()"};
-static bei_error callback_error = {BEI_INVALID_ARGUMENT, 1, "called from inside a log callback, which must not call the library"};
+static bei_error callback_error = {BEI_INVALID_ARGUMENT, 1,
+                                   "called from inside a log callback, which must not call the library"};
 static bei_error memory_error = {BEI_INTERNAL, 1, "out of memory while making an error"};
 
 bei_error *capi_error_new(int32_t code, const char *message, size_t size) {

@@ -48,9 +48,12 @@ static bei_error *embed(void) { return bei_embed(backend, &batch, &options, rows
 static void batch_fields(void) {
   start("");
   FAILS_WITH(bei_embed(0, &batch, &options, rows, 4 * D, status, 4, &result), BEI_INVALID_HANDLE, "0");
-  FAILS_WITH(bei_embed(backend, NULL, &options, rows, 4 * D, status, 4, &result), BEI_INVALID_ARGUMENT, "batch is NULL");
-  FAILS_WITH(bei_embed(backend, WILD(bei_batch), &options, rows, 4 * D, status, 4, &result), BEI_INVALID_ARGUMENT, "batch is 0x8");
-  FAILS_WITH(bei_embed(backend, ODD(&batch), &options, rows, 4 * D, status, 4, &result), BEI_INVALID_ARGUMENT, "aligned to 8");
+  FAILS_WITH(bei_embed(backend, NULL, &options, rows, 4 * D, status, 4, &result), BEI_INVALID_ARGUMENT,
+             "batch is NULL");
+  FAILS_WITH(bei_embed(backend, WILD(bei_batch), &options, rows, 4 * D, status, 4, &result), BEI_INVALID_ARGUMENT,
+             "batch is 0x8");
+  FAILS_WITH(bei_embed(backend, ODD(&batch), &options, rows, 4 * D, status, 4, &result), BEI_INVALID_ARGUMENT,
+             "aligned to 8");
   REFUSES(struct_size, 0, BEI_INVALID_ARGUMENT, "batch.struct_size is 0, not 112");
   REFUSES(struct_size, 111, BEI_INVALID_ARGUMENT, "batch.struct_size is 111");
   REFUSES(struct_size, SIZE_MAX, BEI_INVALID_ARGUMENT, "batch.struct_size is 18446744073709551615");
@@ -64,7 +67,8 @@ static void batch_fields(void) {
   REFUSES(position_ids, ODD(p.ids), BEI_INVALID_ARGUMENT, "batch.position_ids");
   REFUSES(total_tokens, 23, BEI_INVALID_ARGUMENT, "total_tokens is 23");
   REFUSES(total_tokens, 0, BEI_INVALID_ARGUMENT, "total_tokens is 0");
-  REFUSES(total_tokens, ((size_t)1 << 31) + 1, BEI_INVALID_ARGUMENT, "batch.total_tokens is 2147483649, the limit is 2147483648");
+  REFUSES(total_tokens, ((size_t)1 << 31) + 1, BEI_INVALID_ARGUMENT,
+          "batch.total_tokens is 2147483649, the limit is 2147483648");
   REFUSES(total_tokens, SIZE_MAX, BEI_INVALID_ARGUMENT, "batch.total_tokens is 18446744073709551615");
   REFUSES(cumulative_seq_lengths, NULL, BEI_INVALID_ARGUMENT, "batch.cumulative_seq_lengths is NULL");
   REFUSES(cumulative_seq_lengths, ODD(p.lengths), BEI_INVALID_ARGUMENT, "batch.cumulative_seq_lengths");
@@ -123,19 +127,30 @@ static void batch_values(void) {
 static void outputs(void) {
   start("");
   FAILS_WITH(bei_embed(backend, &batch, &options, NULL, 0, status, 4, &result), BEI_BUFFER_TOO_SMALL, "1536");
-  FAILS_WITH(bei_embed(backend, &batch, &options, NULL, 9, status, 4, &result), BEI_INVALID_ARGUMENT, "pooled is NULL, but pooled_size is 9");
+  FAILS_WITH(bei_embed(backend, &batch, &options, NULL, 9, status, 4, &result), BEI_INVALID_ARGUMENT,
+             "pooled is NULL, but pooled_size is 9");
   FAILS_WITH(bei_embed(backend, &batch, &options, rows, 4 * D - 1, status, 4, &result), BEI_BUFFER_TOO_SMALL, "1536");
   FAILS_WITH(bei_embed(backend, &batch, &options, rows, 0, status, 4, &result), BEI_BUFFER_TOO_SMALL, "0 floats");
-  FAILS_WITH(bei_embed(backend, &batch, &options, rows, SIZE_MAX, status, 4, &result), BEI_INVALID_ARGUMENT, "pooled_size");
-  FAILS_WITH(bei_embed(backend, &batch, &options, ODD(rows), 4 * D, status, 4, &result), BEI_INVALID_ARGUMENT, "pooled is 0x");
-  FAILS_WITH(bei_embed(backend, &batch, &options, WILD(float), 4 * D, status, 4, &result), BEI_INVALID_ARGUMENT, "pooled is 0x8");
-  FAILS_WITH(bei_embed(backend, &batch, &options, rows, 4 * D, NULL, 4, &result), BEI_INVALID_ARGUMENT, "item_status is NULL, but item_status_size is 4");
-  FAILS_WITH(bei_embed(backend, &batch, &options, rows, 4 * D, status, 3, &result), BEI_BUFFER_TOO_SMALL, "item_status has room for 3");
-  FAILS_WITH(bei_embed(backend, &batch, &options, rows, 4 * D, status, 0, &result), BEI_BUFFER_TOO_SMALL, "item_status has room for 0");
-  FAILS_WITH(bei_embed(backend, &batch, &options, rows, 4 * D, status, SIZE_MAX, &result), BEI_INVALID_ARGUMENT, "item_status_size");
-  FAILS_WITH(bei_embed(backend, &batch, &options, rows, 4 * D, ODD(status), 4, &result), BEI_INVALID_ARGUMENT, "item_status is 0x");
-  FAILS_WITH(bei_embed(backend, &batch, &options, rows, 4 * D, status, 4, WILD(bei_result)), BEI_INVALID_ARGUMENT, "result is 0x8");
-  FAILS_WITH(bei_embed(backend, &batch, &options, rows, 4 * D, status, 4, ODD(&result)), BEI_INVALID_ARGUMENT, "result is 0x");
+  FAILS_WITH(bei_embed(backend, &batch, &options, rows, SIZE_MAX, status, 4, &result), BEI_INVALID_ARGUMENT,
+             "pooled_size");
+  FAILS_WITH(bei_embed(backend, &batch, &options, ODD(rows), 4 * D, status, 4, &result), BEI_INVALID_ARGUMENT,
+             "pooled is 0x");
+  FAILS_WITH(bei_embed(backend, &batch, &options, WILD(float), 4 * D, status, 4, &result), BEI_INVALID_ARGUMENT,
+             "pooled is 0x8");
+  FAILS_WITH(bei_embed(backend, &batch, &options, rows, 4 * D, NULL, 4, &result), BEI_INVALID_ARGUMENT,
+             "item_status is NULL, but item_status_size is 4");
+  FAILS_WITH(bei_embed(backend, &batch, &options, rows, 4 * D, status, 3, &result), BEI_BUFFER_TOO_SMALL,
+             "item_status has room for 3");
+  FAILS_WITH(bei_embed(backend, &batch, &options, rows, 4 * D, status, 0, &result), BEI_BUFFER_TOO_SMALL,
+             "item_status has room for 0");
+  FAILS_WITH(bei_embed(backend, &batch, &options, rows, 4 * D, status, SIZE_MAX, &result), BEI_INVALID_ARGUMENT,
+             "item_status_size");
+  FAILS_WITH(bei_embed(backend, &batch, &options, rows, 4 * D, ODD(status), 4, &result), BEI_INVALID_ARGUMENT,
+             "item_status is 0x");
+  FAILS_WITH(bei_embed(backend, &batch, &options, rows, 4 * D, status, 4, WILD(bei_result)), BEI_INVALID_ARGUMENT,
+             "result is 0x8");
+  FAILS_WITH(bei_embed(backend, &batch, &options, rows, 4 * D, status, 4, ODD(&result)), BEI_INVALID_ARGUMENT,
+             "result is 0x");
   batch.raw_indices = p.items, batch.num_raw = 1;
   FAILS_WITH(bei_embed(backend, &batch, &options, rows, 4 * D, status, 4, NULL), BEI_INVALID_ARGUMENT, "result");
   batch = p.batch, batch.sparse_indices = p.items, batch.num_sparse = 4;
@@ -168,8 +183,10 @@ static void option_fields(void) {
   OPTION(add_special_tokens, 3, "options.add_special_tokens");
   OPTION(skip_special_tokens, -1, "options.skip_special_tokens");
   OPTION(aggregation, 5, "options.aggregation is 5");
-  FAILS_WITH(bei_embed(backend, &batch, ODD(&options), rows, 4 * D, status, 4, &result), BEI_INVALID_ARGUMENT, "options is 0x");
-  FAILS_WITH(bei_embed(backend, &batch, WILD(bei_call_options), rows, 4 * D, status, 4, &result), BEI_INVALID_ARGUMENT, "options is 0x8");
+  FAILS_WITH(bei_embed(backend, &batch, ODD(&options), rows, 4 * D, status, 4, &result), BEI_INVALID_ARGUMENT,
+             "options is 0x");
+  FAILS_WITH(bei_embed(backend, &batch, WILD(bei_call_options), rows, 4 * D, status, 4, &result), BEI_INVALID_ARGUMENT,
+             "options is 0x8");
   options.cancel = 5;
   FAILS_WITH(embed(), BEI_INVALID_HANDLE, "cancel token");
   options.cancel = backend;
@@ -206,13 +223,16 @@ static void text_fields(void) {
   options.prompt_name = "query", options.prompt_name_size = 5;
   FAILS_WITH(EMBED(texts, 4), BEI_INVALID_ARGUMENT, "query");
   options = (bei_call_options)BEI_CALL_OPTIONS_INIT;
-  FAILS_WITH(bei_embed_texts(backend, texts, 4, &options, rows, 4 * D - 1, status, 4, &result), BEI_BUFFER_TOO_SMALL, "1536");
+  FAILS_WITH(bei_embed_texts(backend, texts, 4, &options, rows, 4 * D - 1, status, 4, &result), BEI_BUFFER_TOO_SMALL,
+             "1536");
   FAILS_WITH(bei_tokenize(backend, texts, 4, &options, status, 4, NULL), BEI_INVALID_ARGUMENT, "result is NULL");
   FAILS_WITH(bei_tokenize(backend, NULL, 1, &options, status, 4, &result), BEI_INVALID_ARGUMENT, "texts is NULL");
   FAILS_WITH(bei_tokenize(backend, texts, 4, &options, status, 3, &result), BEI_BUFFER_TOO_SMALL, "item_status");
-  FAILS_WITH(bei_predict_tokens_texts(backend, texts, 4, &options, status, 4, NULL), BEI_INVALID_ARGUMENT, "result is NULL");
+  FAILS_WITH(bei_predict_tokens_texts(backend, texts, 4, &options, status, 4, NULL), BEI_INVALID_ARGUMENT,
+             "result is NULL");
   texts[1].outputs = BEI_OUTPUT_TOKENS | BEI_OUTPUT_POOLED;
-  FAILS_WITH(bei_embed_texts(backend, texts, 4, &options, rows, 4 * D, status, 4, NULL), BEI_INVALID_ARGUMENT, "result");
+  FAILS_WITH(bei_embed_texts(backend, texts, 4, &options, rows, 4 * D, status, 4, NULL), BEI_INVALID_ARGUMENT,
+             "result");
 
   uint32_t ids[3] = {7592, 2088, 999}, lengths[3] = {0, 1, 3}, falling[3] = {0, 4, 3}, shifted[3] = {1, 2, 3};
 #define DECODE(ids, size, lengths, n) bei_decode(backend, ids, size, lengths, n, &options, status, 4, &result)
@@ -224,8 +244,10 @@ static void text_fields(void) {
   FAILS_WITH(DECODE(ids, 3, lengths, 1), BEI_INVALID_ARGUMENT, "ids_size, 3");
   FAILS_WITH(DECODE(ids, 3, falling, 2), BEI_INVALID_ARGUMENT, "cumulative_lengths[2] is 3, below");
   FAILS_WITH(DECODE(ids, 3, shifted, 2), BEI_INVALID_ARGUMENT, "begin with 0");
-  FAILS_WITH(bei_decode(backend, ids, 3, lengths, 2, &options, status, 1, &result), BEI_BUFFER_TOO_SMALL, "item_status");
-  FAILS_WITH(bei_decode(backend, ids, 3, lengths, 2, &options, status, 4, NULL), BEI_INVALID_ARGUMENT, "result is NULL");
+  FAILS_WITH(bei_decode(backend, ids, 3, lengths, 2, &options, status, 1, &result), BEI_BUFFER_TOO_SMALL,
+             "item_status");
+  FAILS_WITH(bei_decode(backend, ids, 3, lengths, 2, &options, status, 4, NULL), BEI_INVALID_ARGUMENT,
+             "result is NULL");
   end();
 }
 
@@ -246,9 +268,11 @@ static void newer_callers(void) {
   float out[D];
   OK(bei_embed(backend, &newer_batch.known, &newer_options.known, out, D, NULL, 0, NULL));
   newer_batch.later[1] = 1;
-  FAILS_WITH(bei_embed(backend, &newer_batch.known, NULL, out, D, NULL, 0, NULL), BEI_INVALID_ARGUMENT, "byte 8 after them is not zero");
+  FAILS_WITH(bei_embed(backend, &newer_batch.known, NULL, out, D, NULL, 0, NULL), BEI_INVALID_ARGUMENT,
+             "byte 8 after them is not zero");
   newer_options.later = 1;
-  FAILS_WITH(bei_embed(backend, &p.batch, &newer_options.known, out, D, NULL, 0, NULL), BEI_INVALID_ARGUMENT, "options.struct_size is 80, this library knows 72");
+  FAILS_WITH(bei_embed(backend, &p.batch, &newer_options.known, out, D, NULL, 0, NULL), BEI_INVALID_ARGUMENT,
+             "options.struct_size is 80, this library knows 72");
   packed_free(&p);
   OK(bei_shutdown(backend, 1000));
 }
@@ -267,7 +291,11 @@ static void cancel_arguments(void) {
   FAILS_WITH(bei_cancel_trigger(token), BEI_INVALID_HANDLE, "stale");
 }
 
-const test argument_tests[] = {{"batch_fields", batch_fields},   {"batch_values", batch_values},
-                               {"outputs", outputs},             {"option_fields", option_fields},
-                               {"text_fields", text_fields},     {"newer_callers", newer_callers},
-                               {"cancel_arguments", cancel_arguments}, {NULL, NULL}};
+const test argument_tests[] = {{"batch_fields", batch_fields},
+                               {"batch_values", batch_values},
+                               {"outputs", outputs},
+                               {"option_fields", option_fields},
+                               {"text_fields", text_fields},
+                               {"newer_callers", newer_callers},
+                               {"cancel_arguments", cancel_arguments},
+                               {NULL, NULL}};

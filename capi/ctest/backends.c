@@ -6,7 +6,8 @@ static void init_refused(void) {
   bei_handle handle = 7;
   FAILS_WITH(bei_init(NULL, 0, &handle), BEI_INVALID_ARGUMENT, "options");
   FAILS_WITH(bei_init(NULL, 5, &handle), BEI_INVALID_ARGUMENT, "options is NULL, but options_size is 5");
-  FAILS_WITH(bei_init("{}", SIZE_MAX, &handle), BEI_INVALID_ARGUMENT, "options_size is 18446744073709551615, the limit is");
+  FAILS_WITH(bei_init("{}", SIZE_MAX, &handle), BEI_INVALID_ARGUMENT,
+             "options_size is 18446744073709551615, the limit is");
   FAILS_WITH(bei_init("{}", 2, NULL), BEI_INVALID_ARGUMENT, "backend is NULL");
   FAILS_WITH(bei_init("{}", 2, (bei_handle *)3), BEI_INVALID_ARGUMENT, "backend is 0x3");
   FAILS_WITH(bei_init((char *)9, 2, &handle), BEI_INVALID_ARGUMENT, "options is 0x9");
@@ -19,7 +20,8 @@ static void init_refused(void) {
   FAILS_WITH(INIT("{\"engine\": \"mock\", \"slots\": \"2\"}"), BEI_INVALID_ARGUMENT, "slots");
   FAILS_WITH(INIT("{\"engine\": \"cuda12\"}"), BEI_INVALID_ARGUMENT, "engine");
   FAILS_WITH(INIT("{\"engine\": \"mock\", \"queue\": {\"max_items\": 1e99}}"), BEI_INVALID_ARGUMENT, "queue.max_items");
-  FAILS_WITH(INIT("{\"engine\": \"mock\", \"max_length\": 50, \"max_tokens\": 20}"), BEI_INVALID_ARGUMENT, "max_tokens 20");
+  FAILS_WITH(INIT("{\"engine\": \"mock\", \"max_length\": 50, \"max_tokens\": 20}"), BEI_INVALID_ARGUMENT,
+             "max_tokens 20");
   FAILS(bei_init("{\"engine\": \"mo\xff\"}", 17, &handle), BEI_INVALID_ARGUMENT);
   FAILS(bei_init("{\"engine\":\0\"mock\"}", 18, &handle), BEI_INVALID_ARGUMENT);
   CHECK_EQUAL(handle, 7);
@@ -48,21 +50,27 @@ static void init_folders(void) {
     char options[2048];
     int size = snprintf(options, sizeof options, "{\"model\": \"%s/%s\", \"log\": {\"level\": \"off\"}}",
                         setting("BEI_TEST_FOLDERS"), cases[i].folder);
-    check_error(__FILE__, __LINE__, cases[i].folder, bei_init(options, (size_t)size, &handle), cases[i].code, cases[i].text);
+    check_error(__FILE__, __LINE__, cases[i].folder, bei_init(options, (size_t)size, &handle), cases[i].code,
+                cases[i].text);
   }
   char options[2048];
-  snprintf(options, sizeof options, "{\"model\": \"%s\", \"log\": {\"level\": \"off\"}, \"onnxruntime\": {\"library\": \"/nowhere/libonnxruntime.so.1\"}}",
+  snprintf(options, sizeof options,
+           "{\"model\": \"%s\", \"log\": {\"level\": \"off\"}, \"onnxruntime\": {\"library\": "
+           "\"/nowhere/libonnxruntime.so.1\"}}",
            setting("BEI_TEST_MODEL"));
   FAILS_WITH(INIT(options), BEI_NO_BACKEND, "/nowhere/libonnxruntime.so.1");
-  snprintf(options, sizeof options, "{\"model\": \"%s\", \"log\": {\"level\": \"off\"}, \"engine\": \"tensorrt\"}", setting("BEI_TEST_MODEL"));
+  snprintf(options, sizeof options, "{\"model\": \"%s\", \"log\": {\"level\": \"off\"}, \"engine\": \"tensorrt\"}",
+           setting("BEI_TEST_MODEL"));
   FAILS_WITH(INIT(options), BEI_UNSUPPORTED, "TensorRT");
-  snprintf(options, sizeof options, "{\"model\": \"%s\", \"log\": {\"level\": \"off\"}, \"device\": \"cuda\"}", setting("BEI_TEST_MODEL"));
+  snprintf(options, sizeof options, "{\"model\": \"%s\", \"log\": {\"level\": \"off\"}, \"device\": \"cuda\"}",
+           setting("BEI_TEST_MODEL"));
   FAILS_WITH(INIT(options), BEI_UNSUPPORTED, "cuda");
   CHECK_EQUAL(handle, 0);
 }
 
 static void info(void) {
-  bei_handle backend = open_mock("\"slots\": 3, \"max_length\": 100, \"max_tokens\": 2000, \"max_sequences\": 50, \"best_tokens\": 700");
+  bei_handle backend =
+      open_mock("\"slots\": 3, \"max_length\": 100, \"max_tokens\": 2000, \"max_sequences\": 50, \"best_tokens\": 700");
   bei_info info = BEI_INFO_INIT;
   OK(bei_get_info(backend, &info));
   CHECK_EQUAL(info.struct_size, sizeof info);
@@ -168,7 +176,8 @@ static void health(void) {
   FAILS_WITH(bei_health(backend, 0, NULL), BEI_UNHEALTHY, "lost");
   OK(bei_shutdown(backend, 1000));
 
-  backend = open_mock("\"run_timeout_ms\": 50, \"mock\": {\"faults\": [{\"kind\": \"stuck\", \"from\": 3, \"count\": 1, \"delay_ms\": 600}]}");
+  backend = open_mock("\"run_timeout_ms\": 50, \"mock\": {\"faults\": [{\"kind\": \"stuck\", \"from\": 3, \"count\": "
+                      "1, \"delay_ms\": 600}]}");
   options.timeout_us = 200000;
   bei_error *error = bei_health(backend, 1, &options);
   CHECK(bei_error_code(error) == BEI_UNHEALTHY || bei_error_code(error) == BEI_TIMEOUT);
@@ -213,6 +222,10 @@ static void handles(void) {
   bei_result_free(result);
 }
 
-const test backend_tests[] = {{"init_refused", init_refused}, {"init_folders", init_folders}, {"info", info},
-                              {"metrics", metrics},           {"health", health},             {"handles", handles},
+const test backend_tests[] = {{"init_refused", init_refused},
+                              {"init_folders", init_folders},
+                              {"info", info},
+                              {"metrics", metrics},
+                              {"health", health},
+                              {"handles", handles},
                               {NULL, NULL}};

@@ -104,7 +104,8 @@ static void mixed_outputs(void) {
 }
 
 static void sizes(void) {
-  bei_handle backend = open_mock("\"max_tokens\": 64, \"max_length\": 32, \"best_tokens\": 64, \"max_sequences\": 8, \"slots\": 2");
+  bei_handle backend =
+      open_mock("\"max_tokens\": 64, \"max_length\": 32, \"best_tokens\": 64, \"max_sequences\": 8, \"slots\": 2");
   int32_t status[300];
   float *rows = malloc(300 * D * sizeof *rows);
   /* No items; also without any array but the lengths. */
@@ -150,7 +151,8 @@ static void sizes(void) {
 
 /* One item is wrong in each way; its neighbours are not touched. Without item_status the call fails, naming the item. */
 static void bad_items(void) {
-  bei_handle backend = open_mock("\"mock\": {\"faults\": [{\"kind\": \"nan\", \"token_id\": 20001}, {\"kind\": \"bad_item\", \"token_id\": 20002}]}");
+  bei_handle backend = open_mock("\"mock\": {\"faults\": [{\"kind\": \"nan\", \"token_id\": 20001}, {\"kind\": "
+                                 "\"bad_item\", \"token_id\": 20002}]}");
   packed p = packed_new(4, 200);
   uint32_t lengths[] = {0, 200, 400, 600, 800}, longest[] = {0, 200, 457, 600, 800}, two[] = {0, 3};
   uint32_t *types = calloc(800, sizeof *types), *positions = calloc(800, sizeof *positions);
@@ -210,7 +212,8 @@ static void bad_items(void) {
   int32_t status[4];
   p.batch.pooled_indices = two, p.batch.num_pooled = 2;
   OK(bei_embed(backend, &p.batch, NULL, rows, 4 * D, status, 4, NULL));
-  CHECK(status[0] == BEI_OK && status[1] == BEI_INVALID_ARGUMENT && status[2] == BEI_INVALID_ARGUMENT && status[3] == BEI_OK);
+  CHECK(status[0] == BEI_OK && status[1] == BEI_INVALID_ARGUMENT && status[2] == BEI_INVALID_ARGUMENT &&
+        status[3] == BEI_OK);
   free(types);
   free(positions);
   packed_free(&p);
@@ -223,10 +226,12 @@ static void failing_runs(void) {
     const char *kind;
     int32_t code;
     int lasting;
-  } cases[] = {{"error", BEI_INFERENCE, 0}, {"lost", BEI_UNHEALTHY, 1}, {"panic", BEI_INTERNAL, 0}, {"nan", BEI_NON_FINITE, 0}};
+  } cases[] = {
+      {"error", BEI_INFERENCE, 0}, {"lost", BEI_UNHEALTHY, 1}, {"panic", BEI_INTERNAL, 0}, {"nan", BEI_NON_FINITE, 0}};
   for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
     char more[200];
-    snprintf(more, sizeof more, "\"mock\": {\"faults\": [{\"kind\": \"%s\", \"from\": 3, \"count\": 5}]}", cases[c].kind);
+    snprintf(more, sizeof more, "\"mock\": {\"faults\": [{\"kind\": \"%s\", \"from\": 3, \"count\": 5}]}",
+             cases[c].kind);
     bei_handle backend = open_mock(more);
     packed p = packed_new(1, 4);
     float rows[D];
@@ -261,7 +266,8 @@ static void predict(void) {
   bei_result_free(result);
   OK(bei_predict(classifier, &p.batch, NULL, rows, 12, NULL, 0, NULL));
   FAILS(bei_predict(classifier, &p.batch, NULL, rows, 11, NULL, 0, NULL), BEI_BUFFER_TOO_SMALL);
-  FAILS_WITH(bei_predict(classifier, &p.batch, NULL, NULL, 3, NULL, 0, NULL), BEI_INVALID_ARGUMENT, "logits is NULL, but logits_size is 3");
+  FAILS_WITH(bei_predict(classifier, &p.batch, NULL, NULL, 3, NULL, 0, NULL), BEI_INVALID_ARGUMENT,
+             "logits is NULL, but logits_size is 3");
   bei_call_options options = BEI_CALL_OPTIONS_INIT;
   options.dimensions = 2;
   FAILS(bei_predict(classifier, &p.batch, &options, rows, 12, NULL, 0, NULL), BEI_INVALID_ARGUMENT);
@@ -304,6 +310,11 @@ static void router_start(void) {
   OK(bei_shutdown(backend, 1000));
 }
 
-const test batch_tests[] = {{"embed", embed},         {"mixed_outputs", mixed_outputs}, {"sizes", sizes},
-                            {"bad_items", bad_items}, {"failing_runs", failing_runs},   {"predict", predict},
-                            {"router_start", router_start}, {NULL, NULL}};
+const test batch_tests[] = {{"embed", embed},
+                            {"mixed_outputs", mixed_outputs},
+                            {"sizes", sizes},
+                            {"bad_items", bad_items},
+                            {"failing_runs", failing_runs},
+                            {"predict", predict},
+                            {"router_start", router_start},
+                            {NULL, NULL}};

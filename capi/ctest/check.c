@@ -44,7 +44,8 @@ const char *setting(const char *name) {
 
 static bei_handle open_with(const char *before, const char *more) {
   char options[2048];
-  int size = snprintf(options, sizeof options, "{%s, \"log\": {\"level\": \"off\"}%s%s}", before, *more ? ", " : "", more);
+  int size =
+      snprintf(options, sizeof options, "{%s, \"log\": {\"level\": \"off\"}%s%s}", before, *more ? ", " : "", more);
   CHECK(size > 0 && (size_t)size < sizeof options);
   bei_handle handle = 0;
   OK(bei_init(options, (size_t)size, &handle));
@@ -143,7 +144,7 @@ void run_threads(int n, void (*work)(int)) {
 }
 
 int main(int argc, char **argv) {
-  const test *const groups[] = {library_tests, backend_tests, argument_tests, batch_tests, text_tests, result_tests,
+  const test *const groups[] = {library_tests, backend_tests, argument_tests, batch_tests,  text_tests, result_tests,
                                 waiting_tests, thread_tests,  log_tests,      minilm_tests, leak_tests};
   const char *name = argc == 2 ? argv[1] : "list";
   int listing = strcmp(name, "list") == 0;

@@ -173,7 +173,11 @@ static void never_unloaded(void) {
   OK(bei_shutdown(backend, 1000));
 }
 
-const test library_tests[] = {
-    {"versions", versions},         {"status_names", status_names}, {"null_errors", null_errors},
-    {"forked_child", forked_child}, {"forked_early", forked_early}, {"forked_exec", forked_exec},
-    {"never_unloaded", never_unloaded}, {NULL, NULL}};
+const test library_tests[] = {{"versions", versions},
+                              {"status_names", status_names},
+                              {"null_errors", null_errors},
+                              {"forked_child", forked_child},
+                              {"forked_early", forked_early},
+                              {"forked_exec", forked_exec},
+                              {"never_unloaded", never_unloaded},
+                              {NULL, NULL}};

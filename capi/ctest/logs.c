@@ -150,7 +150,8 @@ static void panic_line(void *user, int32_t level, const char *line, size_t size)
 
 static void panics(void) {
   OK(bei_set_log_callback(panic_line, NULL));
-  const char *options = "{\"engine\": \"mock\", \"mock\": {\"faults\": [{\"kind\": \"panic\", \"from\": 3, \"count\": 1}]}}";
+  const char *options =
+      "{\"engine\": \"mock\", \"mock\": {\"faults\": [{\"kind\": \"panic\", \"from\": 3, \"count\": 1}]}}";
   OK(bei_init(options, strlen(options), &backend));
   FAILS_WITH(bei_health(backend, 1, NULL), BEI_UNHEALTHY, "panic");
   wait_for(&lines, 1);

@@ -95,7 +95,8 @@ static void minilm_batch(void) {
   }
   bei_result_free(tokenized);
   bei_batch batch = BEI_BATCH_INIT;
-  batch.input_ids = ids, batch.total_tokens = lengths[n], batch.cumulative_seq_lengths = lengths, batch.num_sequences = n;
+  batch.input_ids = ids, batch.total_tokens = lengths[n], batch.cumulative_seq_lengths = lengths,
+  batch.num_sequences = n;
   batch.pooled_indices = items, batch.num_pooled = n, batch.raw_indices = raw, batch.num_raw = num_raw;
   float *rows = calloc(n * D, sizeof *rows);
   OK(bei_embed(backend, &batch, NULL, rows, n * D, NULL, 0, &result));
@@ -139,7 +140,5 @@ static void minilm_threads(void) {
   OK(bei_shutdown(backend, 5000));
 }
 
-const test minilm_tests[] = {{"minilm_texts", minilm_texts},
-                             {"minilm_batch", minilm_batch},
-                             {"minilm_threads", minilm_threads},
-                             {NULL, NULL}};
+const test minilm_tests[] = {
+    {"minilm_texts", minilm_texts}, {"minilm_batch", minilm_batch}, {"minilm_threads", minilm_threads}, {NULL, NULL}};

@@ -68,7 +68,8 @@ static void pinned_memory(void) {
   enum { KEPT = 30 };
   packed p = packed_new(3, 20);
   uint32_t all[] = {0, 1, 2};
-  p.batch.num_pooled = 0, p.batch.raw_indices = all, p.batch.num_raw = 3, p.batch.sparse_indices = all, p.batch.num_sparse = 3;
+  p.batch.num_pooled = 0, p.batch.raw_indices = all, p.batch.num_raw = 3, p.batch.sparse_indices = all,
+  p.batch.num_sparse = 3;
   bei_result kept[KEPT];
   const float *vectors[KEPT][3], *weights[KEPT][3];
   float first[20 * D];

@@ -43,7 +43,8 @@ static void tokenize(void) {
   CHECK(memcmp(&t, &again, sizeof t) == 0);
   t = tokens_of(1);
   size_t second = t.count - 2; /* "two" [SEP] */
-  CHECK(t.sequence[second] == 1 && t.type_ids[second] == 1 && t.type_ids[1] == 0 && t.starts[second] == 0 && t.ends[second] == 3);
+  CHECK(t.sequence[second] == 1 && t.type_ids[second] == 1 && t.type_ids[1] == 0 && t.starts[second] == 0 &&
+        t.ends[second] == 3);
   CHECK(t.starts[1] == 0 && t.ends[1] == 1 && t.starts[2] == 1 && t.ends[2] == 2 && t.starts[3] == 3); /* code points */
   FAILS_WITH(bei_result_tokens(result, 2, &t), BEI_INVALID_ARGUMENT, "item 2 has no tokens");
   CHECK(t.struct_size == sizeof t && t.count == 0 && t.ids == NULL && t.piece_offsets == NULL);
@@ -81,7 +82,8 @@ static void embed_texts(void) {
   /* The same vector from its tokens. */
   uint32_t lengths[2] = {0, (uint32_t)t.count}, items[1] = {0};
   bei_batch batch = BEI_BATCH_INIT;
-  batch.input_ids = t.ids, batch.total_tokens = t.count, batch.cumulative_seq_lengths = lengths, batch.num_sequences = 1;
+  batch.input_ids = t.ids, batch.total_tokens = t.count, batch.cumulative_seq_lengths = lengths,
+  batch.num_sequences = 1;
   batch.pooled_indices = items, batch.num_pooled = 1;
   OK(bei_embed(backend, &batch, NULL, from_tokens, D, NULL, 0, NULL));
   CHECK(memcmp(from_tokens, rows + D, sizeof from_tokens) == 0);
@@ -116,7 +118,8 @@ static void embed_texts(void) {
 
   backend = open_mock_texts("\"mock\": {\"kind\": \"token_classifier\", \"labels\": 4}");
   texts[0].pair = NULL, texts[0].pair_size = 0;
-  FAILS_WITH(bei_predict_tokens_texts(backend, texts, 1, NULL, status, 3, &result), BEI_UNSUPPORTED, "predict_tokens_texts");
+  FAILS_WITH(bei_predict_tokens_texts(backend, texts, 1, NULL, status, 3, &result), BEI_UNSUPPORTED,
+             "predict_tokens_texts");
   OK(bei_shutdown(backend, 1000));
 }
 
@@ -126,7 +129,8 @@ static void bad_texts(void) {
   char *big = malloc(BIG);
   for (size_t i = 0; i < BIG; i++)
     big[i] = i % 5 == 4 ? ' ' : 'a';
-  static const char nul[] = "before\0after", cut[] = "abc\xe2\x82", overlong[] = "\xc0\xaf", surrogate[] = "x\xed\xa0\x80", stray[] = "\x80";
+  static const char nul[] = "before\0after", cut[] = "abc\xe2\x82", overlong[] = "\xc0\xaf",
+                    surrogate[] = "x\xed\xa0\x80", stray[] = "\x80";
   struct {
     const char *text;
     size_t size;
@@ -155,7 +159,8 @@ static void bad_texts(void) {
     if (call == 0)
       OK(bei_embed_texts(backend, texts, N + 2, &options, rows, (N + 2) * D, status, N + 2, &result));
     else
-      OK(bei_tokenize(backend, texts, N + 1, &options, status, N + 2, &result)); /* no limit of length there but N + 1st */
+      OK(bei_tokenize(backend, texts, N + 1, &options, status, N + 2,
+                      &result)); /* no limit of length there but N + 1st */
     CHECK_EQUAL(status[0], BEI_OK);
     for (size_t i = 0; i < N - (size_t)call; i++) {
       const char *message = bei_result_item_message(result, i + 1);
@@ -196,7 +201,8 @@ static void many_texts(void) {
   for (size_t i = 0; i < N; i++)
     texts[i] = text_of("x");
   float *rows = malloc((size_t)N * D * sizeof *rows);
-  FAILS_WITH(bei_embed_texts(backend, texts, N, NULL, rows, (size_t)N * D, NULL, 0, NULL), BEI_INVALID_ARGUMENT, "100000 items");
+  FAILS_WITH(bei_embed_texts(backend, texts, N, NULL, rows, (size_t)N * D, NULL, 0, NULL), BEI_INVALID_ARGUMENT,
+             "100000 items");
   OK(bei_embed_texts(backend, texts, 2000, NULL, rows, (size_t)N * D, NULL, 0, NULL));
   OK(bei_shutdown(backend, 1000));
   backend = open_mock_texts("\"queue\": {\"max_items\": 100000}");
@@ -245,7 +251,9 @@ static void decode(void) {
 /* A word-level tokenizer without an unknown token fails on words that it does not have. */
 static void untokenizable(void) {
   char options[2048];
-  snprintf(options, sizeof options, "{\"engine\": \"mock\", \"log\": {\"level\": \"off\"}, \"model\": \"%s/word_level\"}", setting("BEI_TEST_FOLDERS"));
+  snprintf(options, sizeof options,
+           "{\"engine\": \"mock\", \"log\": {\"level\": \"off\"}, \"model\": \"%s/word_level\"}",
+           setting("BEI_TEST_FOLDERS"));
   OK(bei_init(options, strlen(options), &backend));
   bei_text texts[] = {text_of("known"), text_of("strange")};
   float rows[2 * D];
@@ -256,6 +264,10 @@ static void untokenizable(void) {
   OK(bei_shutdown(backend, 1000));
 }
 
-const test text_tests[] = {{"tokenize", tokenize},     {"embed_texts", embed_texts}, {"bad_texts", bad_texts},
-                           {"many_texts", many_texts}, {"decode", decode},           {"untokenizable", untokenizable},
+const test text_tests[] = {{"tokenize", tokenize},
+                           {"embed_texts", embed_texts},
+                           {"bad_texts", bad_texts},
+                           {"many_texts", many_texts},
+                           {"decode", decode},
+                           {"untokenizable", untokenizable},
                            {NULL, NULL}};

@@ -115,6 +115,8 @@ static void open_and_close(int number) {
 
 static void many_backends(void) { run_threads(16, open_and_close); }
 
-const test thread_tests[] = {{"mixed_calls", mixed_calls},     {"shared_result", shared_result},
-                             {"short_threads", short_threads}, {"many_backends", many_backends},
+const test thread_tests[] = {{"mixed_calls", mixed_calls},
+                             {"shared_result", shared_result},
+                             {"short_threads", short_threads},
+                             {"many_backends", many_backends},
                              {NULL, NULL}};

@@ -4,7 +4,8 @@
 #include <pthread.h>
 
 #define HUNG "\"mock\": {\"faults\": [{\"kind\": \"hung\", \"from\": 3, \"count\": 1000}]}"
-#define SLOW(ms) "\"mock\": {\"faults\": [{\"kind\": \"slow\", \"from\": 3, \"count\": 1000000, \"delay_ms\": " #ms "}]}"
+#define SLOW(ms)                                                                                                       \
+  "\"mock\": {\"faults\": [{\"kind\": \"slow\", \"from\": 3, \"count\": 1000000, \"delay_ms\": " #ms "}]}"
 
 static bei_handle backend;
 static bei_call_options options;
@@ -25,7 +26,8 @@ static void *call(void *argument) {
   float *rows = malloc(c->n * D * sizeof *rows);
   memset(c->status, 0x55, sizeof c->status);
   double start = now_ms();
-  bei_error *error = bei_embed(backend, &p.batch, &options, rows, c->n * D, c->n <= 8 ? c->status : NULL, c->n <= 8 ? c->n : 0, NULL);
+  bei_error *error =
+      bei_embed(backend, &p.batch, &options, rows, c->n * D, c->n <= 8 ? c->status : NULL, c->n <= 8 ? c->n : 0, NULL);
   c->took_ms = now_ms() - start;
   c->code = bei_error_code(error);
   snprintf(c->message, sizeof c->message, "%s", bei_error_message(error));
@@ -237,5 +239,6 @@ static void shutdown_race(void) {
   }
 }
 
-const test waiting_tests[] = {{"timeouts", timeouts},           {"cancels", cancels},           {"overload", overload},
-                              {"shutdown_busy", shutdown_busy}, {"shutdown_race", shutdown_race}, {NULL, NULL}};
+const test waiting_tests[] = {{"timeouts", timeouts},           {"cancels", cancels},
+                              {"overload", overload},           {"shutdown_busy", shutdown_busy},
+                              {"shutdown_race", shutdown_race}, {NULL, NULL}};
