@@ -103,7 +103,7 @@ func BenchmarkLatency(b *testing.B) {
 	b.ReportMetric(float64(fastest.Microseconds())/1000, "ms-min")
 }
 
-// BenchmarkMemory reports what opening, and then running, adds to resident memory, against the weights file.
+// BenchmarkMemory reports what opening, and then running, adds to resident memory. It must be the only one in its process.
 func BenchmarkMemory(b *testing.B) {
 	sequences := workload()
 	before := residentBytes(b)

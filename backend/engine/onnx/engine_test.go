@@ -38,7 +38,10 @@ func TestGolden(t *testing.T) {
 }
 
 func TestMiniLM(t *testing.T) {
-	suite.Run(t, open, []suite.Case{suite.MiniLM(t)})
+	c := suite.MiniLM(t)
+	e := open(t, c.Model, c.Weights, engine.Limits{})
+	require.NoError(t, suite.Verify(e, &c))
+	require.NoError(t, e.Close())
 }
 
 func TestSynthetic(t *testing.T) {

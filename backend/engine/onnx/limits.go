@@ -54,9 +54,9 @@ func (o Options) withDefaults(m *arch.Model) (Options, error) {
 			return o, status.Errorf(status.InvalidArgument, "engine onnxruntime: %s is %d; it must be 1 to %d", f.name, f.value, f.most)
 		}
 	}
-	if o.Spinning < ort.SpinNever || o.Spinning > ort.SpinAlways {
+	if o.Spinning < ort.SpinInRun || o.Spinning > ort.SpinNever {
 		return o, status.Errorf(status.InvalidArgument, "engine onnxruntime: spinning is %d; it must be %d to %d",
-			o.Spinning, ort.SpinNever, ort.SpinAlways)
+			o.Spinning, ort.SpinInRun, ort.SpinNever)
 	}
 	if l.Padded {
 		return o, status.Errorf(status.InvalidArgument, "engine onnxruntime: limits.padded: its runs are never padded")

@@ -48,7 +48,7 @@ func TestOptionsOutOfRange(t *testing.T) {
 		"limits.max_length":    {Limits: engine.Limits{MaxLength: -1}},
 		"limits.best_tokens":   {Limits: engine.Limits{BestTokens: -1}},
 		"limits.padded":        {Limits: engine.Limits{Padded: true}},
-		"spinning":             {Spinning: ort.SpinAlways + 1},
+		"spinning":             {Spinning: ort.SpinNever + 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := o.withDefaults(sized(384, 1536, 256))

@@ -122,7 +122,8 @@ static char *configure(bei_ort_builder *builder, int32_t threads, int32_t spin) 
   TRY(DisableMemPattern(options));
   const char *entries[][2] = {
       {"session.intra_op.allow_spinning", spin == BEI_ORT_SPIN_NEVER ? "0" : "1"},
-      {"session.force_spinning_stop", spin == BEI_ORT_SPIN_IN_RUN ? "1" : "0"},
+      {"session.intra_op.spin_duration_us", "50"},
+      {"session.force_spinning_stop", "1"},
       {"session.inter_op.allow_spinning", "0"},
       {"session.set_denormal_as_zero", "1"},
       // Packed weights are for ever and exact in size: they do not belong in an arena that doubles.

@@ -28,7 +28,7 @@ typedef struct bei_ort_session bei_ort_session;
 typedef struct bei_ort_run bei_ort_run; // one run at a time
 
 // Spinning of idle worker threads.
-enum { BEI_ORT_SPIN_NEVER = 0, BEI_ORT_SPIN_IN_RUN = 1, BEI_ORT_SPIN_ALWAYS = 2 };
+enum { BEI_ORT_SPIN_IN_RUN = 0, BEI_ORT_SPIN_NEVER = 1 };
 
 char *bei_ort_builder_new(int32_t threads, int32_t spin, bei_ort_builder **out);
 void bei_ort_builder_free(bei_ort_builder *builder);
