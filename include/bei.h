@@ -13,7 +13,8 @@
  *            fine.
  * SIGNALS    The library installs no signal handler of its own beyond what the Go runtime needs (SIGSEGV, SIGBUS,
  *            SIGFPE, SIGURG; those of the host are chained), never exits the process, and never prints: logs go where
- *            bei_set_log_callback or the "log" options say.
+ *            bei_set_log_callback or the "log" options say. Handlers of the host need SA_ONSTACK, since Go's stacks are
+ *            small.
  * ERRORS     A function returns NULL on success, otherwise an error that the caller owns and gives to
  *            bei_error_free. It concerns the call as a whole. On error no output argument is written, except where a
  *            function says so. What concerns one item of a batch is in item_status[i], with a text from
@@ -45,9 +46,7 @@ extern "C" {
 /* The interface version of this header. Compare with bei_api_version() of the library that was loaded. */
 #define BEI_API_VERSION 1
 
-/*
- * ---- Status codes: of errors and of items -----------------------------------------------------------------------
- */
+/* ---- Status codes: of errors and of items ---- */
 
 /*
  * One list serves errors (bei_error_code) and items (item_status[i]). The name in brackets is the BackendError of the
@@ -126,9 +125,7 @@ enum {
   BEI_AGGREGATE_MAX = 4
 };
 
-/*
- * ---- Types -------------------------------------------------------------------------------------------------------
- */
+/* ---- Types ---- */
 
 typedef uint64_t bei_handle; /* an open backend: a model on an engine */
 typedef uint64_t bei_result; /* outputs of unknown size of one call */
@@ -269,9 +266,7 @@ typedef struct bei_stats {
  */
 typedef void (*bei_log_fn)(void *user, int32_t level, const char *line, size_t size);
 
-/*
- * ---- Library -----------------------------------------------------------------------------------------------------
- */
+/* ---- Library ---- */
 
 /*
  * bei_api_version returns the interface version of the loaded library: functions since that version are there.
@@ -282,9 +277,7 @@ uint32_t bei_api_version(void);
 /* bei_version returns the library's version, "1.2.3", as a static C string. Works after fork. Since 1. */
 const char *bei_version(void);
 
-/*
- * bei_options_schema returns the JSON Schema (draft 2020-12) of bei_init's options as a static C string. Since 1.
- */
+/* bei_options_schema returns the JSON Schema (draft 2020-12) of bei_init's options as a static C string. Since 1. */
 const char *bei_options_schema(void);
 
 /*
@@ -294,9 +287,7 @@ const char *bei_options_schema(void);
  */
 bei_error *bei_set_log_callback(bei_log_fn fn, void *user);
 
-/*
- * ---- Errors ------------------------------------------------------------------------------------------------------
- */
+/* ---- Errors ---- */
 
 /* bei_error_code returns the BEI_* code of an error; BEI_OK for NULL. Since 1. */
 int32_t bei_error_code(const bei_error *error);
@@ -310,9 +301,7 @@ void bei_error_free(bei_error *error);
 /* bei_status_name returns a static C string such as "TOO_LONG" for a BEI_* code; "UNKNOWN" for others. Since 1. */
 const char *bei_status_name(int32_t status);
 
-/*
- * ---- Backends ----------------------------------------------------------------------------------------------------
- */
+/* ---- Backends ---- */
 
 /*
  * bei_init opens a model on an engine and warms it up, which may take seconds to minutes.
@@ -356,9 +345,7 @@ bei_error *bei_health(bei_handle backend, int32_t deep, const bei_call_options *
  */
 bei_error *bei_metrics(bei_handle backend, bei_result *result);
 
-/*
- * ---- Token batches -----------------------------------------------------------------------------------------------
- */
+/* ---- Token batches ---- */
 
 /*
  * bei_embed computes embeddings of token sequences. Shapes: n = batch->num_sequences, d = options->dimensions, or
@@ -392,9 +379,7 @@ bei_error *bei_predict(bei_handle backend, const bei_batch *batch, const bei_cal
 bei_error *bei_predict_tokens(bei_handle backend, const bei_batch *batch, const bei_call_options *options,
                               int32_t *item_status, size_t item_status_size, bei_result *result);
 
-/*
- * ---- Texts -------------------------------------------------------------------------------------------------------
- */
+/* ---- Texts ---- */
 
 /*
  * bei_embed_texts tokenizes texts (with the model's prompt, truncation and template) and computes their embeddings.
@@ -418,8 +403,8 @@ bei_error *bei_predict_tokens_texts(bei_handle backend, const bei_text *texts, s
                                     bei_result *result);
 
 /*
- * bei_tokenize gives the tokens of each text: bei_result_tokens. It waits for no engine. truncate's default is off
- * here. texts[i].outputs is not used. Since 1.
+ * bei_tokenize gives the tokens of each text: bei_result_tokens. It waits for no engine. Without truncate, all
+ * tokens are given, however many. texts[i].outputs is not used. Since 1.
  */
 bei_error *bei_tokenize(bei_handle backend, const bei_text *texts, size_t n, const bei_call_options *options,
                         int32_t *item_status, size_t item_status_size, bei_result *result);
@@ -432,9 +417,7 @@ bei_error *bei_decode(bei_handle backend, const uint32_t *ids, size_t ids_size, 
                       size_t n, const bei_call_options *options, int32_t *item_status, size_t item_status_size,
                       bei_result *result);
 
-/*
- * ---- Results -----------------------------------------------------------------------------------------------------
- */
+/* ---- Results ---- */
 
 /*
  * Accessors of a result. Pointers live until bei_result_free. For a stale result, an index out of range, a failed
@@ -475,9 +458,7 @@ bei_error *bei_result_stats(bei_result result, bei_stats *stats);
 /* bei_result_free releases a result. Zero and stale results are ignored, so freeing twice is harmless. Since 1. */
 void bei_result_free(bei_result result);
 
-/*
- * ---- Cancelling --------------------------------------------------------------------------------------------------
- */
+/* ---- Cancelling ---- */
 
 /*
  * bei_cancel_new makes a cancel token, to be put in bei_call_options of any number of calls. Freed by the caller.
