@@ -169,5 +169,5 @@ func ended(ctx context.Context) error {
 	if ctx.Err() == context.DeadlineExceeded {
 		code = status.Timeout
 	}
-	return status.Errorf(code, "run: %w", context.Cause(ctx))
+	return status.Errorf(code, "run: %w", ctx.Err())
 }
