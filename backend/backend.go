@@ -184,20 +184,20 @@ func (b *Backend) promptNamed(name string) (string, error) {
 // warmUp runs one token, and then one full run, so that memory and threads are there before the first request.
 func (b *Backend) warmUp(ctx context.Context) error {
 	o := CallOptions{Timeout: -1} // ctx bounds it, not the default timeout of calls
-	if err := b.runZeros(ctx, 1, 1, o); err != nil {
+	if err := b.runZeros(ctx, "warm_up", 1, 1, o); err != nil {
 		return fmt.Errorf("warm-up: %w", err)
 	}
 	limits := b.engine.Info().Limits
 	length := min(limits.MaxLength, limits.BestTokens)
 	n := min(limits.BestTokens/length, limits.MaxSequences, b.queue.MaxItems)
-	if err := b.runZeros(ctx, n, length, o); err != nil {
+	if err := b.runZeros(ctx, "warm_up", n, length, o); err != nil {
 		return fmt.Errorf("warm-up: %w", err)
 	}
 	return nil
 }
 
-// runZeros runs a batch of n sequences of length zeros.
-func (b *Backend) runZeros(ctx context.Context, n, length int, o CallOptions) error {
+// runZeros runs a batch of n sequences of length zeros; call is its name in the metrics.
+func (b *Backend) runZeros(ctx context.Context, call string, n, length int, o CallOptions) error {
 	batch := Batch{InputIDs: make([]uint32, n*length), CumulativeSeqLengths: make([]uint32, n+1)}
 	items := make([]uint32, n)
 	for i := range n {
@@ -207,10 +207,10 @@ func (b *Backend) runZeros(ctx context.Context, n, length int, o CallOptions) er
 	info := b.engine.Info()
 	if info.Outputs&engine.Pooled != 0 {
 		batch.PooledIndices = items
-		return b.runBatch(ctx, "warm_up", batch, o, Output{Rows: make([]float32, n*info.PooledWidth)}, info.Outputs)
+		return b.runBatch(ctx, call, batch, o, Output{Rows: make([]float32, n*info.PooledWidth)}, info.Outputs)
 	}
 	batch.RawIndices = items
-	return b.runBatch(ctx, "warm_up", batch, o, Output{Result: &Result{}}, info.Outputs)
+	return b.runBatch(ctx, call, batch, o, Output{Result: &Result{}}, info.Outputs)
 }
 
 // Close ends the backend: calls under way may finish until ctx ends, the rest gets status.ShutDown. The error is

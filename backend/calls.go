@@ -114,7 +114,7 @@ var errShutDown = status.Errorf(status.ShutDown, "the backend is shut down")
 // Health tells whether the backend works: nil, or status.Unhealthy. Cheap by itself; deep runs one token, within o's timeout.
 func (b *Backend) Health(ctx context.Context, deep bool, o CallOptions) error {
 	if deep {
-		if err := b.runZeros(ctx, 1, 1, CallOptions{Timeout: o.Timeout, Priority: 1}); err != nil {
+		if err := b.runZeros(ctx, "health", 1, 1, CallOptions{Timeout: o.Timeout, Priority: 1}); err != nil {
 			switch code := status.CodeOf(err); code {
 			case status.Timeout, status.Overloaded, status.Cancelled, status.ShutDown:
 				return err

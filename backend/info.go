@@ -74,7 +74,7 @@ func (b *Backend) describe() Info {
 		MaxLength: uint32(e.Limits.MaxLength), MaxTokens: uint32(e.Limits.MaxTokens), MaxSequences: uint32(e.Limits.MaxSequences),
 		BestTokens: uint32(e.Limits.BestTokens), Slots: uint32(len(b.engine.Slots())), Padded: e.Limits.Padded,
 	}
-	labels := 0
+	var labels int
 	if b.model != nil {
 		m := b.model
 		i.Pooling = poolingOf(m.Head)
