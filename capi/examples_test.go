@@ -11,6 +11,7 @@ import (
 func TestExamples(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "embed")
 	run(t, nil, "gcc", "-Wall", "-Wextra", "-Werror", "examples/embed.c", "-I"+filepath.Join(root, "include"), "-L"+dist, "-lbei", "-lm", "-o", program)
-	require.Contains(t, run(t, []string{libraryPath()}, program, model(t)), "cosine 0.6971")
-	require.Contains(t, run(t, nil, "python3", "examples/embed.py", library(), model(t)), "cosine 0.6971")
+	const want = "384 dimensions, cosine 0.6971\n"
+	require.Equal(t, want, run(t, []string{libraryPath()}, program, model(t)))
+	require.Equal(t, want, run(t, []string{"BEI_LIBRARY=" + library()}, "python3", "examples/embed.py", model(t)))
 }

@@ -1,6 +1,7 @@
-"""python3 embed.py dist/libbei.so .deps/models/all-MiniLM-L6-v2"""
+"""python3 embed.py .deps/models/all-MiniLM-L6-v2"""
 import ctypes as c
 import json
+import os
 import sys
 
 
@@ -9,9 +10,13 @@ class Text(c.Structure):
                 ("outputs", c.c_uint32), ("reserved", c.c_uint32)]
 
 
-bei = c.CDLL(sys.argv[1])
+class Info(c.Structure):  # bei_info: 18 numbers, the fourth of them is dimensions
+    _fields_ = [("struct_size", c.c_size_t)] + [(f"field{i}", c.c_uint32) for i in range(18)]
+
+
+bei = c.CDLL(os.environ.get("BEI_LIBRARY", "dist/libbei.so"))
 bei.bei_error_message.restype = c.c_char_p
-for function in (bei.bei_init, bei.bei_embed_texts, bei.bei_shutdown):
+for function in (bei.bei_init, bei.bei_get_info, bei.bei_embed_texts, bei.bei_shutdown):
     function.restype = c.c_void_p  # an error, or None
 
 
@@ -22,13 +27,16 @@ def check(error):
         raise RuntimeError(message)
 
 
-options = json.dumps({"model": sys.argv[2]}).encode()
+options = json.dumps({"model": sys.argv[1], "log": {"level": "error"}}).encode()
 backend = c.c_uint64()
 check(bei.bei_init(options, c.c_size_t(len(options)), c.byref(backend)))
+info = Info(c.sizeof(Info))
+check(bei.bei_get_info(backend, c.byref(info)))
+d = info.field3  # dimensions
 
 encoded = [text.encode() for text in ("A cat sits on the mat.", "There is a cat on the rug.")]
 texts = (Text * 2)(*(Text(text, len(text)) for text in encoded))
-vectors = ((c.c_float * 384) * 2)()  # bei_info.dimensions
-check(bei.bei_embed_texts(backend, texts, c.c_size_t(2), None, vectors, c.c_size_t(2 * 384), None, c.c_size_t(0), None))
-print("cosine %.4f" % sum(x * y for x, y in zip(*vectors)))
+vectors = (c.c_float * (2 * d))()
+check(bei.bei_embed_texts(backend, texts, c.c_size_t(2), None, vectors, c.c_size_t(2 * d), None, c.c_size_t(0), None))
+print(f"{d} dimensions, cosine %.4f" % sum(x * y for x, y in zip(vectors[:d], vectors[d:])))
 check(bei.bei_shutdown(backend, c.c_uint64(1000)))

@@ -6,7 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::args().nth(1).ok_or("usage: embed FOLDER (of a sentence-transformers model)")?;
     let model = Model::open(&Options::new(folder))?;
 
-    let texts = [Text::from("How do I reset my password?"), Text::from("I forgot my login credentials.")];
+    let texts = [Text::from("A cat sits on the mat."), Text::from("There is a cat on the rug.")];
     let options = CallOptions { normalize: Some(true), ..CallOptions::default() };
     let result = model.embed_texts(&texts, &options)?;
 

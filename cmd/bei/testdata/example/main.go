@@ -16,7 +16,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	texts := []backend.Text{{Text: "How do I reset my password?"}, {Text: "I forgot my login credentials."}}
+	texts := []backend.Text{{Text: "A cat sits on the mat."}, {Text: "There is a cat on the rug."}}
 	d := int(b.Info().Dimensions)
 	rows := make([]float32, len(texts)*d)
 	if err := b.EmbedTexts(ctx, texts, backend.CallOptions{}, backend.Output{Rows: rows}); err != nil {
