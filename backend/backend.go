@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,6 +76,7 @@ func Open(ctx context.Context, c Config) (*Backend, error) {
 		}
 		return nil, failure
 	}
+	debug.FreeOSMemory() // what parsing left behind would stay resident until the next collection, which may be far
 	b.opened = time.Since(start)
 	i := b.engine.Info()
 	b.log.Info("open", zap.String("model", c.Model), zap.String("engine", i.Name), zap.String("engine_version", i.Version),
