@@ -1,0 +1,180 @@
+package backend
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// miniLM is the real all-MiniLM-L6-v2, its texts, and sentence-transformers' vectors of them.
+func miniLM(t *testing.T) (b *Backend, texts []Text, golden [][]float32) {
+	t.Helper()
+	c := onnxConfig("")
+	c.Model = filepath.Join("..", ".deps", "models", "all-MiniLM-L6-v2")
+	require.DirExists(t, c.Model, "run `make setup`")
+	dir := filepath.Join("..", "testdata", "minilm")
+	var named []struct{ Text string }
+	readJSON(t, filepath.Join(dir, "texts.json"), &named)
+	for _, n := range named {
+		texts = append(texts, Text{Text: n.Text})
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, "embeddings.f32"))
+	require.NoError(t, err)
+	require.Len(t, raw, len(texts)*384*4)
+	for i := range texts {
+		row := make([]float32, 384)
+		for k := range row {
+			row[k] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*(384*i+k):]))
+		}
+		golden = append(golden, row)
+	}
+	return open(t, c), texts, golden
+}
+
+func readJSON(t *testing.T, file string, to any) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(text, to))
+}
+
+func cosine(a, b []float32) float64 {
+	var ab, aa, bb float64
+	for i := range a {
+		x, y := float64(a[i]), float64(b[i])
+		ab, aa, bb = ab+x*y, aa+x*x, bb+y*y
+	}
+	return ab / math.Sqrt(aa*bb)
+}
+
+// pickAndCompare embeds the chosen texts and compares; an error is returned, since goroutines call it.
+func pickAndCompare(b *Backend, texts []Text, golden [][]float32, chosen []int) error {
+	picked := make([]Text, len(chosen))
+	for k, i := range chosen {
+		picked[k] = texts[i]
+	}
+	rows := make([]float32, len(chosen)*384)
+	if err := b.EmbedTexts(background, picked, CallOptions{}, Output{Rows: rows}); err != nil {
+		return err
+	}
+	for k, i := range chosen {
+		if c := cosine(rows[384*k:384*(k+1)], golden[i]); !(c >= 0.999999) {
+			return fmt.Errorf("text %d: cosine %.9f", i, c)
+		}
+	}
+	return nil
+}
+
+func TestMiniLMIsSentenceTransformers(t *testing.T) {
+	b, texts, golden := miniLM(t)
+	all := rand.New(rand.NewPCG(1, 2)).Perm(len(texts))
+	for _, i := range all {
+		require.NoError(t, pickAndCompare(b, texts, golden, []int{i}), "alone")
+	}
+	require.NoError(t, pickAndCompare(b, texts, golden, all), "shuffled")
+
+	// As one token batch, pooled and raw mixed.
+	var result Result
+	require.NoError(t, b.Tokenize(background, texts, CallOptions{Truncate: On}, Output{Result: &result}))
+	batch := Batch{CumulativeSeqLengths: []uint32{0}}
+	for i, item := range result.Items {
+		batch.InputIDs = append(batch.InputIDs, item.Tokens.IDs...)
+		batch.CumulativeSeqLengths = append(batch.CumulativeSeqLengths, uint32(len(batch.InputIDs)))
+		batch.PooledIndices = append(batch.PooledIndices, uint32(i))
+		if i%3 == 0 {
+			batch.RawIndices = append(batch.RawIndices, uint32(i))
+		}
+	}
+	rows := make([]float32, len(texts)*384)
+	require.NoError(t, b.Embed(background, batch, CallOptions{}, Output{Rows: rows, Result: &result}))
+	for i := range texts {
+		require.GreaterOrEqual(t, cosine(rows[384*i:384*(i+1)], golden[i]), 0.999999, "text %d as tokens", i)
+		vectors := result.Items[i].TokenVectors
+		if i%3 != 0 {
+			require.Nil(t, vectors)
+			continue
+		}
+		require.Len(t, vectors, 384*int(batch.CumulativeSeqLengths[i+1]-batch.CumulativeSeqLengths[i]))
+		mean := make([]float32, 384)
+		for k, v := range vectors {
+			mean[k%384] += v
+		}
+		require.GreaterOrEqual(t, cosine(mean, golden[i]), 0.999999, "mean of the token vectors of text %d", i)
+	}
+}
+
+func TestMiniLMFrom64Goroutines(t *testing.T) {
+	b, texts, golden := miniLM(t)
+	var calls sync.WaitGroup
+	failures := make(chan error, 64)
+	for g := range 64 {
+		calls.Go(func() {
+			order := rand.New(rand.NewPCG(3, uint64(g))).Perm(len(texts))
+			failures <- pickAndCompare(b, texts, golden, order[:1+g%8])
+		})
+	}
+	calls.Wait()
+	close(failures)
+	for err := range failures {
+		require.NoError(t, err)
+	}
+}
+
+// TestTinyModelsFromText holds each tiny model to its own library, from text to vector or logits: prompts, pairs, truncation,
+// poolings, modules and heads.
+func TestTinyModelsFromText(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("..", "testdata", "models", "*", "golden.json"))
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, len(files), 13)
+	for _, file := range files {
+		var golden struct {
+			Name, Task string
+			Dim        int
+			Normalize  bool
+			Items      []struct {
+				Text       string
+				Pair       *string
+				PromptName *string  `json:"prompt_name"`
+				InputIDs   []uint32 `json:"input_ids"`
+			}
+			Pooled [][]float32
+		}
+		readJSON(t, file, &golden)
+		t.Run(golden.Name, func(t *testing.T) {
+			if golden.Task == "BertForMaskedLM" || golden.Task == "BertForTokenClassification" {
+				// No pooled row comes of their texts: sparse vectors are not in this version, and token logits have the engine suite.
+				b := open(t, onnxConfig(golden.Name))
+				err := b.PredictTexts(background, []Text{{Text: "a"}}, CallOptions{}, Output{Rows: make([]float32, golden.Dim)})
+				require.ErrorContains(t, err, "predict_texts needs a model of type classifier")
+				return
+			}
+			b := open(t, onnxConfig(golden.Name))
+			for i, item := range golden.Items {
+				text, options := Text{Text: item.Text}, CallOptions{}
+				if item.Pair != nil {
+					text.Pair, text.HasPair = *item.Pair, true
+				}
+				if item.PromptName != nil {
+					options.PromptName = *item.PromptName
+				}
+				row := make([]float32, golden.Dim)
+				call := b.EmbedTexts
+				if golden.Task == "BertForSequenceClassification" {
+					call = b.PredictTexts
+				}
+				require.NoError(t, call(background, []Text{text}, options, Output{Rows: row}), "item %d: %q", i, item.Text)
+				for k, want := range golden.Pooled[i] {
+					require.InDelta(t, want, row[k], 2e-5*max(1, math.Abs(float64(want))), "item %d: %q, column %d", i, item.Text, k)
+				}
+			}
+		})
+	}
+}
