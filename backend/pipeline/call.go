@@ -101,10 +101,12 @@ type call struct {
 	left           bool
 }
 
-// touch acquires the caller's memory for reading and writing an item's part of it; false when the caller has left. After
-// true, release must be called.
+// touch acquires the caller's memory for reading and writing an item's part of it; false when the caller has left, or is about
+// to: a slot must not wait with it for an item that is being tokenized. After true, release must be called.
 func (c *call) touch() bool {
-	c.use.RLock()
+	if !c.use.TryRLock() {
+		return false
+	}
 	if c.gone {
 		c.use.RUnlock()
 		return false

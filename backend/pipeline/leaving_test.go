@@ -236,3 +236,57 @@ func TestLeavingDuringPreparation(t *testing.T) {
 		h.close()
 	}
 }
+
+// TestLeavingHoldsNoSlot: a call that leaves must wait for the item that is being tokenized; the slot, and so everybody else,
+// must not.
+func TestLeavingHoldsNoSlot(t *testing.T) {
+	running, tokenizing, entered := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	h := newHarness(t, newAdder(1, engine.Limits{}, func(_ context.Context, run int, _ *engine.Batch) error {
+		if run == 1 {
+			<-running
+		}
+		return nil
+	}), func(c *Config) { c.MaxWait = 0 })
+	var calls sync.WaitGroup
+	calls.Go(func() { h.ok(tagged(t, 1, 1)) })
+	require.Eventually(t, func() bool { return h.metric("bei_slots_busy").Metric[0].Gauge.GetValue() == 1 }, 5*time.Second, time.Millisecond)
+
+	leaving := tagged(t, 2, repeat(prepareChunk+1, 1)...)
+	leaving.prepare = func(i int) error {
+		if i == prepareChunk {
+			close(entered)
+			<-tokenizing
+		}
+		return nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	calls.Go(func() {
+		_, err := h.do(ctx, leaving, Options{})
+		require.Equal(t, status.Cancelled, status.CodeOf(err))
+	})
+	<-entered
+	cancel()
+	require.Eventually(t, func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for c := range h.calls {
+			if !c.touch() {
+				return true
+			}
+			c.release()
+		}
+		return false
+	}, 5*time.Second, time.Millisecond)
+
+	close(running)
+	other := make(chan struct{})
+	calls.Go(func() { h.ok(tagged(t, 3, 1)); close(other) })
+	select {
+	case <-other:
+	case <-time.After(5 * time.Second):
+		t.Error("the slot waits with the leaving call")
+	}
+	close(tokenizing)
+	calls.Wait()
+	h.close()
+}
