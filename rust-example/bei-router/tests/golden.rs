@@ -60,6 +60,14 @@ async fn vectors_are_those_of_sentence_transformers() {
     let data = answer["data"].as_array().unwrap().iter().map(|item| item["embedding"].clone());
     check("OpenAI", &vectors(&Value::Array(data.collect())), &golden);
 
+    // 64 requests at once, each with its own part of the texts.
+    let requests = (0..64).map(|request| {
+        let (server, golden, first) = (&server, &golden, request % 53);
+        let part = json!(texts[first..first + 1 + request % 8]);
+        async move { check("at once", &server.embed(part).await, &golden[first..first + 1 + request % 8]) }
+    });
+    futures_util::future::join_all(requests).await;
+
     // The mean of the token vectors is the vector, as this model pools by the mean.
     for i in [0, 3, 7] {
         let rows = vectors(&server.ask("/embed_all", json!({"inputs": texts[i]})).await[0]);
