@@ -20,11 +20,11 @@ const (
 
 // Limits is what one run of an engine can take. All are at least 1.
 type Limits struct {
-	MaxTokens    int  // rows of a run
-	MaxSequences int  // sequences of a run
-	MaxLength    int  // tokens of one sequence; at most MaxTokens
-	BestTokens   int  // tokens a run that are fastest per token; at most MaxTokens
-	Padded       bool // true when a run costs sequences x longest, not the sum of tokens
+	MaxTokens    int  `json:"max_tokens"`    // rows of a run
+	MaxSequences int  `json:"max_sequences"` // sequences of a run
+	MaxLength    int  `json:"max_length"`    // tokens of one sequence; at most MaxTokens
+	BestTokens   int  `json:"best_tokens"`   // tokens a run that are fastest per token; at most MaxTokens
+	Padded       bool `json:"padded"`        // true when a run costs sequences x longest, not the sum of tokens
 }
 
 // Info describes an open engine. It does not change while the engine is open.
