@@ -38,7 +38,7 @@ func newBatchWork(batch Batch, r *results) (*batchWork, error) {
 		}
 	}
 	n := len(cu) - 1
-	if err := r.backend.checkItems(n); err != nil {
+	if err := r.backend.CheckItems(n); err != nil {
 		return nil, err
 	}
 	if cu[0] != 0 {

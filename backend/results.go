@@ -28,8 +28,9 @@ type itemFailure struct {
 	err  *status.Error
 }
 
-// checkItems bounds the items of a call, before memory is taken for them.
-func (b *Backend) checkItems(n int) error {
+// CheckItems refuses more items than one call may have. Who makes Texts or lengths from foreign memory asks it before reading that;
+// calls ask it themselves, before memory is taken.
+func (b *Backend) CheckItems(n int) error {
 	if limit := b.queue.MaxItems; n > limit {
 		return status.Errorf(status.InvalidArgument, "%d items are more than one call may have: the limit is %d (queue.max_items)", n, limit)
 	}

@@ -65,7 +65,7 @@ func (e *encoder) encode(t Text, named bool, out *tokenize.Encoding) error {
 
 // newTextWork checks what concerns the texts as a whole.
 func (b *Backend) newTextWork(texts []Text, o CallOptions, r *results) (*textWork, error) {
-	if err := b.checkItems(len(texts)); err != nil {
+	if err := b.CheckItems(len(texts)); err != nil {
 		return nil, err
 	}
 	e, err := b.newEncoder(o, b.config.truncates())
@@ -99,6 +99,9 @@ func (w *textWork) Prepare(i int, s *pipeline.Sequence) error {
 	if err := w.encoder.encode(w.texts[i], false, enc); err != nil {
 		return err
 	}
+	if len(enc.IDs) == 0 && w.wants[i]&(engine.Pooled|engine.Sparse) != 0 {
+		return status.Errorf(status.Empty, "item %d: the tokenizer gives no token for this text, so there is nothing to pool", i)
+	}
 	s.IDs, s.TypeIDs = enc.IDs, enc.TypeIDs
 	s.FirstPosition = w.backend.info.PositionOffset
 	s.Outputs = w.wants[i] &^ TokensOutput
@@ -108,7 +111,11 @@ func (w *textWork) Prepare(i int, s *pipeline.Sequence) error {
 	if s.Outputs == 0 {
 		return status.Errorf(status.InvalidArgument, "item %d wants only its tokens: bei_tokenize gives them without a run", i)
 	}
-	return below(i, "input_ids", s.IDs, 0, w.backend.info.VocabSize, "vocab_size")
+	info := &w.backend.info
+	if err := below(i, "input_ids", s.IDs, 0, info.VocabSize, "vocab_size"); err != nil {
+		return err
+	}
+	return below(i, "token_type_ids", s.TypeIDs, 0, info.TypeVocabSize, "type_vocab_size")
 }
 
 func (w *textWork) Deliver(i int, rows pipeline.Rows) error {
@@ -211,7 +218,7 @@ func (b *Backend) eachItem(ctx context.Context, name string, n int, o CallOption
 	if out.Result == nil {
 		return status.Errorf(status.InvalidArgument, "%s: a result is needed", name)
 	}
-	if err := b.checkItems(n); err != nil {
+	if err := b.CheckItems(n); err != nil {
 		return err
 	}
 	ctx, cancel := b.withTimeout(ctx, o)

@@ -337,3 +337,26 @@ func TestExcludedPrompts(t *testing.T) {
 	require.NotEqual(t, embed(included, "query"), embed(excluded, "query"))
 	require.Equal(t, embed(included, "document"), embed(excluded, "document"), "an empty prompt")
 }
+
+// TestTextsBeyondTheModel: what a tokenizer file gives is checked like a caller's tokens.
+func TestTextsBeyondTheModel(t *testing.T) {
+	folder := t.TempDir()
+	text, err := os.ReadFile(filepath.Join(modelFolder("bert-mean"), "tokenizer.json"))
+	require.NoError(t, err)
+	var file map[string]any
+	require.NoError(t, json.Unmarshal(text, &file))
+	file["post_processor"] = nil // so that no special token is added
+	text, err = json.Marshal(file)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "tokenizer.json"), text, 0o600))
+	bare := openTokenizer(t, func(c *Config) { c.Model = folder })
+	codes, rows := make([]status.Code, 3), rowsFor(bare, 3)
+	texts := []Text{{Text: " \t "}, {Text: "the"}, {Text: " ", Outputs: engine.TokenVectors}}
+	require.NoError(t, bare.EmbedTexts(background, texts, CallOptions{}, Output{Rows: rows, Status: codes, Result: &Result{}}))
+	require.Equal(t, []status.Code{status.Empty, status.OK, status.OK}, codes, "no token, so no vector; no token, so no token vectors")
+	require.Equal(t, slices.Repeat([]float32{-99}, 8), rows[:8])
+
+	oneType := openTokenizer(t, func(c *Config) { c.Mock.TypeVocab = 1 })
+	pair := []Text{{Text: "the", Pair: "text", HasPair: true}}
+	requireCode(t, status.TokenOutOfRange, oneType.EmbedTexts(background, pair, CallOptions{}, Output{Rows: rowsFor(oneType, 1)}), "token_type_ids[3] is 1, the limit is 0 (type_vocab_size)")
+}

@@ -75,7 +75,7 @@ type textsCall func(*backend.Backend, context.Context, []backend.Text, backend.C
 
 func (o output) runTexts(handle uint64, options, texts address, n uintptr, call textsCall) *C.bei_error {
 	return o.run(handle, options, func(b *backend.Backend, ctx context.Context, co backend.CallOptions, out backend.Output) error {
-		read, err := readTexts(texts, n)
+		read, err := readTexts(b, texts, n)
 		if err != nil {
 			return err
 		}
@@ -87,9 +87,12 @@ func (o output) runTexts(handle uint64, options, texts address, n uintptr, call 
 const outputBits = C.BEI_OUTPUT_POOLED | C.BEI_OUTPUT_TOKEN_VECTORS | C.BEI_OUTPUT_SPARSE | C.BEI_OUTPUT_TOKENS
 
 // readTexts makes Texts whose strings are the caller's bytes. Whether they are UTF-8 is for backend to say, item by item.
-func readTexts(p address, n uintptr) ([]backend.Text, error) {
+func readTexts(b *backend.Backend, p address, n uintptr) ([]backend.Text, error) {
 	structs, err := sliceAt[textStruct]("texts", p, "n", n)
 	if err != nil {
+		return nil, err
+	}
+	if err := b.CheckItems(len(structs)); err != nil {
 		return nil, err
 	}
 	texts := make([]backend.Text, len(structs))

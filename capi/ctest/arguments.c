@@ -203,6 +203,8 @@ static void text_fields(void) {
   FAILS_WITH(EMBED(NULL, 4), BEI_INVALID_ARGUMENT, "texts is NULL, but n is 4");
   FAILS_WITH(EMBED(texts, SIZE_MAX), BEI_INVALID_ARGUMENT, "n is 18446744073709551615");
   FAILS_WITH(EMBED(texts, HUGE_COUNT), BEI_INVALID_ARGUMENT, "n is 1099511627776");
+  /* More than the array has: none of it may be read. */
+  FAILS_WITH(EMBED(texts, (size_t)1 << 30), BEI_INVALID_ARGUMENT, "1073741824 items are more than one call may have");
   FAILS_WITH(EMBED(ODD(texts), 4), BEI_INVALID_ARGUMENT, "texts is 0x");
   FAILS_WITH(EMBED(WILD(bei_text), 4), BEI_INVALID_ARGUMENT, "texts is 0x8");
 #define TEXT(field, value, message)                                                                                    \
@@ -240,6 +242,7 @@ static void text_fields(void) {
   FAILS_WITH(DECODE(ids, SIZE_MAX, lengths, 2), BEI_INVALID_ARGUMENT, "ids_size");
   FAILS_WITH(DECODE(ids, 3, NULL, 2), BEI_INVALID_ARGUMENT, "cumulative_lengths is NULL");
   FAILS_WITH(DECODE(ids, 3, lengths, SIZE_MAX), BEI_INVALID_ARGUMENT, "n is 18446744073709551615");
+  FAILS_WITH(DECODE(ids, 3, lengths, (size_t)1 << 30), BEI_INVALID_ARGUMENT, "1073741824 items");
   FAILS_WITH(DECODE(ids, 2, lengths, 2), BEI_INVALID_ARGUMENT, "ids_size, 2");
   FAILS_WITH(DECODE(ids, 3, lengths, 1), BEI_INVALID_ARGUMENT, "ids_size, 3");
   FAILS_WITH(DECODE(ids, 3, falling, 2), BEI_INVALID_ARGUMENT, "cumulative_lengths[2] is 3, below");
