@@ -6,34 +6,26 @@ use serde_json::{Map, Value};
 use crate::ffi::CancelToken;
 
 /// Options of [`crate::Model::open`]: one JSON object. Its keys are those of [`crate::options_schema`]; the library refuses
-/// unknown ones.
+/// unknown ones, and values of another type.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Options {
-    /// The model's folder.
-    pub model: String,
-    /// The other keys.
-    #[serde(flatten)]
-    pub other: Map<String, Value>,
-}
+#[serde(transparent)]
+pub struct Options(Map<String, Value>);
 
 impl Options {
     /// Options for a model's folder; all else stays at its default.
     pub fn new(model: impl Into<String>) -> Options {
-        Options { model: model.into(), other: Map::new() }
+        Options(Map::new()).with("model", model.into())
     }
 
     /// Sets one key.
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Options {
-        self.other.insert(key.to_string(), value.into());
+        self.0.insert(key.to_string(), value.into());
         self
     }
 
-    /// Lays `over` upon these options, objects key by key. A `model` in it replaces the folder.
-    pub fn merge(&mut self, mut over: Map<String, Value>) {
-        if let Some(Value::String(model)) = over.remove("model") {
-            self.model = model;
-        }
-        merge(&mut self.other, over);
+    /// Lays `over` upon these options, objects key by key.
+    pub fn merge(&mut self, over: Map<String, Value>) {
+        merge(&mut self.0, over);
     }
 }
 

@@ -94,21 +94,18 @@ impl App {
             return Err(refused("it has no tokenizer.json, so that no text could be read"));
         }
         let model_json = backend.model().info_json().map_err(|error| refused(&error.message))?;
-        let longest = info.max_length;
-        start_up(
-            &backend,
-            backend.model_type(),
-            longest,
-            limits.max_batch_tokens,
-            limits.max_batch_requests,
-        )?;
+        let (longest, budget) = (info.max_length, budget(&info, &limits));
+        // No batch of this server is larger than its budget, or than the one longest input.
+        let tokens = budget.tokens.max(longest);
+        tracing::info!("warming up with {tokens} tokens");
+        start_up(&backend, backend.model_type(), longest, tokens, Some(budget.inputs))?;
 
         let name = |key: &str| model_json[key].as_str().unwrap_or_default();
         let folder = Path::new(&args.model_id).file_name().map(|name| name.to_string_lossy().into_owned());
         let backend = Arc::new(backend);
         Ok(Arc::new(App {
             tokenizer: Arc::new(Tokenizer::new(backend.clone(), limits.tokenization_workers)),
-            queue: Queue::new(budget(&info, &limits)),
+            queue: Queue::new(budget),
             permits: Arc::new(Semaphore::new(limits.max_concurrent_requests)),
             metrics: Metrics::new(longest).map_err(|error| StartError::Internal(error.to_string()))?,
             healthy: AtomicBool::new(true),
@@ -125,6 +122,11 @@ impl App {
             limits,
             model_json,
         }))
+    }
+
+    /// Whether requests must carry a key.
+    pub fn has_api_key(&self) -> bool {
+        self.api_key.is_some()
     }
 
     /// The text of a prompt, or of the default prompt. Unknown names are left to the library to refuse.

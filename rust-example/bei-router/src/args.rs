@@ -4,9 +4,17 @@ use bei_backend::{Options, Pool};
 use clap::{ArgAction, Parser, ValueEnum};
 use serde_json::{Map, Value, json};
 
+const AFTER_HELP: &str = "\
+Example:
+  bei-router --model-id models/all-MiniLM-L6-v2 --port 8080
+  curl localhost:8080/embed -H 'Content-Type: application/json' -d '{\"inputs\": \"Hello\"}'
+
+The variable LOG_LEVEL sets what is logged: error, warn, info (default), debug, or targets such as info,libbei=debug.
+SIGINT and SIGTERM let the server finish what is under way; a second one ends it at once.";
+
 /// Serves embeddings over HTTP with libbei.so. Flags and environment variables are those of text-embeddings-inference.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "bei-router", version, args_override_self = true)]
+#[command(name = "bei-router", version, args_override_self = true, after_help = AFTER_HELP)]
 pub struct Args {
     /// Folder of the model (config.json, model.safetensors, tokenizer.json and the files of sentence-transformers).
     #[arg(long, env)]
@@ -28,7 +36,7 @@ pub struct Args {
     #[arg(long, env = "BEI_ENGINE")]
     pub engine: Option<String>,
 
-    /// More options of the library, one JSON object laid upon those that the flags make; see bei_options_schema.
+    /// More options of the library, one JSON object laid upon those that the flags make. `bei info --schema` lists them.
     #[arg(long, env, value_parser = parse_object)]
     pub bei_options: Option<Map<String, Value>>,
 
@@ -111,7 +119,12 @@ impl From<Pooling> for Pool {
 }
 
 fn parse_object(text: &str) -> Result<Map<String, Value>, String> {
-    serde_json::from_str(text).map_err(|error| format!("not a JSON object: {error}"))
+    let object: Map<String, Value> =
+        serde_json::from_str(text).map_err(|error| format!("not a JSON object: {error}"))?;
+    if object.contains_key("model") {
+        return Err("\"model\" is given by --model-id".to_string());
+    }
+    Ok(object)
 }
 
 impl Args {

@@ -18,8 +18,11 @@ use crate::failure::{Failure, OpenAiFailure};
 const DISCARDED_BYTES: usize = 64 << 20;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Longest silence of a client in the middle of a body. Without it one that stalls would keep its memory for ever.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// A JSON body. What is wrong with it is told in the shape of the routes' other errors: 400 for text that is no JSON, 422
-/// for JSON of another shape, 413 above the payload limit, 415 without the content type.
+/// for JSON of another shape, 408 for a client that stalls, 413 above the payload limit, 415 without the content type.
 pub struct Body<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
@@ -74,7 +77,13 @@ async fn read(request: Request, limit: usize) -> Result<Vec<u8>, Failure> {
         return Err(too_large());
     }
     let mut text = Vec::new();
-    while let Some(frame) = body.frame().await {
+    let next = async |body: &mut HttpBody| {
+        timeout(SILENCE_TIMEOUT, body.frame()).await.map_err(|_| {
+            let message = format!("nothing more of the body came for {SILENCE_TIMEOUT:?}");
+            Failure::body(StatusCode::REQUEST_TIMEOUT, message)
+        })
+    };
+    while let Some(frame) = next(&mut body).await? {
         let frame = frame.map_err(|error| {
             Failure::body(StatusCode::BAD_REQUEST, format!("the body could not be read: {error}"))
         })?;
@@ -101,4 +110,19 @@ async fn discard(mut body: HttpBody) {
     };
     // Either way there is no more to do.
     let _ = timeout(DISCARD_TIMEOUT, read).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream::{self, StreamExt};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stalls_is_given_up() {
+        let part = stream::iter([Ok::<_, std::io::Error>("{\"inputs\": ")]);
+        let request = Request::new(HttpBody::from_stream(part.chain(stream::pending())));
+        let failure = read(request, 1000).await.unwrap_err();
+        assert_eq!((failure.status, failure.message.contains("30s")), (StatusCode::REQUEST_TIMEOUT, true));
+    }
 }

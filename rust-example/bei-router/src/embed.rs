@@ -44,15 +44,14 @@ pub async fn embed(
     State(app): State<Arc<App>>,
     Body(request): Body<EmbedRequest>,
 ) -> Result<(HeaderMap, Json<Vec<Vec<f32>>>), Failure> {
-    app.check_dimensions(request.dimensions)?;
     let options = EncodeOptions {
         truncate: request.truncate.unwrap_or(app.limits.auto_truncate),
         direction: request.truncation_direction,
         prompt_name: request.prompt_name,
     };
-    let job = Job { inputs: request.inputs, field: "inputs", options };
     let finish = Finish { dimensions: request.dimensions, normalize: request.normalize };
-    let (vectors, timing) = app.vectors(job, finish).await?;
+    let job = Job { inputs: request.inputs, field: "inputs", options, finish };
+    let (vectors, timing) = app.vectors(job).await?;
     Ok((timing.headers(&app.compute_type), Json(vectors)))
 }
 
@@ -66,7 +65,7 @@ pub async fn embed_all(
         direction: request.truncation_direction,
         prompt_name: request.prompt_name,
     };
-    let job = Job { inputs: request.inputs, field: "inputs", options };
+    let job = Job { inputs: request.inputs, field: "inputs", options, finish: Finish::default() };
     let (vectors, timing) = app.token_vectors(job).await?;
     Ok((timing.headers(&app.compute_type), Json(vectors)))
 }

@@ -19,10 +19,11 @@ pub struct Job {
     /// The body's field that holds the inputs, for messages.
     pub field: &'static str,
     pub options: EncodeOptions,
+    pub finish: Finish,
 }
 
 /// What a vector goes through after the model.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Finish {
     /// Keep the first numbers only.
     pub dimensions: Option<usize>,
@@ -33,11 +34,8 @@ pub struct Finish {
 impl App {
     /// One vector for each input. All inputs succeed, or the first that failed is the request's error. When the future is
     /// dropped, because the client has gone, inputs that wait are dropped too.
-    pub async fn vectors(
-        self: &Arc<App>,
-        job: Job,
-        finish: Finish,
-    ) -> Result<(Vec<Vec<f32>>, Timing), Failure> {
+    pub async fn vectors(self: &Arc<App>, job: Job) -> Result<(Vec<Vec<f32>>, Timing), Failure> {
+        let finish = job.finish;
         self.counted(job, false, move |embedding| match embedding {
             Embedding::Pooled(vector) => finished(vector, finish),
             Embedding::All(_) => Err(Failure::backend("the model gave vectors of tokens instead of one")),
@@ -47,9 +45,9 @@ impl App {
 
     /// One vector for each token of each input; otherwise as `vectors`.
     pub async fn token_vectors(self: &Arc<App>, job: Job) -> Result<(Vec<Vec<Vec<f32>>>, Timing), Failure> {
-        let as_it_is = Finish { dimensions: None, normalize: false };
+        let finish = job.finish;
         self.counted(job, true, move |embedding| match embedding {
-            Embedding::All(rows) => rows.into_iter().map(|row| finished(row, as_it_is)).collect(),
+            Embedding::All(rows) => rows.into_iter().map(|row| finished(row, finish)).collect(),
             Embedding::Pooled(_) => {
                 Err(Failure::backend("the model gave one vector instead of those of tokens"))
             }
@@ -99,11 +97,13 @@ impl App {
         for entry in &entries {
             self.metrics.input(entry.encoding.ids.len());
         }
-        self.queue.push(entries);
+        self.queue.push(entries)?;
 
         let (mut queued, mut inferred, mut answers) = (Duration::ZERO, Duration::ZERO, Vec::with_capacity(n));
         for (i, reply) in replies.into_iter().enumerate() {
-            let answer = reply.await.map_err(|_| Failure::unhealthy("the server is shutting down"))?;
+            // An error says that the batch's thread panicked: the log has more.
+            let answer =
+                reply.await.map_err(|_| Failure::backend("a defect of the server; its log tells more"))?;
             let Answer { embedding, queue, inference } = answer.map_err(|failure| failure.of(&name(i)))?;
             answers.push(finish(embedding).map_err(|failure| failure.of(&name(i)))?);
             queued += queue / count;
@@ -129,6 +129,7 @@ impl App {
 
     fn check(&self, job: &Job, raw: bool) -> Result<(), Failure> {
         self.check_batch_size(job.inputs.items.len(), job.field)?;
+        self.check_dimensions(job.finish.dimensions)?;
         match self.backend.model_type() {
             ModelType::Classifier => {
                 Err(Failure::model_type("the model is a classifier, which computes no embeddings"))

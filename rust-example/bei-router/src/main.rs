@@ -1,6 +1,7 @@
 //! The server's program: flags, logs, start-up, and a graceful end.
 #![deny(unsafe_code, clippy::unwrap_used, clippy::expect_used)]
 
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 use bei_router::{App, Args, logging, serve, stop_signal};
@@ -44,10 +45,13 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         () = stop.clone().wait() => return Ok(()),
     };
     let address = listener.local_addr()?;
-    let host = if address.ip().is_unspecified() { "127.0.0.1".into() } else { address.ip().to_string() };
+    let mut reachable = address;
+    if address.ip().is_unspecified() {
+        reachable.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    let key = if app.has_api_key() { " -H 'Authorization: Bearer KEY'" } else { "" };
     tracing::info!(
-        "ready on {address}; try: curl {host}:{}/embed -H 'Content-Type: application/json' -d '{{\"inputs\": \"Hello\"}}'",
-        address.port()
+        "ready on {address}; try: curl {reachable}/embed{key} -H 'Content-Type: application/json' -d '{{\"inputs\": \"Hello\"}}'"
     );
     serve(app, listener, stop.wait()).await?;
     tracing::info!("stopped");

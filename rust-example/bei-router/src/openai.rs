@@ -67,14 +67,13 @@ pub async fn embeddings(
     State(app): State<Arc<App>>,
     OpenAiBody(request): OpenAiBody<EmbeddingsRequest>,
 ) -> Result<(HeaderMap, Json<EmbeddingsReply>), OpenAiFailure> {
-    app.check_dimensions(request.dimensions)?;
     if let Some(model) = request.model.filter(|model| *model != app.served_model_name) {
         tracing::debug!("a request names the model {model:?}; this server has {:?}", app.served_model_name);
     }
     let options = EncodeOptions { truncate: app.limits.auto_truncate, ..EncodeOptions::default() };
-    let job = Job { inputs: request.input, field: "input", options };
     let finish = Finish { dimensions: request.dimensions, normalize: true };
-    let (vectors, timing) = app.vectors(job, finish).await?;
+    let job = Job { inputs: request.input, field: "input", options, finish };
+    let (vectors, timing) = app.vectors(job).await?;
     let data = vectors.into_iter().enumerate().map(|(index, vector)| EmbeddingData {
         object: "embedding",
         embedding: encode(vector, request.encoding_format),

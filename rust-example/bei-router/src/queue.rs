@@ -16,7 +16,7 @@ pub struct Answer {
     pub inference: Duration,
 }
 
-/// One input that waits for a batch. Dropping it answers its request with an error.
+/// One input that waits for a batch.
 #[derive(Debug)]
 pub struct Entry {
     pub encoding: Encoding,
@@ -66,14 +66,16 @@ impl Queue {
         Queue { budget, state: Mutex::default(), changed: Notify::new() }
     }
 
-    /// Appends a request's inputs, side by side. A closed queue drops them.
-    pub fn push(&self, entries: Vec<Entry>) {
+    /// Appends a request's inputs, side by side. A closed queue refuses them.
+    pub fn push(&self, entries: Vec<Entry>) -> Result<(), Failure> {
         let mut state = self.lock();
-        if !state.closed {
-            state.entries.extend(entries);
+        if state.closed {
+            return Err(Failure::unhealthy("the server is shutting down"));
         }
+        state.entries.extend(entries);
         drop(state);
         self.changed.notify_one();
+        Ok(())
     }
 
     /// The number of inputs that wait.
@@ -152,7 +154,7 @@ mod tests {
     fn filled(budget: Budget, lengths: &[usize]) -> (Queue, Vec<Receiver>) {
         let (entries, receivers) = lengths.iter().map(|&length| entry(length)).unzip();
         let queue = Queue::new(budget);
-        queue.push(entries);
+        queue.push(entries).unwrap();
         (queue, receivers)
     }
 
@@ -193,7 +195,7 @@ mod tests {
         let (queue, mut receivers) = filled(Budget { tokens: 10, inputs: 9, padded: false }, &[1]);
         queue.close();
         let (late, receiver) = entry(1);
-        queue.push(vec![late]);
+        assert_eq!(queue.push(vec![late]).unwrap_err().status, 503);
         assert!(receiver.await.is_err());
         assert_eq!(queue.len(), 1);
         assert!(queue.next_batch().await.is_some());

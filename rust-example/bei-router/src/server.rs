@@ -3,18 +3,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::app::App;
 use crate::failure::Failure;
 use crate::{auth, batcher, embed, openai, status, text};
 
-/// Longest time from the order to stop until connections are cut.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest time from the order to stop until what is under way is given up, and then until the model is closed. The sum is
+/// less than the half minute that Kubernetes and others leave between SIGTERM and SIGKILL.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves until `stop` is ready. Then it accepts no more, answers what is under way, and closes the model.
 pub async fn serve(
@@ -22,7 +26,7 @@ pub async fn serve(
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let batcher = tokio::spawn(batcher::run(app.clone()));
+    let mut batcher = tokio::spawn(batcher::run(app.clone()));
     let (stopping, stopped) = tokio::sync::oneshot::channel();
     let stop = async move {
         stop.await;
@@ -41,21 +45,33 @@ pub async fn serve(
         tokio::time::sleep(DRAIN_TIMEOUT).await;
     };
     let served = tokio::select! {
-        served = server => served,
+        served = drained(server, &app, &mut batcher) => served,
         () = too_slow => {
-            tracing::warn!("connections are still open after {DRAIN_TIMEOUT:?}; cutting them");
+            tracing::warn!("requests are still under way after {DRAIN_TIMEOUT:?}; giving them up");
+            app.queue.close();
             Ok(())
         }
     };
-    app.queue.close();
-    if tokio::time::timeout(DRAIN_TIMEOUT, batcher).await.is_err() {
-        tracing::warn!("batches are still running after {DRAIN_TIMEOUT:?}; giving them up");
-    }
-    let closing = move || app.backend.model().shutdown(Duration::from_secs(5));
+    let closing = move || app.backend.model().shutdown(CLOSE_TIMEOUT);
     if let Ok(Err(error)) = tokio::task::spawn_blocking(closing).await {
         tracing::warn!("closing the model: {error}");
     }
     served
+}
+
+/// Runs the server to its end, then the batches that are left. A server without its batching task would let every request
+/// wait for ever, so that one's end is the server's.
+async fn drained(
+    server: impl IntoFuture<Output = io::Result<()>>,
+    app: &App,
+    batcher: &mut JoinHandle<()>,
+) -> io::Result<()> {
+    tokio::select! {
+        served = server.into_future() => served?,
+        ended = &mut *batcher => return Err(io::Error::other(format!("the batching task ended: {ended:?}"))),
+    }
+    app.queue.close();
+    batcher.await.map_err(io::Error::other)
 }
 
 fn routes(app: Arc<App>) -> Router {
@@ -76,6 +92,13 @@ fn routes(app: Arc<App>) -> Router {
         .route("/ping", get(status::health))
         .route("/metrics", get(status::metrics))
         .merge(guarded)
+        .fallback(async |method: Method, uri: Uri| {
+            Failure::body(StatusCode::NOT_FOUND, format!("there is no route {method} {}", uri.path()))
+        })
+        .method_not_allowed_fallback(async |method: Method, uri: Uri| {
+            let message = format!("{} does not take the method {method}", uri.path());
+            Failure::body(StatusCode::METHOD_NOT_ALLOWED, message)
+        })
         .layer(CatchPanicLayer::custom(|_| {
             use axum::response::IntoResponse;
             Failure::backend("a defect of the server; its log tells more").into_response()

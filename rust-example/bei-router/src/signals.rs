@@ -12,23 +12,32 @@ pub struct Stop(watch::Receiver<bool>);
 impl Stop {
     /// Waits for the signal; returns at once if it came before.
     pub async fn wait(mut self) {
-        // An error says that the watching task ended, which it does after a signal only.
+        // An error says that the watching task ended, which it does at the process' end only.
         let _ = self.0.wait_for(|stopped| *stopped).await;
     }
 }
 
-/// Catches SIGINT and SIGTERM from now on.
+/// Catches SIGINT and SIGTERM from now on. The second one ends the process at once, with the shell's status for SIGINT.
 pub fn stop_signal() -> io::Result<Stop> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     run_on_signal_stack(SignalKind::interrupt())?;
     run_on_signal_stack(SignalKind::terminate())?;
     let (sender, receiver) = watch::channel(false);
     tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => tracing::info!("SIGINT: finishing what is under way"),
-            _ = terminate.recv() => tracing::info!("SIGTERM: finishing what is under way"),
-        }
+        let mut either = async || {
+            tokio::select! {
+                _ = interrupt.recv() => "SIGINT",
+                _ = terminate.recv() => "SIGTERM",
+            }
+        };
+        let name = either().await;
+        tracing::info!("{name}: finishing what is under way; a second signal ends it at once");
         sender.send_replace(true);
+        let name = either().await;
+        tracing::warn!("{name} again: ending at once");
+        // SAFETY: takes a number and does not return. Destructors are left out: threads of engines may still use what they
+        // would destroy.
+        unsafe { libc::_exit(130) }
     });
     Ok(Stop(receiver))
 }

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use bei_backend::{BatchResult, BeiBackend, CallOptions, Error, Model, Side, Text};
+use futures_util::future::try_join_all;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
@@ -71,26 +72,19 @@ impl Tokenizer {
         tokio::task::spawn_blocking(work).await.map_err(task_failed)
     }
 
-    /// Tokenizes texts, each of which succeeds or fails on its own. Many texts are shared among the workers.
+    /// Tokenizes texts, each of which succeeds or fails on its own. Many texts are shared among the workers. When the future
+    /// is dropped, chunks that wait for a worker are dropped with it.
     pub async fn encode(
-        self: &Arc<Tokenizer>,
-        mut texts: Vec<String>,
+        &self,
+        texts: Vec<String>,
         options: &EncodeOptions,
     ) -> Result<Vec<Result<Encoding, Error>>, Failure> {
-        if texts.len() <= CHUNK {
-            return self.encode_chunk(texts, options.clone()).await;
-        }
-        let mut encodings = Vec::with_capacity(texts.len());
-        let mut chunks = Vec::with_capacity(texts.len().div_ceil(CHUNK));
-        while !texts.is_empty() {
-            let chunk = texts.drain(..CHUNK.min(texts.len())).collect();
-            let (tokenizer, options) = (self.clone(), options.clone());
-            chunks.push(tokio::spawn(async move { tokenizer.encode_chunk(chunk, options).await }));
-        }
-        for chunk in chunks {
-            encodings.extend(chunk.await.map_err(task_failed)??);
-        }
-        Ok(encodings)
+        let mut texts = texts.into_iter();
+        let chunks = std::iter::from_fn(|| {
+            let chunk: Vec<String> = texts.by_ref().take(CHUNK).collect();
+            (!chunk.is_empty()).then(|| self.encode_chunk(chunk, options.clone()))
+        });
+        Ok(try_join_all(chunks).await?.into_iter().flatten().collect())
     }
 
     async fn encode_chunk(

@@ -237,6 +237,18 @@ async fn inputs_that_are_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn routes_and_methods_that_are_not_there() {
+    let server = Server::mock(json!({}), &[]).await;
+    let (status, answer) = server.post("/embedd", json!({"inputs": "a"})).await;
+    assert_eq!((status.as_u16(), &answer["error_type"]), (404, &json!("Validation")));
+    assert_eq!(answer["error"], "there is no route POST /embedd");
+    let response = server.get("/embed").await;
+    assert_eq!((response.status().as_u16(), &response.headers()["allow"]), (405, &"POST".parse().unwrap()));
+    assert_eq!(response.json::<Value>().await.unwrap()["error"], "/embed does not take the method GET");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn large_bodies() {
     let server = Server::mock(json!({}), &[]).await;
     let body = json!({"inputs": "word ".repeat(2_000_000)}).to_string().into_bytes();

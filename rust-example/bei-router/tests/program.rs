@@ -69,6 +69,26 @@ async fn a_signal_ends_it_after_the_work() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_it_at_once() {
+    let hung = json!({"faults": [{"kind": "hung", "from": 5, "count": 1}]});
+    let flags = mock_flags(hung, &["--port", "0", "--hostname", "127.0.0.1"]);
+    let mut child = program().args(flags).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let ready = wait_for(&mut lines, "ready on");
+    let address = ready.split("ready on ").nth(1).unwrap().split(';').next().unwrap();
+    let request =
+        reqwest::Client::new().post(format!("http://{address}/embed")).json(&json!({"inputs": "a"}));
+    let answer = tokio::spawn(request.send());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for part in ["a second signal", "ending at once"] {
+        Command::new("kill").arg(child.id().to_string()).status().unwrap();
+        wait_for(&mut lines, part);
+    }
+    assert_eq!(wait(child), 130);
+    assert!(answer.await.unwrap().is_err());
+}
+
 #[test]
 fn what_cannot_start_exits_with_1_and_says_why() {
     for (flags, part) in [
@@ -83,6 +103,7 @@ fn what_cannot_start_exits_with_1_and_says_why() {
     for (flags, part) in [
         (vec!["--port", "0"], "--model-id"),
         (vec!["--model-id", "x", "--bei-options", "[]"], "not a JSON object"),
+        (vec!["--model-id", "x", "--bei-options", r#"{"model": "y"}"#], "--model-id"),
         (vec!["--model-id", "x", "--pooling", "sum"], "last-token"),
         (
             vec!["--model-id", "x", "--default-prompt", "a", "--default-prompt-name", "b"],
