@@ -81,7 +81,7 @@ func Open(ctx context.Context, c Config) (*Backend, error) {
 	i := b.engine.Info()
 	b.log.Info("open", zap.String("model", c.Model), zap.String("engine", i.Name), zap.String("engine_version", i.Version),
 		zap.String("device", i.Device), zap.String("precision", i.Precision), zap.Uint32("slots", b.info.Slots), zap.Any("limits", i.Limits),
-		zap.Any("details", i.Details), zap.Duration("took", b.opened))
+		zap.Any("details", i.Details), zap.String("devices", b.monitor.Describe()), zap.Duration("took", b.opened))
 	return b, nil
 }
 
@@ -95,9 +95,7 @@ func (b *Backend) open(ctx context.Context) (err error) {
 	if b.prompt, err = b.defaultPrompt(); err != nil {
 		return err
 	}
-	if b.monitor, err = device.Open(); err != nil {
-		return err
-	}
+	b.monitor = device.Open()
 	b.info = b.describe()
 	if b.info.HasTokenizer && b.tokenizer.VocabSize() > int(b.info.VocabSize) {
 		return status.Errorf(status.Start, "tokenizer.json has token ids up to %d, but the model's vocabulary has %d rows: they do not belong together",
@@ -112,7 +110,11 @@ func (b *Backend) openTokenizer() (err error) {
 	if b.config.Model == "" {
 		return nil
 	}
-	b.tokenizer, err = tokenize.Open(b.config.Model)
+	text, err := arch.ReadText(b.config.Model)
+	if err != nil {
+		return err
+	}
+	b.tokenizer, err = tokenize.Open(b.config.Model, text.LowerCase)
 	return err
 }
 

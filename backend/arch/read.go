@@ -55,10 +55,13 @@ func Families() []string { return slices.Sorted(maps.Keys(families)) }
 func Read(dir string, tensors Index, opts Options) (*Model, error) {
 	m, err := read(os.DirFS(dir), tensors, opts)
 	if err != nil {
-		e := status.Of(err, status.Start)
-		return nil, status.Errorf(e.Code, "model folder %q: %w", dir, err)
+		return nil, inFolder(dir, err)
 	}
 	return m, nil
+}
+
+func inFolder(dir string, err error) error {
+	return status.Errorf(status.Of(err, status.Start).Code, "model folder %q: %w", dir, err)
 }
 
 func read(fsys fs.FS, index Index, opts Options) (*Model, error) {

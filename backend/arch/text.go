@@ -3,6 +3,7 @@ package arch
 import (
 	"io/fs"
 	"math"
+	"os"
 
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
@@ -25,6 +26,16 @@ func readSettings(fsys fs.FS) (*object, error) {
 		}
 	}
 	return nil, nil
+}
+
+// ReadText reads what the sentence-transformers files of folder dir say about text; without them the zero Text. Errors are
+// *status.Error, as Read's.
+func ReadText(dir string) (Text, error) {
+	text, err := readText(os.DirFS(dir))
+	if err != nil {
+		return Text{}, inFolder(dir, err)
+	}
+	return text, nil
 }
 
 // readText reads prompts and lower-casing.

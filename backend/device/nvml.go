@@ -45,10 +45,17 @@ func (empty) Health() error      { return nil }
 func (e empty) Describe() string { return string(e) }
 func (empty) Close() error       { return nil }
 
-// Open starts to watch. A missing driver and a driver without devices give an empty Monitor. Errors, of code Start: there is a driver and it does
-// not answer, such as one whose kernel module is of another version.
-func Open() (Monitor, error) {
-	return open(nvml.New(), loadError, time.Now)
+// Open starts to watch. Where there is nothing to watch (no driver, no devices, or a driver that does not answer, such as one
+// whose kernel module is of another version) the Monitor is empty and says why: that is no reason not to serve on the CPU, and an
+// engine that needs the driver fails by itself.
+func Open() Monitor { return watch(nvml.New(), loadError, time.Now) }
+
+func watch(lib nvml.Interface, loadError func() error, now func() time.Time) Monitor {
+	m, err := open(lib, loadError, now)
+	if err != nil {
+		return empty(err.Error())
+	}
+	return m
 }
 
 // loadError tries to load NVML only for the loader's message, which go-nvml drops.

@@ -167,7 +167,7 @@ func (t *Tokenizer) tokenize(c *call, in Input, o Options, budget int) error {
 func (t *Tokenizer) firstTokens(s *sequence, prompt, text string, need int, offsets bool) error {
 	if t.cutter != nil && need >= 0 && need < MaxWholeBytes/8 {
 		// English needs 4 to 5 bytes a token, so the first try is nearly always enough.
-		for size := 8*need + 512; size < len(text)/4*3 && size <= MaxWholeBytes; size *= 4 {
+		for size := 8*need + 512; size < len(text)/4*3 && len(prompt)+size <= MaxWholeBytes; size *= 4 {
 			at := t.cutter.before(text, size)
 			if at == 0 {
 				continue

@@ -81,7 +81,7 @@ func TestFailureOfTheLibrary(t *testing.T) {
 }
 
 func TestClose(t *testing.T) {
-	tokenizer, err := Open(kindDir("bert"))
+	tokenizer, err := Open(kindDir("bert"), false)
 	require.NoError(t, err)
 	var group sync.WaitGroup
 	for range 8 {
@@ -150,6 +150,15 @@ func TestDecodeErrors(t *testing.T) {
 }
 
 // TestPromptTokens: what _get_prompt_length of sentence-transformers gives for these tokenizers.
+// A prompt has the bound of texts, although a text behind it can be cut.
+func TestHugePrompt(t *testing.T) {
+	tokenizer := open(t, "minilm")
+	var out Encoding
+	in := Input{Text: strings.Repeat("some words ", 1000), Prompt: strings.Repeat("p ", MaxWholeBytes/2)}
+	err := tokenizer.Encode(in, Options{AddSpecial: true, MaxLength: 16, Truncate: true}, &out)
+	requireStatus(t, err, status.TooLong, "the limit for that is 1048576 bytes")
+}
+
 func TestPromptTokens(t *testing.T) {
 	var out Encoding
 	for _, c := range []struct {

@@ -16,6 +16,7 @@ const (
 	maxFileBytes       = 256 << 20
 	maxTokenID         = 1<<22 - 1
 	maxAddedTokens     = 1 << 16 // upstream compares each added token with all before it
+	maxAddedBytes      = 4 << 20 // of all added tokens: upstream makes states of a search machine from each byte
 	maxSectionDepth    = 32      // nesting of a section; upstream recurses on the caller's stack
 	maxCharsPerWord    = 1000    // WordPiece needs time to the third power of it for one word
 	supportedVersion   = "1.0"
@@ -103,6 +104,9 @@ func parseFile(data []byte) (*file, error) {
 		if err := checkSection(*target, sectionTypes[name], name, 0); err != nil {
 			return nil, err
 		}
+		if growth(*target) > maxGrowth {
+			return nil, fmt.Errorf("%s may make a text more than %d times as long, by what it replaces and puts before it", name, maxGrowth)
+		}
 	}
 	if why := refuseDecoder(f.decoder); why != "" {
 		f.decodeRefusal, f.decoder = why, nil
@@ -128,12 +132,16 @@ func (f *file) parseAdded(sections map[string]json.RawMessage) error {
 	if len(f.added) > maxAddedTokens {
 		return fmt.Errorf("added_tokens has %d entries, limit %d", len(f.added), maxAddedTokens)
 	}
+	total := 0
 	for i, t := range f.added {
 		if t.ID == nil || t.Content == nil || t.SingleWord == nil || t.LStrip == nil || t.RStrip == nil || t.Normalized == nil || t.Special == nil {
 			return fmt.Errorf("added_tokens[%d] lacks one of id, content, single_word, lstrip, rstrip, normalized, special", i)
 		}
 		if *t.ID > maxTokenID {
 			return fmt.Errorf("added_tokens[%d].id is %d, limit %d", i, *t.ID, maxTokenID)
+		}
+		if total += len(*t.Content); total > maxAddedBytes {
+			return fmt.Errorf("added_tokens have more than %d bytes of content", maxAddedBytes)
 		}
 	}
 	return nil

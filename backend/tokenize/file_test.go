@@ -1,10 +1,13 @@
 package tokenize
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,6 +24,11 @@ func object(pairs ...any) map[string]any {
 		m[pairs[i].(string)] = pairs[i+1]
 	}
 	return m
+}
+
+// steps is n times the same step.
+func steps(name string, n int, step any) map[string]any {
+	return object("type", typeSequence, name, slices.Repeat([]any{step}, n))
 }
 
 // charsmap is a character map that changes nothing: an array of 256 empty units and no texts.
@@ -41,7 +49,7 @@ func changed(t testing.TB, kind string, change func(map[string]any)) []byte {
 }
 
 func parseChanged(t testing.TB, kind string, change func(map[string]any)) *Tokenizer {
-	tokenizer, err := parse(changed(t, kind, change))
+	tokenizer, err := parse(changed(t, kind, change), false)
 	require.NoError(t, err)
 	t.Cleanup(tokenizer.Close)
 	return tokenizer
@@ -50,7 +58,7 @@ func parseChanged(t testing.TB, kind string, change func(map[string]any)) *Token
 func TestOpenErrors(t *testing.T) {
 	dir := t.TempDir()
 	open := func() error {
-		_, err := Open(dir)
+		_, err := Open(dir, false)
 		return err
 	}
 	path := filepath.Join(dir, FileName)
@@ -103,7 +111,7 @@ func TestHostileBytes(t *testing.T) {
 		"huge number":        {`{"decoder":{"type":"Strip","content":" ","start":1e999,"stop":0},"model":{}}`, "decoder"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := parse([]byte(c.data))
+			_, err := parse([]byte(c.data), false)
 			require.ErrorContains(t, err, c.message)
 			require.Less(t, len(err.Error()), 600)
 		})
@@ -182,10 +190,22 @@ func TestHostileSections(t *testing.T) {
 		"normalizer deep":           {"bert", normalizer(deep), "nested deeper"},
 		"normalizer half":           {"bert", normalizer(object("type", "Strip")), "Failed to create tokenizer"},
 		"normalizer bad pattern":    {"bert", normalizer(object("type", "Replace", "pattern", object("Regex", "("), "content", "")), "Failed to create tokenizer"},
-		"pre-tokenizer unknown":     {"bert", func(f map[string]any) { f["pre_tokenizer"] = object("type", 7) }, "pre_tokenizer.type"},
-		"decoder unknown":           {"bert", func(f map[string]any) { f["decoder"] = object("type", "Magic") }, "decoder.type"},
-		"decoder half":              {"bert", func(f map[string]any) { f["decoder"] = object("type", "WordPiece") }, "Failed to create tokenizer"},
-		"decoder a text":            {"bert", func(f map[string]any) { f["decoder"] = "WordPiece" }, "Failed to create tokenizer"},
+		"normalizer doubles":        {"bert", normalizer(steps("normalizers", 9, object("type", "Replace", "pattern", object("String", "a"), "content", "aa"))), "normalizer may make a text more than 256 times as long"},
+		"normalizer prepends":       {"bert", normalizer(steps("normalizers", 9, object("type", "Prepend", "prepend", "a"))), "more than 256 times as long"},
+		"normalizer of nothing":     {"bert", normalizer(steps("normalizers", 9, object("type", "Replace", "pattern", object("Regex", ""), "content", "a"))), "more than 256 times as long"},
+		"normalizer in bytes":       {"bert", normalizer(steps("normalizers", 9, object("type", "ByteLevel"))), "more than 256 times as long"},
+		"normalizer of many":        {"bert", normalizer(steps("normalizers", 4097, object("type", "NFC"))), "normalizer.normalizers has 4097 items, limit 4096"},
+		"pre-tokenizer doubles": {"bert", func(f map[string]any) {
+			f["pre_tokenizer"] = steps("pretokenizers", 9, object("type", "ByteLevel", "add_prefix_space", false, "trim_offsets", true, "use_regex", false))
+		}, "pre_tokenizer may make"},
+		"decoder doubles": {"bert", func(f map[string]any) {
+			f["decoder"] = steps("decoders", 9, object("type", "Replace", "pattern", object("String", "a"), "content", "aa"))
+		}, "decoder may make"},
+		"charsmap of long texts": {"bert", precompiled(bytes64(append([]byte{4, 0, 0, 0, 0, 0, 0, 0}, bytes.Repeat([]byte{'a'}, 300)...)...)), "more than 256 times as long"},
+		"pre-tokenizer unknown":  {"bert", func(f map[string]any) { f["pre_tokenizer"] = object("type", 7) }, "pre_tokenizer.type"},
+		"decoder unknown":        {"bert", func(f map[string]any) { f["decoder"] = object("type", "Magic") }, "decoder.type"},
+		"decoder half":           {"bert", func(f map[string]any) { f["decoder"] = object("type", "WordPiece") }, "Failed to create tokenizer"},
+		"decoder a text":         {"bert", func(f map[string]any) { f["decoder"] = "WordPiece" }, "Failed to create tokenizer"},
 
 		"charsmap missing":                  {"bert", precompiled(nil), "precompiled_charsmap: not a base64 string"},
 		"charsmap not base64":               {"bert", precompiled("***"), "illegal base64"},
@@ -218,18 +238,56 @@ func TestHostileSections(t *testing.T) {
 		"added id too large":    {"bert", added("id", 4194304), "added_tokens[0].id is 4194304, limit 4194303"},
 		"added a list":          {"bert", func(f map[string]any) { f["added_tokens"] = object() }, "added_tokens"},
 		"too many added":        {"bert", func(f map[string]any) { f["added_tokens"] = make([]any, maxAddedTokens+1) }, "65537 entries, limit 65536"},
+		"added too long":        {"bert", added("content", strings.Repeat("a", maxAddedBytes)), "more than 4194304 bytes"},
 		"added that no normalizer takes": {"bert", func(f map[string]any) {
 			f["normalizer"] = object("type", typePrecompiled, "precompiled_charsmap", bytes64(4, 0, 0, 0, 0, 0, 0, 0))
 			f["added_tokens"].([]any)[0].(map[string]any)["normalized"] = true
 		}, "added_tokens[0]"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tokenizer, err := parse(changed(t, c.kind, c.change))
+			tokenizer, err := parse(changed(t, c.kind, c.change), false)
 			require.Nil(t, tokenizer)
 			require.ErrorContains(t, err, c.message)
 			require.Less(t, len(err.Error()), 1000)
 		})
 	}
+}
+
+// A key of megabytes above many items must not be copied for each of them.
+func TestLongKeyIsNotRepeated(t *testing.T) {
+	data := changed(t, "bert", func(f map[string]any) {
+		f["normalizer"] = object("type", "NFC", strings.Repeat("k", 1<<20), slices.Repeat([]any{0}, maxSectionItems))
+	})
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, _ = parse(data, false)
+	runtime.ReadMemStats(&after)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(256<<20))
+}
+
+func TestLowerCase(t *testing.T) {
+	lowered, err := Open(kindDir("roberta"), true)
+	require.NoError(t, err)
+	defer lowered.Close()
+	plain := open(t, "roberta")
+	var a, b Encoding
+	// Letter by letter, as upstream: a sigma at the end of a word is an ordinary one.
+	for upper, lower := range map[string]string{"Hello WORLD": "hello world", "ΑΣ İ": "ασ i\u0307", "<s> X": "<s> x"} {
+		require.NoError(t, lowered.Encode(Input{Text: upper}, Options{AddSpecial: true}, &a))
+		require.NoError(t, plain.Encode(Input{Text: lower}, Options{AddSpecial: true}, &b))
+		require.Equal(t, b.IDs, a.IDs, upper)
+	}
+	for name, normalizer := range map[string]any{
+		"has it": object("type", typeSequence, "normalizers", []any{object("type", "NFC"), object("type", typeLowercase)}),
+		"is it":  object("type", typeLowercase),
+	} {
+		f := file{normalizer: normalizer}
+		f.lowerCase()
+		require.Equal(t, normalizer, f.normalizer, name)
+	}
+	f := file{}
+	f.lowerCase()
+	require.Equal(t, steps("normalizers", 1, object("type", typeLowercase)), f.normalizer)
 }
 
 func TestAcceptedFiles(t *testing.T) {

@@ -68,7 +68,7 @@ func kindDir(kind string) string {
 }
 
 func open(t testing.TB, kind string) *Tokenizer {
-	tokenizer, err := Open(kindDir(kind))
+	tokenizer, err := Open(kindDir(kind), false)
 	require.NoError(t, err)
 	t.Cleanup(tokenizer.Close)
 	return tokenizer

@@ -36,7 +36,7 @@ func FuzzTokenizerFile(f *testing.F) {
 		f.Add([]byte(`{"version":"1.0","truncation":null,"padding":null,"added_tokens":` + added + `,` + rest + `}`))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		tokenizer, err := parse(data)
+		tokenizer, err := parse(data, false)
 		if err != nil {
 			require.Nil(t, tokenizer)
 			return

@@ -173,7 +173,7 @@ func TestNoLeak(t *testing.T) {
 
 	small := func(n int) {
 		for range n {
-			other, err := Open(kindDir("bert"))
+			other, err := Open(kindDir("bert"), false)
 			require.NoError(t, err)
 			work(other, 2)
 			other.Close()

@@ -1,6 +1,7 @@
 package tokenize
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
@@ -13,15 +14,26 @@ import (
 const (
 	typePrecompiled = "Precompiled"
 	typeSequence    = "Sequence"
+	typeByteLevel   = "ByteLevel"
+	typeLowercase   = "Lowercase"
+)
+
+const (
+	maxSectionItems = 4096 // of one list: each is work for every text
+	maxPathBytes    = 200  // of a place in messages
+	// maxGrowth bounds how many times longer a text may come out of a normalizer or a decoder. Each replacement may grow what
+	// the one before it left, so that thirty short ones would take all memory. The character map of NFKC grows a text by up to
+	// 33, and what stands behind it in served models by 4.
+	maxGrowth = 256
 )
 
 // sectionTypes are the values of "type" that the linked library knows.
 var sectionTypes = map[string][]string{
-	"normalizer": {"BertNormalizer", "Bert", "Strip", "StripAccents", "NFC", "NFD", "NFKC", "NFKD", typeSequence, "Lowercase",
-		"Nmt", typePrecompiled, "Replace", "Prepend", "ByteLevel"},
-	"pre_tokenizer": {"BertPreTokenizer", "ByteLevel", "CharDelimiterSplit", "Delimiter", "Metaspace", "Whitespace", typeSequence, "Split",
+	"normalizer": {"BertNormalizer", "Bert", "Strip", "StripAccents", "NFC", "NFD", "NFKC", "NFKD", typeSequence, typeLowercase,
+		"Nmt", typePrecompiled, "Replace", "Prepend", typeByteLevel},
+	"pre_tokenizer": {"BertPreTokenizer", typeByteLevel, "CharDelimiterSplit", "Delimiter", "Metaspace", "Whitespace", typeSequence, "Split",
 		"Punctuation", "WhitespaceSplit", "Digits", "UnicodeScripts", "FixedLength"},
-	"decoder": {"BPEDecoder", "ByteLevel", "WordPiece", "Metaspace", "CTC", typeSequence, "Replace", "Fuse", "Strip", "ByteFallback"},
+	"decoder": {"BPEDecoder", typeByteLevel, "WordPiece", "Metaspace", "CTC", typeSequence, "Replace", "Fuse", "Strip", "ByteFallback"},
 }
 
 // checkSection walks a section of tokenizer.json, whatever its shape, since upstream tries several readings of one object.
@@ -32,6 +44,9 @@ func checkSection(value any, types []string, path string, depth int) error {
 	}
 	switch value := value.(type) {
 	case []any:
+		if len(value) > maxSectionItems {
+			return fmt.Errorf("%s has %d items, limit %d", path, len(value), maxSectionItems)
+		}
 		for i, item := range value {
 			if err := checkSection(item, types, fmt.Sprintf("%s[%d]", path, i), depth+1); err != nil {
 				return err
@@ -50,12 +65,74 @@ func checkSection(value any, types []string, path string, depth int) error {
 			}
 		}
 		for key, item := range value {
-			if err := checkSection(item, types, path+"."+key, depth+1); err != nil {
+			if err := checkSection(item, types, fmt.Sprintf("%s.%.*s", path, max(0, maxPathBytes-len(path)), key), depth+1); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// growth bounds how many times longer a text may become in a section that checkSection has passed.
+func growth(value any) float64 {
+	factor := 1.0
+	switch value := value.(type) {
+	case []any:
+		for _, item := range value {
+			factor *= growth(item)
+		}
+	case map[string]any:
+		for _, item := range value {
+			factor *= growth(item)
+		}
+		if text, ok := value["content"].(string); ok { // Replace
+			pattern, _ := value["pattern"].(map[string]any)
+			if replaced, _ := pattern["String"].(string); replaced != "" {
+				factor *= max(1, float64(len(text))/float64(len(replaced)))
+			} else { // a regular expression may match nothing, before every byte
+				factor *= float64(1 + len(text))
+			}
+		}
+		if text, ok := value["prepend"].(string); ok {
+			factor *= float64(1 + len(text))
+		}
+		switch value["type"] {
+		case typeByteLevel:
+			factor *= 2
+		case typePrecompiled:
+			text, _ := value["precompiled_charsmap"].(string)
+			factor *= longestReplacement(text)
+		}
+	}
+	return factor
+}
+
+// longestReplacement is the length of the longest text in a character map that checkCharsmap has passed.
+func longestReplacement(charsmap string) float64 {
+	data, _ := base64.StdEncoding.DecodeString(charsmap)
+	longest := 1
+	for text := range bytes.SplitSeq(data[4+binary.LittleEndian.Uint32(data)/4*4:], []byte{0}) {
+		longest = max(longest, len(text))
+	}
+	return float64(longest)
+}
+
+// lowerCase puts lower-casing before the normalizer, unless it has it, as sentence-transformers does for do_lower_case.
+func (f *file) lowerCase() {
+	steps := []any{f.normalizer}
+	if section, ok := f.normalizer.(map[string]any); ok && section["type"] == typeSequence {
+		steps, _ = section["normalizers"].([]any)
+	}
+	all := []any{map[string]any{"type": typeLowercase}}
+	for _, step := range steps {
+		if section, ok := step.(map[string]any); ok && section["type"] == typeLowercase {
+			return
+		}
+		if step != nil {
+			all = append(all, step)
+		}
+	}
+	f.normalizer = map[string]any{"type": typeSequence, "normalizers": all}
 }
 
 // checkCharsmap checks the character map of SentencePiece: a little-endian byte count, that many bytes of a double array

@@ -94,9 +94,9 @@ type Tokenizer struct {
 	prompts promptCounts
 }
 
-// Open reads tokenizer.json from the folder dir. Errors are START errors that name the file, the field and the fix. The
-// caller must Close the tokenizer.
-func Open(dir string) (*Tokenizer, error) {
+// Open reads tokenizer.json from the folder dir. lowerCase lowers texts first, whatever the file says: sentence-transformers'
+// do_lower_case. Errors are START errors that name the file, the field and the fix. The caller must Close the tokenizer.
+func Open(dir string, lowerCase bool) (*Tokenizer, error) {
 	path := filepath.Join(dir, FileName)
 	data, err := readFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -105,17 +105,20 @@ func Open(dir string) (*Tokenizer, error) {
 	if err != nil {
 		return nil, status.Errorf(status.Start, "%w", err)
 	}
-	t, err := parse(data)
+	t, err := parse(data, lowerCase)
 	if err != nil {
 		return nil, status.Errorf(status.Start, "%s: %w", path, err)
 	}
 	return t, nil
 }
 
-func parse(data []byte) (*Tokenizer, error) {
+func parse(data []byte, lowerCase bool) (*Tokenizer, error) {
 	f, err := parseFile(data)
 	if err != nil {
 		return nil, err
+	}
+	if lowerCase {
+		f.lowerCase()
 	}
 	t := &Tokenizer{decodeRefusal: f.decodeRefusal}
 	if t.vocab, err = newVocabulary(f); err != nil {
