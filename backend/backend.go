@@ -57,6 +57,8 @@ type Backend struct {
 	closed    atomic.Bool
 	// tokenizerUse is held for reading by calls that use the tokenizer outside the pipeline; for writing to close it.
 	tokenizerUse sync.RWMutex
+	cut          atomic.Bool  // these calls must end: the time that Close gives them is over
+	cutCalls     atomic.Int64 // those that did
 }
 
 // Open opens the model of c.Model on the engine that c chooses and warms it up. Errors are *status.Error. ctx bounds the
@@ -232,6 +234,8 @@ func (b *Backend) Close(ctx context.Context) error {
 
 // shut releases what is open, last opened first.
 func (b *Backend) shut(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { b.cut.Store(true) })
+	defer stop()
 	var cut error
 	if b.pipe != nil {
 		if cut = b.pipe.Close(ctx); status.CodeOf(cut) == status.Unhealthy {
@@ -252,6 +256,9 @@ func (b *Backend) shut(ctx context.Context) error {
 		b.tokenizerUse.Lock()
 		b.tokenizer.Close()
 		b.tokenizerUse.Unlock()
+	}
+	if n := b.cutCalls.Load(); n > 0 && cut == nil {
+		cut = status.Errorf(status.Timeout, "%d calls were cut off by the shutdown", n)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return status.Errorf(status.Internal, "closing: %w", err)

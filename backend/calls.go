@@ -80,6 +80,8 @@ func (b *Backend) run(ctx context.Context, name string, o CallOptions, out Outpu
 	newWork func(*results) (pipeline.Work, error), po pipeline.Options) (err error) {
 	start := time.Now()
 	defer func() { b.metrics.observeCall(name, start, err) }()
+	ctx, cancel := b.withTimeout(ctx, o)
+	defer cancel()
 	r, err := b.newResults(out, o, allowed)
 	if err != nil {
 		return err
@@ -88,12 +90,11 @@ func (b *Backend) run(ctx context.Context, name string, o CallOptions, out Outpu
 	if err != nil {
 		return err
 	}
-	ctx, cancel := b.withTimeout(ctx, o)
-	defer cancel()
 	stats, err := b.pipe.Do(ctx, w, po)
 	if err != nil {
 		return err
 	}
+	stats.Total = time.Since(start)
 	return r.finish(stats)
 }
 

@@ -205,11 +205,15 @@ func (b *Backend) Decode(ctx context.Context, ids, cumulativeLengths []uint32, o
 	})
 }
 
-// eachItem runs a call that needs no engine: do for each item, until ctx ends.
+// eachItem runs a call that needs no engine: do for each item, until ctx ends or Close cuts it off. As in the pipeline, that
+// is the call's error when no item was done, and otherwise the failure of those that were not.
 func (b *Backend) eachItem(ctx context.Context, name string, n int, o CallOptions, out Output,
 	start func(r *results) (do func(i int) error, err error)) (err error) {
 	begun := time.Now()
 	defer func() { b.metrics.observeCall(name, begun, err) }()
+	if b.closed.Load() {
+		return errShutDown // at once, not when the calls that Close waits for have ended
+	}
 	b.tokenizerUse.RLock()
 	defer b.tokenizerUse.RUnlock()
 	if b.closed.Load() {
@@ -223,6 +227,16 @@ func (b *Backend) eachItem(ctx context.Context, name string, n int, o CallOption
 	}
 	ctx, cancel := b.withTimeout(ctx, o)
 	defer cancel()
+	ended := func() *status.Error {
+		switch {
+		case ctx.Err() != nil:
+			return pipeline.ContextError(ctx, time.Since(begun))
+		case b.cut.Load():
+			b.cutCalls.Add(1)
+			return errShutDown
+		}
+		return nil
+	}
 	r := &results{backend: b, out: out}
 	do, err := start(r)
 	if err != nil {
@@ -231,20 +245,26 @@ func (b *Backend) eachItem(ctx context.Context, name string, n int, o CallOption
 	if err := r.prepareStatus(n); err != nil {
 		return err
 	}
+	var end *status.Error
+	var longest time.Duration
 	for i := range n {
-		if ctx.Err() != nil {
-			r.Fail(i, pipeline.ContextError(ctx, time.Since(begun)))
+		if end == nil {
+			end = ended()
+		}
+		if end != nil {
+			if i == 0 {
+				return end
+			}
+			r.Fail(i, end)
 			continue
 		}
-		if b.closed.Load() {
-			r.Fail(i, errShutDown)
-			continue
-		}
+		start := time.Now()
 		if err := do(i); err != nil {
 			r.Fail(i, status.Of(err, status.Tokenization))
-			continue
+		} else {
+			r.status[i] = status.OK
 		}
-		r.status[i] = status.OK
+		longest = max(longest, time.Since(start))
 	}
-	return r.finish(pipeline.Stats{Total: time.Since(begun), Prepare: time.Since(begun)})
+	return r.finish(pipeline.Stats{Total: time.Since(begun), Prepare: longest})
 }

@@ -220,10 +220,47 @@ func TestTokenizeEndsWithItsContext(t *testing.T) {
 	cancel()
 	codes := make([]status.Code, 3)
 	texts := make([]Text, 3)
-	require.NoError(t, b.Tokenize(ctx, texts, CallOptions{}, Output{Result: &Result{}, Status: codes}))
-	require.Equal(t, slices.Repeat([]status.Code{status.Cancelled}, 3), codes)
+	requireCode(t, status.Cancelled, b.Tokenize(ctx, texts, CallOptions{}, Output{Result: &Result{}, Status: codes}), "cancelled")
+	require.Equal(t, make([]status.Code, 3), codes)
 	requireCode(t, status.Timeout, b.Tokenize(background, slices.Repeat([]Text{{Text: strings.Repeat(sentence, 100)}}, 1000), CallOptions{Timeout: time.Millisecond},
 		Output{Result: &Result{}}), "timeout passed")
+}
+
+// TestCloseLetsTokenizeFinish: a call under way has the time that Close gives, and a new one is refused at once.
+func TestCloseLetsTokenizeFinish(t *testing.T) {
+	for _, patience := range []time.Duration{time.Minute, time.Millisecond} {
+		c := mockConfig()
+		c.Model, c.Mock.VocabSize = modelFolder("bert-mean"), 0
+		b, err := Open(background, c)
+		require.NoError(t, err)
+		texts := slices.Repeat([]Text{{Text: strings.Repeat(sentence, 20)}}, 2000)
+		codes, result := make([]status.Code, len(texts)), &Result{}
+		called := make(chan error)
+		go func() { called <- b.Tokenize(background, texts, CallOptions{}, Output{Result: result, Status: codes}) }()
+		require.Eventually(t, func() bool {
+			if b.tokenizerUse.TryLock() {
+				b.tokenizerUse.Unlock()
+				return false
+			}
+			return true
+		}, 5*time.Second, 100*time.Microsecond)
+		time.Sleep(5 * time.Millisecond) // some items are done
+		ctx, cancel := context.WithTimeout(background, patience)
+		closed := make(chan error)
+		go func() { closed <- b.Close(ctx) }()
+		require.Eventually(t, b.closed.Load, 5*time.Second, 100*time.Microsecond)
+		requireCode(t, status.ShutDown, b.Tokenize(background, texts[:1], CallOptions{}, Output{Result: &Result{}}), "shut down")
+		want, end := status.OK, status.OK
+		if patience < time.Minute {
+			want, end = status.ShutDown, status.Timeout
+		}
+		require.NoError(t, <-called)
+		require.Equal(t, status.OK, codes[0])
+		require.Equal(t, want, codes[len(codes)-1])
+		requireCode(t, end, <-closed, "")
+		require.Less(t, result.Stats.Prepare, result.Stats.Total, "the longest item, not all of them")
+		cancel()
+	}
 }
 
 func TestNoTokenizer(t *testing.T) {
