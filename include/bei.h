@@ -14,7 +14,7 @@
  * SIGNALS    The library installs no signal handler of its own beyond what the Go runtime needs (SIGSEGV, SIGBUS,
  *            SIGFPE, SIGURG; those of the host are chained), never exits the process, and never prints: logs go where
  *            bei_set_log_callback or the "log" options say. Handlers of the host need SA_ONSTACK, since Go's stacks are
- *            small.
+ *            small. exit() while calls are under way is fine: they get BEI_SHUT_DOWN.
  * ERRORS     A function returns NULL on success, otherwise an error that the caller owns and gives to
  *            bei_error_free. It concerns the call as a whole. On error no output argument is written, except where a
  *            function says so. What concerns one item of a batch is in item_status[i], with a text from

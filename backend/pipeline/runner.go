@@ -141,7 +141,7 @@ func (r *runner) runHalves(picks []pick, retries *int) {
 	if err == nil {
 		return
 	}
-	if len(picks) == 1 || err.Code == status.Unhealthy || r.p.runContext.Err() != nil || *retries < 2 {
+	if len(picks) == 1 || err.Code == status.Unhealthy || err.Code == status.ShutDown || r.p.runContext.Err() != nil || *retries < 2 {
 		r.failAll(picks, err)
 		return
 	}

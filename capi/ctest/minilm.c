@@ -140,5 +140,34 @@ static void minilm_threads(void) {
   OK(bei_shutdown(backend, 5000));
 }
 
-const test minilm_tests[] = {
-    {"minilm_texts", minilm_texts}, {"minilm_batch", minilm_batch}, {"minilm_threads", minilm_threads}, {NULL, NULL}};
+static void embed_for_ever(int number) {
+  (void)number;
+  float *rows = calloc(n * D, sizeof *rows);
+  for (;;) {
+    bei_error *error = bei_embed_texts(backend, texts, n, NULL, rows, n * D, NULL, 0, NULL);
+    CHECK(bei_error_code(error) == BEI_OK || bei_error_code(error) == BEI_SHUT_DOWN);
+    bei_error_free(error);
+  }
+}
+
+static void exit_soon(int number) {
+  if (number > 0)
+    embed_for_ever(number);
+  sleep_ms(300);
+  exit(0);
+}
+
+static void linger(void) { sleep_ms(200); }
+
+/* exit() while runs are under way stops them before ONNX Runtime's statics are destroyed. */
+static void minilm_exit(void) {
+  atexit(linger); /* comes after the destructors of what is loaded later: time for runs to trip over them */
+  load();
+  run_threads(4, exit_soon);
+}
+
+const test minilm_tests[] = {{"minilm_texts", minilm_texts},
+                             {"minilm_batch", minilm_batch},
+                             {"minilm_threads", minilm_threads},
+                             {"minilm_exit", minilm_exit},
+                             {NULL, NULL}};

@@ -101,7 +101,11 @@ func take(text *C.char) string {
 
 // check makes an error with the code of a C error text: the one place that does.
 func check(code status.Code, doing string, text *C.char) error {
-	if s := take(text); s != "" {
+	switch s := take(text); s {
+	case "":
+	case C.BEI_ORT_EXITING:
+		return status.Errorf(status.ShutDown, "ONNX Runtime: %s: %s", doing, s)
+	default:
 		return status.Errorf(code, "ONNX Runtime: %s: %s", doing, s)
 	}
 	return nil

@@ -24,24 +24,14 @@ const (
 	BFloat16 DataType = 16
 )
 
-// Spinning says what the pool's threads do when they have nothing to do.
-type Spinning int32
-
-// SpinInRun spins for up to 50 us between the steps of a run, and never between runs: an idle process uses no CPU. Measured: as fast as
-// spinning without end (waking a thread costs 20 % of a short run), and nearly as cheap as not spinning where cores are contended for.
-const (
-	SpinInRun Spinning = C.BEI_ORT_SPIN_IN_RUN
-	SpinNever Spinning = C.BEI_ORT_SPIN_NEVER
-)
-
 // Builder collects what a session is made of. One goroutine uses it.
 type Builder struct{ c *C.bei_ort_builder }
 
 // NewBuilder starts a session with that many threads for the work inside a run, the calling one included. Load must
 // have succeeded.
-func NewBuilder(threads int, spinning Spinning) (*Builder, error) {
+func NewBuilder(threads int) (*Builder, error) {
 	b := new(Builder)
-	return b, check(status.Start, "session options", C.bei_ort_builder_new(C.int32_t(threads), C.int32_t(spinning), &b.c))
+	return b, check(status.Start, "session options", C.bei_ort_builder_new(C.int32_t(threads), &b.c))
 }
 
 // Free releases the builder and what it still owns.
@@ -88,8 +78,9 @@ func (s *Session) Close() {
 type Runner struct {
 	c *C.bei_ort_run
 
-	mu      sync.Mutex
-	running bool // a run is in progress: Terminate concerns it
+	mu         sync.Mutex // guards what follows
+	running    bool       // a run is in progress: terminate concerns it
+	terminated bool       // the run was told to end
 }
 
 // NewRunner makes a Runner.
@@ -108,6 +99,7 @@ func (r *Runner) terminate() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.running {
+		r.terminated = true
 		C.bei_ort_run_terminate(r.c)
 	}
 }
@@ -116,7 +108,8 @@ func (r *Runner) set(running bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.running = running
-	if !running {
+	if r.terminated {
+		r.terminated = false
 		C.bei_ort_run_reset(r.c)
 	}
 }

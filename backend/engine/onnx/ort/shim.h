@@ -8,6 +8,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// The error of calls that come while the process exits.
+#define BEI_ORT_EXITING "the process is exiting"
+
 // The oldest minor version of ONNX Runtime 1.x that has the API this code is compiled against.
 int32_t bei_ort_min_minor(void);
 
@@ -27,10 +30,7 @@ typedef struct bei_ort_builder bei_ort_builder; // collects what a session needs
 typedef struct bei_ort_session bei_ort_session;
 typedef struct bei_ort_run bei_ort_run; // one run at a time
 
-// Spinning of idle worker threads.
-enum { BEI_ORT_SPIN_IN_RUN = 0, BEI_ORT_SPIN_NEVER = 1 };
-
-char *bei_ort_builder_new(int32_t threads, int32_t spin, bei_ort_builder **out);
+char *bei_ort_builder_new(int32_t threads, bei_ort_builder **out);
 void bei_ort_builder_free(bei_ort_builder *builder);
 
 // Gives an external initializer of the model its numbers. type: an ONNXTensorElementDataType. data must stay readable
