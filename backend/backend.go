@@ -191,15 +191,23 @@ func (b *Backend) promptNamed(name string) (string, error) {
 func (b *Backend) warmUp(ctx context.Context) error {
 	o := CallOptions{Timeout: -1} // ctx bounds it, not the default timeout of calls
 	if err := b.runZeros(ctx, "warm_up", 1, 1, o); err != nil {
-		return fmt.Errorf("warm-up: %w", err)
+		return warmUpError(ctx, err)
 	}
 	limits := b.engine.Info().Limits
 	length := min(limits.MaxLength, limits.BestTokens)
 	n := min(limits.BestTokens/length, limits.MaxSequences, b.queue.MaxItems)
 	if err := b.runZeros(ctx, "warm_up", n, length, o); err != nil {
-		return fmt.Errorf("warm-up: %w", err)
+		return warmUpError(ctx, err)
 	}
 	return nil
+}
+
+// warmUpError is what Open says of a failed run: status.Start, whatever failed in it, unless the caller ended the opening.
+func warmUpError(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("warm-up: %w", err)
+	}
+	return status.Errorf(status.Start, "warm-up: %w", err)
 }
 
 // runZeros runs a batch of n sequences of length zeros; call is its name in the metrics.

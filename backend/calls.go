@@ -112,7 +112,8 @@ func (b *Backend) withTimeout(ctx context.Context, o CallOptions) (context.Conte
 
 var errShutDown = status.Errorf(status.ShutDown, "the backend is shut down")
 
-// Health tells whether the backend works: nil, or status.Unhealthy. Cheap by itself; deep runs one token, within o's timeout.
+// Health tells whether the backend works: nil, or status.Unhealthy. Cheap by itself; deep also runs one token before, within o's
+// timeout.
 func (b *Backend) Health(ctx context.Context, deep bool, o CallOptions) error {
 	if deep {
 		if err := b.runZeros(ctx, "health", 1, 1, CallOptions{Timeout: o.Timeout, Priority: 1}); err != nil {
@@ -122,9 +123,13 @@ func (b *Backend) Health(ctx context.Context, deep bool, o CallOptions) error {
 			}
 			return status.Errorf(status.Unhealthy, "one token did not run: %w", err)
 		}
-		return nil
 	}
-	if err := b.pipe.Health(); err != nil {
+	return b.health()
+}
+
+// health is the cheap check. Devices count only for an engine that runs on one: a GPU that is lost is no trouble on CPU.
+func (b *Backend) health() error {
+	if err := b.pipe.Health(); err != nil || b.engine.Info().Device == "cpu" {
 		return err
 	}
 	return b.monitor.Health()

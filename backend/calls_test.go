@@ -16,6 +16,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/basetenlabs/bei-runtime/backend/device"
+	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/engine/mock"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
@@ -167,8 +168,7 @@ func TestOpenFailsWithTheWarmUp(t *testing.T) {
 			c := mockConfig()
 			c.Mock.Faults = []mock.Fault{{Kind: kind, From: run}}
 			_, err := Open(background, c)
-			require.ErrorContains(t, err, "warm-up: item 0")
-			requireCode(t, status.CodeOf(err), err, "")
+			requireCode(t, status.Start, err, "warm-up: item 0")
 		}
 	}
 	c := mockConfig()
@@ -190,6 +190,28 @@ func TestTimeoutAndCancel(t *testing.T) {
 	require.NoError(t, b.Embed(background, batch, CallOptions{Priority: 1}, out))
 }
 
+// onGPU is a mock that says it runs on a device.
+type onGPU struct{ *mock.Engine }
+
+func (e onGPU) Info() engine.Info {
+	i := e.Engine.Info()
+	i.Device = "cuda:0"
+	return i
+}
+
+// TestDeepHealthSeesAHungSlot: that another slot runs a token does not make the backend healthy.
+func TestDeepHealthSeesAHungSlot(t *testing.T) {
+	b := openMock(t, func(c *Config) {
+		c.Slots, c.RunTimeoutMS = 2, 50
+		c.Mock.Faults = []mock.Fault{{Kind: mock.Stuck, From: 3, Count: 1, DelayMS: 1500}}
+	})
+	requireCode(t, status.Unhealthy, b.Embed(background, packed([]uint32{1}), CallOptions{}, Output{Rows: rowsFor(b, 1)}), "hung")
+	for _, deep := range []bool{false, true} {
+		requireCode(t, status.Unhealthy, b.Health(background, deep, CallOptions{}), "1 of 2 slots hung")
+	}
+	require.Eventually(t, func() bool { return b.Health(background, true, CallOptions{}) == nil }, 5*time.Second, 10*time.Millisecond, "it came back")
+}
+
 func TestHealth(t *testing.T) {
 	b := openMock(t, func(c *Config) {
 		c.Mock.Faults = []mock.Fault{{Kind: mock.NaN, From: 4, Count: 1}, {Kind: mock.Slow, From: 5, Count: 1, DelayMS: 300}}
@@ -202,9 +224,15 @@ func TestHealth(t *testing.T) {
 
 	fake := device.NewFake(device.Device{Index: 0, UUID: "GPU-1", Name: "a GPU", PowerW: math.NaN(), MemoryTotal: 5})
 	b.monitor = fake
+	fake.SetHealth(status.Errorf(status.Unhealthy, "a device that is not used is lost"))
+	require.NoError(t, b.Health(background, false, CallOptions{}))
+	b.engine = onGPU{b.engine.(*mock.Engine)}
+	fake.SetHealth(nil)
 	require.NoError(t, b.Health(background, false, CallOptions{}))
 	fake.SetHealth(status.Errorf(status.Unhealthy, "device 0 fell off the bus"))
-	requireCode(t, status.Unhealthy, b.Health(background, false, CallOptions{}), "fell off the bus")
+	for _, deep := range []bool{false, true} {
+		requireCode(t, status.Unhealthy, b.Health(background, deep, CallOptions{}), "fell off the bus")
+	}
 
 	for _, kind := range []string{mock.Classifier, mock.TokenClassifier} {
 		b := openMock(t, func(c *Config) { c.Mock.Kind = kind })
@@ -262,7 +290,7 @@ func TestMetrics(t *testing.T) {
 		device.Device{UUID: "GPU-2", Name: "b", PowerW: 300})
 	fake.SetHealth(status.Errorf(status.Unhealthy, "sick"))
 	metrics := newMetrics()
-	sick := &Backend{engine: b.engine, pipe: b.pipe, info: b.info, monitor: fake, metrics: metrics}
+	sick := &Backend{engine: onGPU{b.engine.(*mock.Engine)}, pipe: b.pipe, info: b.info, monitor: fake, metrics: metrics}
 	metrics.watch(sick)
 	m = families(t, sick)
 	require.Zero(t, m["bei_healthy"].Metric[0].Gauge.GetValue())

@@ -74,7 +74,7 @@ func TestSinkGetsTheBackendsLines(t *testing.T) {
 	require.Error(t, err)
 	lines = c.wait(t, 4)
 	require.Equal(t, "open failed", lines[3]["msg"])
-	require.Equal(t, "INFERENCE", lines[3]["code"])
+	require.Equal(t, "START", lines[3]["code"])
 }
 
 func TestLevels(t *testing.T) {

@@ -44,7 +44,7 @@ func (m *metrics) watch(b *Backend) {
 	slots.Set(float64(b.info.Slots))
 	m.registry.MustRegister(info, slots, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "bei_healthy", Help: "1 when the cheap health check passes."},
 		func() float64 {
-			if b.pipe.Health() == nil && b.monitor.Health() == nil {
+			if b.health() == nil {
 				return 1
 			}
 			return 0
