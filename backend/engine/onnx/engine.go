@@ -20,11 +20,10 @@ import (
 
 // Options of an engine. Zero values are defaults.
 type Options struct {
-	Library  string        // path of the ONNX Runtime library; see ort.Load
-	Threads  int           // of one run, the calling one included; default: physical cores that the process may use
-	Slots    int           // runs at once, which share the threads; default 1
-	Limits   engine.Limits // each zero field is a default; MaxLength and BestTokens are cut to what the rest allows
-	Spinning ort.Spinning  // default ort.SpinInRun
+	Library string        // path of the ONNX Runtime library; see ort.Load
+	Threads int           // of one run, the calling one included; default: physical cores that the process may use
+	Slots   int           // runs at once, which share the threads; default 1
+	Limits  engine.Limits // each zero field is a default; MaxLength and BestTokens are cut to what the rest allows
 	// Logger receives ONNX Runtime's warnings and errors, on its threads. It is one for the process: the last Open with
 	// a Logger sets it.
 	Logger func(severity ort.Severity, message string)
@@ -74,7 +73,6 @@ func Open(ctx context.Context, m *arch.Model, w *weights.Set, o Options) (engine
 		Name: "onnxruntime", Version: version, Device: "cpu", Precision: "float32", Limits: o.Limits,
 		Details: map[string]string{
 			"threads": strconv.Itoa(o.Threads), "slots": strconv.Itoa(o.Slots), "kernels": kernels.Level(),
-			"spinning": [...]string{"in run", "never"}[o.Spinning],
 		},
 	}}
 	if err := e.load(m, w, o); err != nil {
@@ -100,7 +98,7 @@ func (e *Engine) failed(err error) error {
 
 // load lowers the model and creates the session.
 func (e *Engine) load(m *arch.Model, w *weights.Set, o Options) error {
-	builder, err := ort.NewBuilder(o.Threads, o.Spinning)
+	builder, err := ort.NewBuilder(o.Threads)
 	if err != nil {
 		return err
 	}

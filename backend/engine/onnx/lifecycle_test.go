@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -179,6 +180,17 @@ func TestIdleEngineUsesNoCPU(t *testing.T) {
 	start := cpu()
 	time.Sleep(300 * time.Millisecond)
 	require.Less(t, cpu()-start, 60*time.Millisecond)
+	require.NoError(t, e.Close())
+}
+
+// Limits that no run reaches cost no memory for outputs.
+func TestOutputsTakeWhatRunsNeed(t *testing.T) {
+	c := suite.MiniLM(t)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	e := open(t, c.Model, c.Weights, engine.Limits{MaxTokens: 1 << 20, MaxSequences: 1 << 16})
+	runtime.ReadMemStats(&after)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(64<<20))
 	require.NoError(t, e.Close())
 }
 

@@ -2,7 +2,6 @@ package onnx
 
 import (
 	"github.com/basetenlabs/bei-runtime/backend/arch"
-	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
@@ -12,6 +11,8 @@ const (
 	defaultBestTokens   = 1024
 	defaultMaxSequences = 1024
 	activationBytes     = 64 << 20
+	// Models of very wide rows (a million labels) run fewer than the defaults rather than take more than this.
+	mostBytes = 1 << 30
 )
 
 // withDefaults checks the options and fills in what is zero.
@@ -24,11 +25,12 @@ func (o Options) withDefaults(m *arch.Model) (Options, error) {
 	}
 	l := &o.Limits
 	if l.MaxTokens == 0 {
-		bounded := min(activationBytes/rowBytes(m), 16*defaultBestTokens) / defaultBestTokens * defaultBestTokens
-		l.MaxTokens = max(bounded, defaultBestTokens, min(m.MaxLength, maxTokens), l.BestTokens)
+		row := rowBytes(m)
+		bounded := min(activationBytes/row, 16*defaultBestTokens) / defaultBestTokens * defaultBestTokens
+		l.MaxTokens = max(bounded, min(defaultBestTokens, mostBytes/row), 1, min(m.MaxLength, maxTokens), l.BestTokens)
 	}
 	if l.MaxSequences == 0 {
-		l.MaxSequences = defaultMaxSequences
+		l.MaxSequences = max(1, min(defaultMaxSequences, mostBytes/(4*max(pooledWidth(m), 1))))
 	}
 	if l.MaxLength == 0 {
 		l.MaxLength = m.MaxLength
@@ -54,14 +56,19 @@ func (o Options) withDefaults(m *arch.Model) (Options, error) {
 			return o, status.Errorf(status.InvalidArgument, "engine onnxruntime: %s is %d; it must be 1 to %d", f.name, f.value, f.most)
 		}
 	}
-	if o.Spinning < ort.SpinInRun || o.Spinning > ort.SpinNever {
-		return o, status.Errorf(status.InvalidArgument, "engine onnxruntime: spinning is %d; it must be %d to %d",
-			o.Spinning, ort.SpinInRun, ort.SpinNever)
-	}
 	if l.Padded {
 		return o, status.Errorf(status.InvalidArgument, "engine onnxruntime: limits.padded: its runs are never padded")
 	}
 	return o, nil
+}
+
+// pooledWidth is the widest row of a sequence.
+func pooledWidth(m *arch.Model) int {
+	widest := m.HiddenSize * len(m.Head.Pooling.Modes)
+	for i := range m.Head.Chain {
+		widest = max(widest, m.Head.Chain[i].Linear.Out)
+	}
+	return widest
 }
 
 // rowBytes is what one token of a run needs at most at once: the widest of a layer's intermediate rows, and the stream.
@@ -75,6 +82,9 @@ func rowBytes(m *arch.Model) int {
 			inner *= 3
 		}
 		widest = max(widest, qkv+layer.Attention.Heads*layer.Attention.HeadDim, inner)
+	}
+	if m.Head.Kind == arch.HeadTokenClassifier {
+		widest = max(widest, pooledWidth(m))
 	}
 	return 4 * max(widest+3*m.HiddenSize, 1)
 }

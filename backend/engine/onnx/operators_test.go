@@ -20,7 +20,7 @@ func one(t *testing.T, op string, inputs func(b *binder, x string) []string, att
 	}
 	_, err := ort.Load(path)
 	require.NoError(t, err)
-	builder, err := ort.NewBuilder(2, ort.SpinNever)
+	builder, err := ort.NewBuilder(2)
 	require.NoError(t, err)
 	defer builder.Free()
 	g := newGraph()

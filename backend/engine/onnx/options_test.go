@@ -7,7 +7,6 @@ import (
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
 	"github.com/basetenlabs/bei-runtime/backend/engine"
-	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
@@ -39,6 +38,20 @@ func TestDefaultLimits(t *testing.T) {
 	}
 }
 
+// A small file can name very many labels.
+func TestDefaultLimitsOfWideHeads(t *testing.T) {
+	const labels = 1 << 20
+	m := sized(8, 8, 20)
+	m.Head = arch.Head{Kind: arch.HeadTokenClassifier, Chain: []arch.Dense{{Linear: arch.Linear{In: 8, Out: labels}}}}
+	o, err := Options{}.withDefaults(m)
+	require.NoError(t, err)
+	require.Equal(t, engine.Limits{MaxTokens: 255, MaxSequences: 256, MaxLength: 20, BestTokens: 255}, o.Limits)
+	m.Head.Kind, m.Head.Pooling.Modes = arch.HeadClassifier, []arch.PoolMode{arch.PoolCLS}
+	o, err = Options{}.withDefaults(m)
+	require.NoError(t, err)
+	require.Equal(t, engine.Limits{MaxTokens: 16384, MaxSequences: 256, MaxLength: 20, BestTokens: 1024}, o.Limits)
+}
+
 func TestOptionsOutOfRange(t *testing.T) {
 	for name, o := range map[string]Options{
 		"threads":              {Threads: -1},
@@ -48,7 +61,6 @@ func TestOptionsOutOfRange(t *testing.T) {
 		"limits.max_length":    {Limits: engine.Limits{MaxLength: -1}},
 		"limits.best_tokens":   {Limits: engine.Limits{BestTokens: -1}},
 		"limits.padded":        {Limits: engine.Limits{Padded: true}},
-		"spinning":             {Spinning: ort.SpinNever + 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := o.withDefaults(sized(384, 1536, 256))

@@ -2,6 +2,7 @@ package onnx
 
 import (
 	"context"
+	"slices"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
@@ -13,7 +14,7 @@ type slot struct {
 	engine *Engine
 	batch  *engine.Batch
 	runner *ort.Runner
-	// Memory of the outputs, made when they are first wanted, so that what is never used costs nothing.
+	// Memory of the outputs, as much as runs have needed so far.
 	pooled, tokenVectors []float32
 }
 
@@ -33,10 +34,10 @@ func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 	}
 	var out engine.Output
 	if b.Outputs&engine.Pooled != 0 {
-		out.Pooled = grow(&s.pooled, b.Sequences()*e.info.PooledWidth, e.info.Limits.MaxSequences*e.info.PooledWidth)
+		out.Pooled = grow(&s.pooled, b.Sequences()*e.info.PooledWidth)
 	}
 	if b.Outputs&engine.TokenVectors != 0 {
-		out.TokenVectors = grow(&s.tokenVectors, b.Tokens()*e.info.TokenWidth, e.info.Limits.MaxTokens*e.info.TokenWidth)
+		out.TokenVectors = grow(&s.tokenVectors, b.Tokens()*e.info.TokenWidth)
 	}
 	if b.Tokens() > 0 && b.Outputs != 0 {
 		err := s.runner.Run(ctx, e.session, &ort.Packed{
@@ -75,11 +76,9 @@ func (s *slot) fits() error {
 	return nil
 }
 
-// grow returns the first n numbers of buffer, which is made with room for the most that there can be. Never nil.
-func grow(buffer *[]float32, n, most int) []float32 {
-	if *buffer == nil {
-		*buffer = make([]float32, most)
-	}
+// grow returns the first n numbers of buffer, which grows where it is shorter. Never nil.
+func grow(buffer *[]float32, n int) []float32 {
+	*buffer = slices.Grow((*buffer)[:0], max(n, 1))
 	return (*buffer)[:n:n]
 }
 

@@ -425,7 +425,7 @@ static void attention_worker(void *arg, size_t worker, bk_queue *queue) {
       const int64_t runs = runs_of(p, it.len), run = run_length(it.len, runs);
       const int64_t heads = (n - first) / runs;
       // The last queries first: under causal attention they cost most, and should not be the ones that finish late.
-      it.begin = min_i(it.len, (runs - 1 - (n - first) % runs) * run); // rounding may leave the last run empty
+      it.begin = (runs - 1 - (n - first) % runs) * run; // below len: a run is at most item_queries long
       it.end = min_i(it.len, it.begin + run);
       it.kv_head = heads / p->head_runs;
       const int64_t in_group = heads % p->head_runs * p->item_heads;
