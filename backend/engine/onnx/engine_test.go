@@ -9,6 +9,7 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/arch"
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/engine/onnx"
+	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/kernels"
 	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
 	"github.com/basetenlabs/bei-runtime/backend/engine/suite"
 	"github.com/basetenlabs/bei-runtime/backend/weights"
@@ -30,6 +31,9 @@ func open(t *testing.T, m *arch.Model, w *weights.Set, limits engine.Limits) eng
 	t.Cleanup(func() { ort.SetLogger(nil) })
 	e, err := onnx.Open(t.Context(), m, w, o)
 	require.NoError(t, err)
+	if level := os.Getenv(kernels.LevelVariable); level != "" {
+		require.Equal(t, level, e.Info().Details["kernels"])
+	}
 	return e
 }
 
