@@ -93,11 +93,11 @@ type call struct {
 	nextUnprepared int
 	inHeap, inRing bool
 	heapIndex      int
-	served         float64 // finish tag of the item served last, or where the call began
+	class          *class
+	served         float64 // finish tag, within the class, of the item served last, or where the call began
 	finish         float64 // finish tag of the next ready item
-	weight         float64
-	number         uint64 // in order of arrival
-	lastRun        uint64 // that the call was counted in
+	number         uint64  // in order of arrival
+	lastRun        uint64  // that the call was counted in
 	left           bool
 }
 
@@ -142,13 +142,11 @@ func (c *call) notePrepare(d time.Duration) {
 	}
 }
 
-// tagHead works out the finish tag of the first ready item. The caller holds Pipeline.mu.
-func (c *call) tagHead() {
-	c.finish = c.served + float64(len(c.items[c.ready[c.readyHead]].sequence.IDs))/c.weight
-}
+// headTokens is the length of the first ready item. The caller holds Pipeline.mu.
+func (c *call) headTokens() int { return len(c.items[c.ready[c.readyHead]].sequence.IDs) }
 
-// weights of the priorities low, normal and high.
-var weights = [3]float64{1, 4, 16}
+// tagHead works out the finish tag of the first ready item. The caller holds Pipeline.mu.
+func (c *call) tagHead() { c.finish = c.served + float64(c.headTokens()) }
 
 // Do runs all items of w and returns when each has ended or ctx has. An error concerns the call as a whole, and is
 // returned when no item was done: items were then told nothing. Otherwise each item has been delivered or failed.
@@ -162,7 +160,7 @@ func (p *Pipeline) Do(ctx context.Context, w Work, o Options) (Stats, error) {
 		return Stats{}, status.Errorf(status.InvalidArgument, "%d items are more than one call may have: the limit is %d (queue.max_items)", n, p.config.MaxItems)
 	}
 	c := &call{work: w, items: make([]item, n), finished: make(chan struct{}), aborted: make(chan struct{}),
-		weight: weights[1+min(max(o.Priority, -1), 1)]}
+		class: &p.classes[1+min(max(o.Priority, -1), 1)]}
 	c.pending.Store(int64(n))
 	if n == 0 {
 		close(c.finished)
@@ -267,7 +265,7 @@ func (p *Pipeline) leave(c *call) {
 	defer p.mu.Unlock()
 	c.left = true
 	if c.inHeap {
-		p.ready.drop(c)
+		c.class.ready.drop(c)
 	}
 	if c.inRing {
 		p.unprepared.drop(c)

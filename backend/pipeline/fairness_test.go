@@ -53,7 +53,9 @@ func TestNobodyStarves(t *testing.T) {
 		{"equals", 0, 0, 8, 1.0 / 9},
 		{"low below normal", -1, 0, 8, 1.0 / 33},
 		{"low below high", -1, 1, 8, 1.0 / 129},
-		{"high above low", 1, -1, 8, 16.0 / 24},
+		{"high above low", 1, -1, 8, 16.0 / 17},
+		{"high above many low", 1, -1, 200, 16.0 / 17},
+		{"low below many normal", -1, 0, 200, 1.0 / 5},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			h := newHarness(t, newAdder(1, engine.Limits{BestTokens: 100}, takes(runTime)), nil)

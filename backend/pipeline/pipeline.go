@@ -2,9 +2,9 @@
 //
 //	callers -> prepare workers (tokenizing) -> ready queue -> runs under a token budget -> slots -> callers
 //
-// A run is formed only when a slot is free, so that it takes the latest arrivals. Calls share the engine by self-clocked
-// fair queueing over tokens (Golestani 1994): a short call overtakes a long one's backlog, and nobody starves, not even below an
-// endless stream of new short calls.
+// A run is formed only when a slot is free, so that it takes the latest arrivals. Priorities share the engine, and the calls of
+// one priority their share, by self-clocked fair queueing over tokens (Golestani 1994): a short call overtakes a long one's
+// backlog, and nobody starves, not even below an endless stream of new short calls.
 //
 // # Caveats
 //
@@ -50,14 +50,14 @@ type Pipeline struct {
 	readyCond   *sync.Cond // a call became ready, a wait ended, or closing
 	prepareCond *sync.Cond // a call has items to prepare, or closing
 	leftCond    *sync.Cond // a call left
-	ready       callHeap   // calls with ready items, least finish tag first
+	classes     [3]class   // low, normal, high
 	unprepared  callRing   // calls with items to prepare, in turn
 	readyTokens int        // of all ready items
-	readySince  time.Time  // since when ready is not empty
+	readySince  time.Time  // since when items are ready, or since the last run was formed
 	preparing   int        // prepare workers at work
 	admitted    int        // items of calls that have not left
 	calls       map[*call]struct{}
-	virtualNow  float64 // finish tag of the item served last; newly ready calls begin here
+	virtualNow  float64 // finish tag among classes of the item served last; newly ready classes begin here
 	callCount   uint64  // calls taken in so far
 	hung        int     // slots whose run timed out and has not returned
 	hungSince   time.Time
@@ -70,7 +70,7 @@ type Pipeline struct {
 // New starts the workers of a pipeline over eng's slots. Close ends them; the engine stays the caller's.
 func New(eng engine.Engine, config Config, metrics *Metrics, log *zap.Logger) *Pipeline {
 	p := &Pipeline{eng: eng, info: eng.Info(), config: config, metrics: metrics, log: log,
-		closeGrace: defaultCloseGrace, calls: map[*call]struct{}{}}
+		closeGrace: defaultCloseGrace, calls: map[*call]struct{}{}, classes: [3]class{{weight: 1}, {weight: 4}, {weight: 16}}}
 	p.runContext, p.stopRuns = context.WithCancel(context.Background())
 	p.readyCond, p.prepareCond, p.leftCond = sync.NewCond(&p.mu), sync.NewCond(&p.mu), sync.NewCond(&p.mu)
 	slots := eng.Slots()
@@ -229,7 +229,7 @@ func (p *Pipeline) addReady(c *call, items []int32) {
 		return
 	}
 	now := time.Now()
-	if len(p.ready) == 0 {
+	if p.readyTokens == 0 {
 		p.readySince = now
 	}
 	for _, i := range items {
@@ -240,9 +240,7 @@ func (p *Pipeline) addReady(c *call, items []int32) {
 	}
 	c.ready = append(c.ready, items...)
 	if !c.inHeap {
-		c.served = max(c.served, p.virtualNow)
-		c.tagHead()
-		p.ready.add(c)
+		c.class.add(c, p.virtualNow)
 	}
 	p.updateQueueGauges()
 }

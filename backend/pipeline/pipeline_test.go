@@ -331,7 +331,7 @@ func (h *harness) idle() {
 	require.Zero(h.t, h.admitted)
 	require.Zero(h.t, h.Pipeline.readyTokens)
 	require.Empty(h.t, h.calls)
-	require.Empty(h.t, h.ready)
+	require.Nil(h.t, h.nextClass())
 	require.True(h.t, h.unprepared.empty())
 	require.Zero(h.t, h.preparing)
 }

@@ -2,6 +2,38 @@ package pipeline
 
 import "container/heap"
 
+// class is the calls of one priority. Classes share the engine by weight, and calls share their class equally, however many they
+// are: both by finish tags. Its fields are guarded by Pipeline.mu.
+type class struct {
+	weight     float64
+	ready      callHeap // calls with ready items, least finish tag first
+	virtualNow float64  // finish tag of the item of the class served last; newly ready calls begin here
+	served     float64  // finish tag among classes, of the item served last or where the class began
+}
+
+// add takes a call with ready items in. now is the pipeline's virtual time, where a class begins that had none.
+func (k *class) add(c *call, now float64) {
+	if len(k.ready) == 0 {
+		k.served = max(k.served, now)
+	}
+	c.served = max(c.served, k.virtualNow)
+	c.tagHead()
+	k.ready.add(c)
+}
+
+// finish is the tag, among classes, of the item that is next.
+func (k *class) finish() float64 { return k.served + float64(k.ready[0].headTokens())/k.weight }
+
+// nextClass is the class with the least finish tag, the higher one where they are equal; nil where no item is ready.
+func (p *Pipeline) nextClass() (next *class) {
+	for i := range p.classes {
+		if k := &p.classes[i]; len(k.ready) > 0 && (next == nil || k.finish() <= next.finish()) {
+			next = k
+		}
+	}
+	return next
+}
+
 // callHeap holds the calls with ready items, least finish tag first, the earlier call first where tags are equal. add, drop
 // and fix keep call.inHeap right.
 type callHeap []*call

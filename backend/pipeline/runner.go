@@ -53,7 +53,7 @@ func (r *runner) take() bool {
 	p := r.p
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for !p.stopped && (len(p.ready) == 0 || r.waitForMore()) {
+	for !p.stopped && (p.readyTokens == 0 || r.waitForMore()) {
 		p.readyCond.Wait()
 	}
 	if p.stopped {
@@ -78,47 +78,51 @@ func (r *runner) waitForMore() bool {
 	return left > 0
 }
 
-// pickRun moves items from the ready queue into a run. Calls are served by least finish tag; a call whose next item does
-// not fit is passed over for a few others, so that a long item does not leave the run half empty. The caller holds p.mu.
+// pickRun moves items from the ready queues into a run. Classes, and the calls of a class, are served by least finish tag; a
+// call whose next item does not fit is passed over for a few others, so that a long item does not leave the run half empty. The
+// caller holds p.mu.
 func (p *Pipeline) pickRun(picks []pick) []pick {
 	limits := p.info.Limits
 	tokens, longest := 0, 0
 	var passed []*call
-	for len(p.ready) > 0 && len(picks) < limits.MaxSequences && len(passed) < maxPassed {
-		c := p.ready[0]
-		i := c.ready[c.readyHead]
-		n := len(c.items[i].sequence.IDs)
+	for len(picks) < limits.MaxSequences && len(passed) < maxPassed {
+		k := p.nextClass()
+		if k == nil {
+			break
+		}
+		c := k.ready[0]
+		n := c.headTokens()
 		cost := tokens + n
 		if limits.Padded {
 			cost = max(longest, n) * (len(picks) + 1)
 		}
 		if len(picks) > 0 && cost > limits.BestTokens {
-			p.ready.drop(c)
+			k.ready.drop(c)
 			passed = append(passed, c)
 			continue
 		}
 		tokens, longest = tokens+n, max(longest, n)
-		picks = append(picks, pick{c, i})
-		c.served = c.finish
+		picks = append(picks, pick{c, c.ready[c.readyHead]})
+		k.served, c.served = k.finish(), c.finish
 		if len(passed) == 0 {
-			p.virtualNow = max(p.virtualNow, c.served)
+			p.virtualNow, k.virtualNow = max(p.virtualNow, k.served), max(k.virtualNow, c.served)
 		}
 		c.readyHead++
 		c.readyTokens -= n
 		p.readyTokens -= n
 		if c.readyHead == len(c.ready) {
 			c.ready, c.readyHead = c.ready[:0], 0
-			p.ready.drop(c)
+			k.ready.drop(c)
 		} else {
 			c.tagHead()
-			p.ready.fix(c)
+			k.ready.fix(c)
 		}
 		p.requeueUnprepared(c)
 	}
 	for _, c := range passed {
-		p.ready.add(c)
+		c.class.ready.add(c)
 	}
-	if len(p.ready) > 0 {
+	if p.readyTokens > 0 {
 		p.readySince = time.Now()
 	}
 	return picks
