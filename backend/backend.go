@@ -17,6 +17,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -112,12 +114,29 @@ func (b *Backend) openTokenizer() (err error) {
 	if b.config.Model == "" {
 		return nil
 	}
+	if err := checkFolder(b.config.Model); err != nil {
+		return err
+	}
 	text, err := arch.ReadText(b.config.Model)
 	if err != nil {
 		return err
 	}
 	b.tokenizer, err = tokenize.Open(b.config.Model, text.LowerCase)
 	return err
+}
+
+// checkFolder tells a wrong path from a folder that lacks a file: a message about the file would mislead.
+func checkFolder(folder string) error {
+	const want = "it must be a folder with config.json, model.safetensors and tokenizer.json, as Hugging Face keeps a model"
+	switch info, err := os.Stat(folder); {
+	case errors.Is(err, fs.ErrNotExist):
+		return status.Errorf(status.Start, "model %q does not exist; %s", folder, want)
+	case err != nil:
+		return status.Errorf(status.Start, "model %q: %v; %s", folder, err, want)
+	case !info.IsDir():
+		return status.Errorf(status.Start, "model %q is a file; %s", folder, want)
+	}
+	return nil
 }
 
 // limits are the engine's limits as far as the config sets them.

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"reflect"
 	"runtime"
 	"runtime/debug"
@@ -128,6 +130,23 @@ func TestOpenChecksTheConfig(t *testing.T) {
 		change(&c)
 		_, err := Open(background, c)
 		requireCode(t, status.InvalidArgument, err, want)
+	}
+}
+
+// TestOpenNamesAWrongFolder covers what users give by mistake: a name of a hub, a file.
+func TestOpenNamesAWrongFolder(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "model.safetensors")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	for folder, want := range map[string]string{
+		"sentence-transformers/all-MiniLM-L6-v2": "does not exist; it must be a folder with config.json",
+		file:                                     "is a file; it must be a folder",
+		"a\x00b":                                 "invalid argument",
+		t.TempDir():                              "tokenizer.json is missing",
+	} {
+		c := mockConfig()
+		c.Model = folder
+		_, err := Open(background, c)
+		requireCode(t, status.Start, err, want)
 	}
 }
 

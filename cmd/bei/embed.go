@@ -43,7 +43,7 @@ needs a file (--output, or standard output redirected to a file). Lines that are
 cannot be embedded, such as an empty one, ends the command with an error that names it.`,
 		Example: `  printf 'one\ntwo\n' | bei embed models/all-MiniLM-L6-v2
   bei embed models/all-MiniLM-L6-v2 --format npy --output vectors.npy < lines.txt`,
-		Args: cobra.ExactArgs(1),
+		Args: oneFolder,
 		RunE: func(c *cobra.Command, args []string) error { return flags.run(c, args[0]) },
 	}
 	flags.open.register(c)
@@ -58,15 +58,6 @@ func (f *embedFlags) run(c *cobra.Command, folder string) (err error) {
 	if f.format != "json" && f.format != "npy" {
 		return fmt.Errorf("--format %q: it is json or npy", f.format)
 	}
-	out := c.OutOrStdout()
-	if f.output != "" {
-		file, err := os.Create(f.output)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, file.Close()) }()
-		out = file
-	}
 	b, err := f.open.open(c.Context(), folder)
 	if err != nil {
 		return err
@@ -74,7 +65,19 @@ func (f *embedFlags) run(c *cobra.Command, folder string) (err error) {
 	defer func() { _ = b.Close(context.Background()) }()
 	columns := int(b.Info().Dimensions)
 	if f.dimensions != 0 {
+		if f.dimensions < 1 || f.dimensions > columns {
+			return fmt.Errorf("--dimensions is %d; it can be 1 to %d", f.dimensions, columns)
+		}
 		columns = f.dimensions
+	}
+	out := c.OutOrStdout()
+	if f.output != "" { // not before the model is open, so that a wrong folder leaves an old file alone
+		var file *os.File
+		if file, err = os.Create(f.output); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, file.Close()) }()
+		out = file
 	}
 	w, err := newVectorWriter(f.format, out, columns)
 	if err != nil {
@@ -89,14 +92,18 @@ func (f *embedFlags) run(c *cobra.Command, folder string) (err error) {
 // embed carries lines from standard input to w.
 func (f *embedFlags) embed(c *cobra.Command, b *backend.Backend, w vectorWriter, columns int) error {
 	progress := newProgress(c.ErrOrStderr())
-	lines := bufio.NewScanner(c.InOrStdin())
-	lines.Buffer(nil, maxLineBytes)
+	if isTerminal(c.InOrStdin()) {
+		fmt.Fprintln(c.ErrOrStderr(), "bei: reading lines from the terminal; Ctrl-D ends them")
+	}
 	options := backend.CallOptions{PromptName: f.promptName, Dimensions: f.dimensions}
 	texts := make([]backend.Text, 0, linesPerCall)
 	codes := make([]status.Code, linesPerCall)
-	rows := make([]float32, linesPerCall*max(columns, 0))
+	rows := make([]float32, linesPerCall*columns)
 	done := 0
 	flush := func() error {
+		if len(texts) == 0 {
+			return nil
+		}
 		result := backend.Result{}
 		if err := b.EmbedTexts(c.Context(), texts, options, backend.Output{Rows: rows, Status: codes, Result: &result}); err != nil {
 			return err
@@ -113,28 +120,65 @@ func (f *embedFlags) embed(c *cobra.Command, b *backend.Backend, w vectorWriter,
 		texts = texts[:0]
 		return progress.Set(done)
 	}
-	for lines.Scan() {
-		texts = append(texts, backend.Text{Text: lines.Text()})
+	err := eachLine(c.Context(), c.InOrStdin(), func(line string) error {
+		texts = append(texts, backend.Text{Text: line})
 		if len(texts) == linesPerCall {
-			if err := flush(); err != nil {
-				return err
-			}
+			return flush()
 		}
-	}
-	if errors.Is(lines.Err(), bufio.ErrTooLong) {
+		return nil
+	})
+	if errors.Is(err, bufio.ErrTooLong) {
 		return fmt.Errorf("line %d is longer than %d bytes", done+len(texts)+1, maxLineBytes)
 	}
-	if err := errors.Join(lines.Err(), flush()); err != nil {
+	if err != nil {
+		return err
+	}
+	if err := flush(); err != nil {
 		return err
 	}
 	return progress.Finish()
 }
 
+// eachLine calls do with each line of in until the first error. It returns when ctx ends, too: a read from a terminal or a pipe
+// cannot be interrupted, so it is made, and then left behind, on another goroutine.
+func eachLine(ctx context.Context, in io.Reader, do func(line string) error) error {
+	lines, ended := make(chan string), make(chan error, 1)
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		scanner := bufio.NewScanner(in)
+		scanner.Buffer(nil, maxLineBytes)
+		for scanner.Scan() {
+			select {
+			case lines <- scanner.Text():
+			case <-stop:
+				return
+			}
+		}
+		ended <- scanner.Err()
+	}()
+	for {
+		select {
+		case line := <-lines:
+			if err := do(line); err != nil {
+				return err
+			}
+		case err := <-ended:
+			return err
+		case <-ctx.Done():
+			return errors.New("interrupted")
+		}
+	}
+}
+
+func isTerminal(stream any) bool {
+	file, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
+}
+
 // newProgress shows lines done and their rate, where stderr is a terminal.
 func newProgress(stderr io.Writer) *progressbar.ProgressBar {
-	file, ok := stderr.(*os.File)
-	visible := ok && term.IsTerminal(int(file.Fd()))
-	return progressbar.NewOptions(-1, progressbar.OptionSetWriter(stderr), progressbar.OptionSetVisibility(visible),
+	return progressbar.NewOptions(-1, progressbar.OptionSetWriter(stderr), progressbar.OptionSetVisibility(isTerminal(stderr)),
 		progressbar.OptionSetDescription("embedding"), progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString("lines"),
 		progressbar.OptionClearOnFinish())
 }

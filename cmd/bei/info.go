@@ -26,7 +26,7 @@ the engine that runs it here, and the choices that the engine made.`,
 			if schema {
 				return cobra.NoArgs(c, args)
 			}
-			return cobra.ExactArgs(1)(c, args)
+			return oneFolder(c, args)
 		},
 		RunE: func(c *cobra.Command, args []string) error {
 			if schema {

@@ -44,6 +44,14 @@ sentence-transformers where there are any.`,
 	return root
 }
 
+// oneFolder wants one argument, the model's folder.
+func oneFolder(c *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("%s takes one argument, the model's folder, and got %d; see '%s --help'", c.CommandPath(), len(args), c.CommandPath())
+	}
+	return nil
+}
+
 // openFlags are the flags of commands that open a model.
 type openFlags struct {
 	options string
@@ -68,7 +76,7 @@ func (f *openFlags) open(ctx context.Context, folder string) (*backend.Backend, 
 		c.Threads = f.threads
 	}
 	if c.Log.Level == "" {
-		c.Log.Level = "error"
+		c.Log.Level = "off" // what fails is printed once, as the command's error
 		if f.verbose {
 			c.Log.Level = "info"
 		}

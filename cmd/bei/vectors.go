@@ -32,7 +32,7 @@ func (w *jsonWriter) Write(vector []float32) error { return w.encoder.Encode(vec
 func (w *jsonWriter) Close() error { return w.out.Flush() }
 
 // npyWriter writes numpy's format, version 1.0 (numpy.lib.format): a header of fixed size, then rows. The number of rows is
-// known at the end only, so the header is written twice.
+// known at the end only: until then zeros stand for the header, which numpy refuses, so that an unfinished file is no matrix.
 type npyWriter struct {
 	file    io.WriteSeeker
 	out     *bufio.Writer
@@ -53,7 +53,8 @@ func newNpyWriter(out io.Writer, columns int) (*npyWriter, error) {
 		return nil, fmt.Errorf("--format npy needs a file, not a pipe or terminal: use --output FILE")
 	}
 	w := &npyWriter{file: file, out: bufio.NewWriter(file), columns: columns}
-	return w, w.writeHeader()
+	_, err := w.out.Write(make([]byte, npyHeaderSize))
+	return w, err
 }
 
 func (w *npyWriter) writeHeader() error {
