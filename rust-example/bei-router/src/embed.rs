@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use crate::app::App;
@@ -55,11 +56,12 @@ pub async fn embed(
     Ok((timing.headers(&app.compute_type), Json(vectors)))
 }
 
-/// One vector for each token of each input.
+/// One vector for each token of each input. 32 long inputs make some 40 MB of JSON and keep a thread busy for half a second,
+/// which must not be one of those that serve connections.
 pub async fn embed_all(
     State(app): State<Arc<App>>,
     Body(request): Body<EmbedAllRequest>,
-) -> Result<(HeaderMap, Json<Vec<Vec<Vec<f32>>>>), Failure> {
+) -> Result<Response, Failure> {
     let options = EncodeOptions {
         truncate: request.truncate.unwrap_or(app.limits.auto_truncate),
         direction: request.truncation_direction,
@@ -67,5 +69,7 @@ pub async fn embed_all(
     };
     let job = Job { inputs: request.inputs, field: "inputs", options, finish: Finish::default() };
     let (vectors, timing) = app.token_vectors(job).await?;
-    Ok((timing.headers(&app.compute_type), Json(vectors)))
+    let headers = timing.headers(&app.compute_type);
+    let written = tokio::task::spawn_blocking(move || (headers, Json(vectors)).into_response()).await;
+    written.map_err(|error| Failure::backend(format!("writing the reply failed: {error}")))
 }

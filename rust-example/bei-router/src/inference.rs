@@ -62,7 +62,7 @@ impl App {
         finish: impl Fn(Embedding) -> Result<T, Failure>,
     ) -> Result<(Vec<T>, Timing), Failure> {
         let (method, n) = (if job.inputs.single { "single" } else { "batch" }, job.inputs.items.len());
-        self.metrics.request(method, n);
+        self.metrics.request(method);
         let answer = self.embed(job, raw, finish).await;
         match &answer {
             Ok((_, timing)) => self.metrics.success(method, n, timing),
@@ -81,6 +81,7 @@ impl App {
         self.check(&job, raw)?;
         let n = job.inputs.items.len();
         let (count, mut permits) = self.admit(n)?;
+        self.metrics.admitted(n);
         let name = job.inputs.names(job.field);
         let characters = job.inputs.items.iter().map(Input::characters).sum();
         let encodings = self.encode(job.inputs.items, &job.options).await?;

@@ -69,8 +69,12 @@ impl Metrics {
     }
 
     /// A request arrived. `method`: "single" or "batch", as the family counts.
-    pub fn request(&self, method: &str, inputs: usize) {
+    pub fn request(&self, method: &str) {
         self.request_count.with_label_values(&[method]).inc();
+    }
+
+    /// Inputs were admitted.
+    pub fn admitted(&self, inputs: usize) {
         self.embed_count.inc_by(inputs as u64);
     }
 

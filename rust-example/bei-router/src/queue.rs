@@ -70,7 +70,7 @@ impl Queue {
     pub fn push(&self, entries: Vec<Entry>) -> Result<(), Failure> {
         let mut state = self.lock();
         if state.closed {
-            return Err(Failure::unhealthy("the server is shutting down"));
+            return Err(shutting_down());
         }
         state.entries.extend(entries);
         drop(state);
@@ -107,6 +107,20 @@ impl Queue {
         self.changed.notify_one();
     }
 
+    /// Refuses inputs from now on, and those that wait too.
+    pub fn abandon(&self) {
+        let entries = {
+            let mut state = self.lock();
+            state.closed = true;
+            std::mem::take(&mut state.entries)
+        };
+        for Entry { reply, .. } in entries {
+            // An error says that the client has gone.
+            let _ = reply.send(Err(shutting_down()));
+        }
+        self.changed.notify_one();
+    }
+
     fn take(&self, entries: &mut VecDeque<Entry>) -> Batch {
         let mut batch = Batch { entries: Vec::new(), tokens: 0, dropped: 0 };
         let mut longest = 0;
@@ -137,6 +151,10 @@ impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn shutting_down() -> Failure {
+    Failure::unhealthy("the server is shutting down")
 }
 
 #[cfg(test)]
@@ -201,5 +219,15 @@ mod tests {
         assert!(queue.next_batch().await.is_some());
         assert!(queue.next_batch().await.is_none());
         assert!(receivers.remove(0).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn an_abandoned_queue_answers_those_that_wait() {
+        let (queue, mut receivers) = filled(Budget { tokens: 10, inputs: 9, padded: false }, &[1, 2]);
+        queue.abandon();
+        assert!(queue.next_batch().await.is_none());
+        for receiver in receivers.drain(..) {
+            assert_eq!(receiver.await.unwrap().unwrap_err().status, 503);
+        }
     }
 }

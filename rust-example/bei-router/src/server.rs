@@ -48,7 +48,7 @@ pub async fn serve(
         served = drained(server, &app, &mut batcher) => served,
         () = too_slow => {
             tracing::warn!("requests are still under way after {DRAIN_TIMEOUT:?}; giving them up");
-            app.queue.close();
+            app.queue.abandon();
             Ok(())
         }
     };
