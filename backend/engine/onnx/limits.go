@@ -5,11 +5,13 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
-// Default limits. More tokens a run than BestTokens only move activations out of the caches, so larger runs are for
-// long sequences; activationBytes bounds what they cost.
+// Default limits. More tokens a run than BestTokens bring no throughput, and a short call waits for the run before it:
+// see "Slots and tokens a run" in docs/measurements.md. Larger runs are for long sequences; activationBytes bounds what
+// they cost.
 const (
-	defaultBestTokens   = 1024
+	defaultBestTokens   = 512
 	defaultMaxSequences = 1024
+	maxTokensStep       = 1024 // MaxTokens is a multiple of it, up to 16
 	activationBytes     = 64 << 20
 	// Models of very wide rows (a million labels) run fewer than the defaults rather than take more than this.
 	mostBytes = 1 << 30
@@ -26,8 +28,8 @@ func (o Options) withDefaults(m *arch.Model) (Options, error) {
 	l := &o.Limits
 	if l.MaxTokens == 0 {
 		row := rowBytes(m)
-		bounded := min(activationBytes/row, 16*defaultBestTokens) / defaultBestTokens * defaultBestTokens
-		l.MaxTokens = max(bounded, min(defaultBestTokens, mostBytes/row), 1, min(m.MaxLength, maxTokens), l.BestTokens)
+		bounded := min(activationBytes/row, 16*maxTokensStep) / maxTokensStep * maxTokensStep
+		l.MaxTokens = max(bounded, min(maxTokensStep, mostBytes/row), 1, min(m.MaxLength, maxTokens), l.BestTokens)
 	}
 	if l.MaxSequences == 0 {
 		l.MaxSequences = max(1, min(defaultMaxSequences, mostBytes/(4*max(pooledWidth(m), 1))))

@@ -21,10 +21,10 @@ func TestDefaultLimits(t *testing.T) {
 		model       *arch.Model
 		given, want engine.Limits
 	}{
-		"MiniLM":              {sized(384, 1536, 256), engine.Limits{}, engine.Limits{MaxTokens: 6144, MaxSequences: 1024, MaxLength: 256, BestTokens: 1024}},
-		"tiny":                {sized(8, 8, 20), engine.Limits{}, engine.Limits{MaxTokens: 16384, MaxSequences: 1024, MaxLength: 20, BestTokens: 1024}},
-		"large":               {sized(4096, 16384, 512), engine.Limits{}, engine.Limits{MaxTokens: 1024, MaxSequences: 1024, MaxLength: 512, BestTokens: 1024}},
-		"long":                {sized(4096, 16384, 32768), engine.Limits{}, engine.Limits{MaxTokens: 32768, MaxSequences: 1024, MaxLength: 32768, BestTokens: 1024}},
+		"MiniLM":              {sized(384, 1536, 256), engine.Limits{}, engine.Limits{MaxTokens: 6144, MaxSequences: 1024, MaxLength: 256, BestTokens: 512}},
+		"tiny":                {sized(8, 8, 20), engine.Limits{}, engine.Limits{MaxTokens: 16384, MaxSequences: 1024, MaxLength: 20, BestTokens: 512}},
+		"large":               {sized(4096, 16384, 512), engine.Limits{}, engine.Limits{MaxTokens: 1024, MaxSequences: 1024, MaxLength: 512, BestTokens: 512}},
+		"long":                {sized(4096, 16384, 32768), engine.Limits{}, engine.Limits{MaxTokens: 32768, MaxSequences: 1024, MaxLength: 32768, BestTokens: 512}},
 		"lower":               {sized(384, 1536, 256), engine.Limits{MaxTokens: 100, MaxSequences: 3}, engine.Limits{MaxTokens: 100, MaxSequences: 3, MaxLength: 100, BestTokens: 100}},
 		"best above the rest": {sized(384, 1536, 256), engine.Limits{BestTokens: 8000, MaxLength: 9000}, engine.Limits{MaxTokens: 8000, MaxSequences: 1024, MaxLength: 256, BestTokens: 8000}},
 	} {
@@ -49,7 +49,7 @@ func TestDefaultLimitsOfWideHeads(t *testing.T) {
 	m.Head.Kind, m.Head.Pooling.Modes = arch.HeadClassifier, []arch.PoolMode{arch.PoolCLS}
 	o, err = Options{}.withDefaults(m)
 	require.NoError(t, err)
-	require.Equal(t, engine.Limits{MaxTokens: 16384, MaxSequences: 256, MaxLength: 20, BestTokens: 1024}, o.Limits)
+	require.Equal(t, engine.Limits{MaxTokens: 16384, MaxSequences: 256, MaxLength: 20, BestTokens: 512}, o.Limits)
 }
 
 func TestOptionsOutOfRange(t *testing.T) {
