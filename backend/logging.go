@@ -4,6 +4,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -40,7 +41,7 @@ var (
 )
 
 // SetLogSink sends all log lines of the process to sink; nil sends them to stderr. When it returns, the former sink is not
-// running and will not be called again; its waiting lines are dropped. It must not be called from a sink.
+// running and will not be called again; its waiting lines are dropped and counted. It must not be called from a sink.
 func SetLogSink(sink LogSink) {
 	sinkChange.Lock()
 	defer sinkChange.Unlock()
@@ -58,7 +59,7 @@ func SetLogSink(sink LogSink) {
 	}
 }
 
-// LogDropped is the number of lines that were dropped because the sink was slow.
+// LogDropped is the number of lines that were dropped because a sink was slow.
 func LogDropped() uint64 { return logDropped.Load() }
 
 func (w *sinkWorker) loop() {
@@ -77,6 +78,7 @@ func (w *sinkWorker) stop() {
 	for {
 		select {
 		case <-w.lines:
+			logDropped.Add(1)
 			continue
 		default:
 		}
@@ -92,7 +94,7 @@ func LogPanic(value any, stack []byte) {
 }
 
 func droppedLine(n uint64) []byte {
-	entry := zapcore.Entry{Level: zapcore.WarnLevel, Message: "log lines were dropped: the log callback is slow"}
+	entry := zapcore.Entry{Level: zapcore.WarnLevel, Time: time.Now(), Message: "log lines were dropped: the log callback is slow"}
 	buffer, err := jsonEncoder().EncodeEntry(entry, []zapcore.Field{zap.Uint64("dropped", n)})
 	if err != nil {
 		return nil

@@ -209,3 +209,23 @@ func TestStderr(t *testing.T) {
 	require.True(t, bytes.HasSuffix(droppedLine(3), []byte(`"dropped":3}`)))
 	require.Equal(t, zapcore.WarnLevel, zapcore.Level(1))
 }
+
+// TestReplacedSinkDropsItsLines: lines that wait for a sink that is replaced are counted, too.
+func TestReplacedSinkDropsItsLines(t *testing.T) {
+	entered, gate := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	SetLogSink(func(int32, []byte) { once.Do(func() { close(entered); <-gate }) })
+	log := newLogger(LogConfig{})
+	log.Info("first")
+	<-entered
+	before := LogDropped()
+	for range 5 {
+		log.Info("waits")
+	}
+	replaced := make(chan struct{})
+	go func() { SetLogSink(nil); close(replaced) }()
+	require.Eventually(t, func() bool { return LogDropped()-before == 5 }, 5*time.Second, time.Millisecond)
+	close(gate)
+	<-replaced
+	require.Contains(t, string(droppedLine(5)), `"ts":"20`)
+}

@@ -9,8 +9,8 @@
  * THREADS    Every function may be called from any thread at any time, unless it says otherwise. Nothing is
  *            thread-local: a result made on one thread may be read and freed on another.
  * FORK       After fork() without exec, every call in the child that returns a bei_error returns a static one with
- *            the code BEI_FORKED; calls that return a number or a pointer return 0 or NULL. fork() then exec() is
- *            fine.
+ *            the code BEI_FORKED; accessors of results return 0 or NULL, and frees do nothing. Accessors of errors,
+ *            bei_status_name, bei_version and bei_api_version work. fork() then exec() is fine.
  * SIGNALS    The library installs no signal handler of its own beyond what the Go runtime needs (SIGSEGV, SIGBUS,
  *            SIGFPE, SIGURG; those of the host are chained), never exits the process, and never prints: logs go where
  *            bei_set_log_callback or the "log" options say. Handlers of the host need SA_ONSTACK, since Go's stacks are
@@ -19,7 +19,7 @@
  *            bei_error_free. It concerns the call as a whole. On error no output argument is written, except where a
  *            function says so. What concerns one item of a batch is in item_status[i], with a text from
  *            bei_result_item_message: items with BEI_OK are valid even when others failed. Where item_status is
- *            NULL, the first failed item makes the call fail.
+ *            NULL, the first failed item makes the call fail, and rows of other items may have been written.
  * MEMORY     What the caller passes in stays the caller's: it must stay valid and unchanged until the function
  *            returns, and is not looked at afterwards. Fixed-size outputs are written to buffers of the caller;
  *            outputs of unknown size come in a bei_result, which the caller frees with bei_result_free. Do not mix
@@ -73,7 +73,7 @@ enum {
   BEI_TOO_LONG = 33,           /* item: longer than max_length, and truncation is off or impossible */
   BEI_INVALID_UTF8 = 34,       /* item: the text is not UTF-8; the message gives the byte offset */
   BEI_TOKEN_OUT_OF_RANGE = 35, /* item: a token id, type id or position id is outside its table */
-  BEI_NON_FINITE = 36,         /* item: the result held NaN or infinity and was withheld */
+  BEI_NON_FINITE = 36,         /* item: the result held NaN or infinity, or zeros to be normalised: withheld */
   BEI_TOKENIZATION = 37,       /* item: the tokenizer failed on the text */
   BEI_NUL_BYTE = 38            /* item: the text holds a NUL byte; the message gives the byte offset */
 };
@@ -261,8 +261,8 @@ typedef struct bei_stats {
 /*
  * Receives one log line. level: BEI_LOG_*. line: one JSON object, UTF-8, [size] bytes, valid during the call only.
  * Called from a thread of the library, one call at a time, under no lock. It must return soon and must not call this
- * library (such a call gets BEI_INVALID_ARGUMENT). Lines that arrive while 1024 wait are dropped; their number is
- * logged and is in the metrics.
+ * library (such a call gets BEI_INVALID_ARGUMENT, NULL or 0). Lines that arrive while 1024 wait are dropped, as are
+ * those that wait when another callback is set; their number is logged and is in the metrics.
  */
 typedef void (*bei_log_fn)(void *user, int32_t level, const char *line, size_t size);
 
@@ -314,9 +314,9 @@ bei_error *bei_init(const char *options, size_t options_size, bei_handle *backen
 /*
  * bei_shutdown ends a backend: new calls are refused, calls under way may finish for timeout_ms, the rest gets
  * BEI_SHUT_DOWN, and all memory is released. The handle is stale as soon as the function is entered. Results and
- * errors made before stay valid.
+ * errors made before stay valid. A run that was told to stop and does not is waited for five seconds.
  * Returns: NULL when all calls had finished; BEI_TIMEOUT when some were cut off (the backend is closed all the same);
- * BEI_INVALID_HANDLE. Since 1.
+ * BEI_UNHEALTHY when a run never returned (the engine's memory stays); BEI_INVALID_HANDLE. Since 1.
  */
 bei_error *bei_shutdown(bei_handle backend, uint64_t timeout_ms);
 
@@ -334,8 +334,9 @@ bei_error *bei_info_json(bei_handle backend, bei_result *result);
 
 /*
  * bei_health tells whether the backend works. deep 0: cheap, from what past runs and the device told; takes
- * microseconds. deep 1: runs one token through the engine. Only timeout_us and cancel of options are used.
- * Returns: NULL: healthy; BEI_UNHEALTHY with the reason, BEI_TIMEOUT, BEI_OVERLOADED, BEI_INVALID_HANDLE. Since 1.
+ * microseconds. deep 1: runs one token through the engine, then as 0. Only timeout_us and cancel of options are used.
+ * Returns: NULL: healthy; BEI_UNHEALTHY with the reason, BEI_TIMEOUT, BEI_OVERLOADED, BEI_CANCELLED, BEI_SHUT_DOWN,
+ * BEI_INVALID_HANDLE. Since 1.
  */
 bei_error *bei_health(bei_handle backend, int32_t deep, const bei_call_options *options);
 
@@ -404,14 +405,15 @@ bei_error *bei_predict_tokens_texts(bei_handle backend, const bei_text *texts, s
 
 /*
  * bei_tokenize gives the tokens of each text: bei_result_tokens. It waits for no engine. Without truncate, all
- * tokens are given, however many. texts[i].outputs is not used. Since 1.
+ * tokens are given, however many. texts[i].outputs is not used. Errors are as bei_embed's. Since 1.
  */
 bei_error *bei_tokenize(bei_handle backend, const bei_text *texts, size_t n, const bei_call_options *options,
                         int32_t *item_status, size_t item_status_size, bei_result *result);
 
 /*
  * bei_decode turns token ids back into texts: bei_result_text(result, i, ..). ids: [cumulative_lengths[n]], packed;
- * ids_size is its length. cumulative_lengths: [n + 1], first 0, never falling, last = ids_size. Since 1.
+ * ids_size is its length. cumulative_lengths: [n + 1], first 0, never falling, last = ids_size. Errors are as
+ * bei_embed's. Since 1.
  */
 bei_error *bei_decode(bei_handle backend, const uint32_t *ids, size_t ids_size, const uint32_t *cumulative_lengths,
                       size_t n, const bei_call_options *options, int32_t *item_status, size_t item_status_size,
