@@ -52,7 +52,8 @@ build: build_lib ## build libbei.so, bei.h, bei.pc, bei and bei-router into dist
 	@echo "dist/ holds version $(VERSION): $$(ls $(DIST) | tr '\n' ' ')"
 
 build_lib: setup ## build libbei.so, bei.h and bei.pc into dist/
-	@mkdir -p $(DIST)/.new
+	@# An interrupted build may have left parts.
+	@rm -rf $(DIST)/.new && mkdir -p $(DIST)/.new
 	$(GO) build -buildvcs=false -trimpath -buildmode=c-shared -ldflags "$(GO_LDFLAGS) -extldflags '$(SO_LDFLAGS)'" -o $(DIST)/.new/libbei.so ./capi
 	$(PYTHON) scripts/check_library.py $(DIST)/.new/libbei.so include/bei.h
 	@sed 's/@VERSION@/$(VERSION)/' include/bei.pc.in > $(DIST)/.new/bei.pc

@@ -121,7 +121,10 @@ def peer_python() -> str:
     python = folder / "bin" / "python"
     if not (python.exists() and stamp.exists() and stamp.read_text() == wanted):
         print(f"making {folder.relative_to(ROOT)} for the peer (torch and sentence-transformers, about 3 GB)", file=sys.stderr)
-        venv.create(folder, with_pip=True, clear=True)
+        try:
+            venv.create(folder, with_pip=True, clear=True)
+        except subprocess.CalledProcessError as error:
+            raise RuntimeError(f"{folder}: {error}; fix: apt-get install python3-venv") from None
         subprocess.run([python, "-m", "pip", "install", "--disable-pip-version-check", "-r", requirements], check=True, stdout=sys.stderr)
         stamp.write_text(wanted)
     return str(python)

@@ -25,6 +25,7 @@ import zipfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DEPS = os.path.join(ROOT, ".deps")
+PART = ".part-"  # scratch folders in DEPS
 
 # Program -> (how to ask its version, oldest that works, how to get it).
 PROGRAMS = {
@@ -280,7 +281,7 @@ def fetch(artefact, label, config):
         return
     say(f"[{label}] {artefact['name']} {artefact['version']}")
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=DEPS, prefix=".part-") as scratch:
+    with tempfile.TemporaryDirectory(dir=DEPS, prefix=PART) as scratch:
         KINDS[artefact["kind"]](artefact, scratch, config)
         part = os.path.join(scratch, "stamp")
         with open(part, "w", encoding="utf-8") as file:
@@ -309,6 +310,9 @@ def main():
         os.makedirs(DEPS, exist_ok=True)
         with open(os.path.join(DEPS, "lock"), "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # a second `make` waits instead of fetching the same again
+            for name in os.listdir(DEPS):
+                if name.startswith(PART):  # of a run that was killed; the lock says that nobody uses it
+                    shutil.rmtree(os.path.join(DEPS, name))
             chosen = [artefact for artefact in config["artefacts"] if artefact["group"] == sys.argv[1]]
             for number, artefact in enumerate(chosen, start=1):
                 fetch(artefact, f"{number}/{len(chosen)}", config)
