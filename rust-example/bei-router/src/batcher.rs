@@ -38,8 +38,17 @@ fn compute(app: &App, Batch { entries, .. }: Batch, slot: OwnedSemaphorePermit) 
     drop(slot);
     match items {
         Ok(items) => {
-            let lost = |status| matches!(status, Status::Inference | Status::Unhealthy | Status::Internal);
-            let healthy = !items.iter().any(|item| matches!(item, Err(error) if lost(error.status)));
+            let faults: Vec<_> =
+                items.iter().filter_map(|item| item.as_ref().err()).filter(at_fault).collect();
+            if let Some(first) = faults.first() {
+                tracing::error!(
+                    "{} of a batch's {} inputs failed; the first: {first}",
+                    faults.len(),
+                    items.len()
+                );
+            }
+            // A NaN comes from the input and the weights; the engine works.
+            let healthy = faults.iter().all(|error| error.status == Status::NonFinite);
             app.healthy.store(healthy, Ordering::Relaxed);
             for (entry, item) in entries.into_iter().zip(items) {
                 let queue = start.duration_since(entry.queued);
@@ -54,6 +63,11 @@ fn compute(app: &App, Batch { entries, .. }: Batch, slot: OwnedSemaphorePermit) 
             }
         }
     }
+}
+
+/// Whether the model or the engine failed, and not the input.
+fn at_fault(error: &&bei_backend::Error) -> bool {
+    matches!(error.status, Status::Inference | Status::Unhealthy | Status::Internal | Status::NonFinite)
 }
 
 fn answer(entry: Entry, item: Result<bei_backend::Embedding, Failure>, queue: Duration, inference: Duration) {
