@@ -180,8 +180,7 @@ func TestOutputsThatTheModelHasNot(t *testing.T) {
 
 	b := openMock(t, func(c *Config) { c.Mock.Kind = mock.Classifier })
 	require.NoError(t, b.Predict(background, batch, CallOptions{}, out(b)))
-	requireCode(t, status.Unsupported, b.Predict(background, raw, CallOptions{}, out(b)),
-		`output "token vectors": this classifier model on engine "mock" does not compute it`)
+	requireCode(t, status.InvalidArgument, b.Predict(background, raw, CallOptions{}, out(b)), `output "token vectors" cannot be asked for in this call`)
 	requireCode(t, status.Unsupported, b.Embed(background, batch, CallOptions{}, out(b)), "embed needs a model of type embedding, this one is of type classifier")
 	requireCode(t, status.Unsupported, b.EmbedTexts(background, nil, CallOptions{}, out(b)), "embed_texts needs")
 	requireCode(t, status.Unsupported, b.PredictTokens(background, raw, CallOptions{}, out(b)), "predict_tokens needs a model of type token_classifier")
@@ -191,7 +190,7 @@ func TestOutputsThatTheModelHasNot(t *testing.T) {
 
 	b = openMock(t, func(c *Config) { c.Mock.Kind = mock.TokenClassifier })
 	require.NoError(t, b.PredictTokens(background, raw, CallOptions{}, out(b)))
-	requireCode(t, status.Unsupported, b.PredictTokens(background, batch, CallOptions{}, out(b)), `output "pooled"`)
+	requireCode(t, status.InvalidArgument, b.PredictTokens(background, batch, CallOptions{}, out(b)), `output "pooled" cannot be asked for`)
 	requireCode(t, status.Unsupported, b.Predict(background, batch, CallOptions{}, out(b)), "predict needs")
 	requireCode(t, status.Unsupported, b.PredictTexts(background, nil, CallOptions{}, out(b)), "predict_texts needs")
 	requireCode(t, status.Unsupported, b.PredictTokensTexts(background, nil, CallOptions{}, out(b)), "names no entities")

@@ -60,7 +60,9 @@ func (b *Backend) PredictTokensTexts(context.Context, []Text, CallOptions, Outpu
 // needs checks that the model is of the type that a call is for.
 func (b *Backend) needs(call string, t ModelType) error {
 	if b.info.ModelType != t {
-		return status.Errorf(status.Unsupported, "%s needs a model of type %s, this one is of type %s", call, t, b.info.ModelType)
+		err := status.Errorf(status.Unsupported, "%s needs a model of type %s, this one is of type %s", call, t, b.info.ModelType)
+		b.metrics.observeCall(call, time.Now(), err)
+		return err
 	}
 	return nil
 }

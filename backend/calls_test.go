@@ -255,6 +255,8 @@ func TestMetrics(t *testing.T) {
 	b := openMock(t, func(c *Config) { c.Slots, c.Mock.Faults = 3, []mock.Fault{{Kind: mock.NaN, TokenID: &bad}} })
 	require.NoError(t, b.Embed(background, packed([]uint32{1}, []uint32{2, 13}), CallOptions{}, Output{Rows: rowsFor(b, 2), Status: make([]status.Code, 2)}))
 	require.Error(t, b.Embed(background, Batch{}, CallOptions{}, Output{}))
+	require.Error(t, b.Predict(background, Batch{}, CallOptions{}, Output{}))
+	require.Error(t, b.Decode(background, nil, nil, CallOptions{}, Output{Result: &Result{}}))
 	require.NoError(t, b.Health(background, true, CallOptions{}))
 	m := families(t, b)
 	for _, name := range []string{"bei_calls_total", "bei_call_seconds", "bei_items_total", "bei_log_dropped_total", "bei_info", "bei_slots", "bei_healthy",
@@ -277,7 +279,8 @@ func TestMetrics(t *testing.T) {
 		}
 		return values
 	}
-	require.Equal(t, map[string]float64{"warm_up OK": 2, "embed OK": 1, "embed INVALID_ARGUMENT": 1, "health OK": 1}, counts("bei_calls_total"))
+	require.Equal(t, map[string]float64{"warm_up OK": 2, "embed OK": 1, "embed INVALID_ARGUMENT": 1, "health OK": 1,
+		"predict UNSUPPORTED": 1, "decode INVALID_ARGUMENT": 1}, counts("bei_calls_total"))
 	require.Equal(t, 1.0, counts("bei_items_total")["NON_FINITE"])
 	labels := map[string]string{}
 	for _, l := range m["bei_info"].Metric[0].Label {

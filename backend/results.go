@@ -71,11 +71,11 @@ func (r *results) checkOutputs(n int, wants []engine.Outputs) error {
 		if all&o.bit == 0 {
 			continue
 		}
-		if can&o.bit == 0 {
-			return status.Errorf(status.Unsupported, "output \"%s\": this %s model on engine %q does not compute it", o.name, r.backend.info.ModelType, r.backend.engine.Info().Name)
-		}
 		if r.allowed&o.bit == 0 {
 			return status.Errorf(status.InvalidArgument, "output \"%s\" cannot be asked for in this call", o.name)
+		}
+		if can&o.bit == 0 {
+			return status.Errorf(status.Unsupported, "output \"%s\": this %s model on engine %q does not compute it", o.name, r.backend.info.ModelType, r.backend.engine.Info().Name)
 		}
 	}
 	if all&^known != 0 {

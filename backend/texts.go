@@ -182,15 +182,15 @@ func (b *Backend) Tokenize(ctx context.Context, texts []Text, o CallOptions, out
 // Decode turns token ids back into texts, in out.Result. Item i has ids[cumulativeLengths[i]:cumulativeLengths[i+1]].
 func (b *Backend) Decode(ctx context.Context, ids, cumulativeLengths []uint32, o CallOptions, out Output) error {
 	cu := cumulativeLengths
-	if len(cu) == 0 || cu[0] != 0 || int(cu[len(cu)-1]) != len(ids) {
-		return status.Errorf(status.InvalidArgument, "cumulative_lengths must begin with 0 and end with ids_size, %d", len(ids))
-	}
-	for i := 1; i < len(cu); i++ {
-		if cu[i] < cu[i-1] {
-			return status.Errorf(status.InvalidArgument, "cumulative_lengths[%d] is %d, below the value before it, %d", i, cu[i], cu[i-1])
-		}
-	}
 	return b.eachItem(ctx, "decode", len(cu)-1, o, out, func(*results) (func(i int) error, error) {
+		if len(cu) == 0 || cu[0] != 0 || int(cu[len(cu)-1]) != len(ids) {
+			return nil, status.Errorf(status.InvalidArgument, "cumulative_lengths must begin with 0 and end with ids_size, %d", len(ids))
+		}
+		for i := 1; i < len(cu); i++ {
+			if cu[i] < cu[i-1] {
+				return nil, status.Errorf(status.InvalidArgument, "cumulative_lengths[%d] is %d, below the value before it, %d", i, cu[i], cu[i-1])
+			}
+		}
 		if b.tokenizer == nil {
 			return nil, status.Errorf(status.Unsupported, "decode: this backend has no tokenizer; open it with \"model\" set to a folder with tokenizer.json")
 		}

@@ -167,7 +167,7 @@ func TestPredictTexts(t *testing.T) {
 	require.Equal(t, reference(t, b, idsOf(t, b, texts[1], CallOptions{})).Pooled[0], rows[1])
 	require.NotEqual(t, rows[0], rows[1])
 	texts[1].Outputs = engine.TokenVectors
-	requireCode(t, status.Unsupported, b.PredictTexts(background, texts, CallOptions{}, Output{Rows: rows, Result: &Result{}}), "token vectors")
+	requireCode(t, status.InvalidArgument, b.PredictTexts(background, texts, CallOptions{}, Output{Rows: rows, Result: &Result{}}), "token vectors")
 }
 
 func TestTokenizeAndDecode(t *testing.T) {

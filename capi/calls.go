@@ -111,9 +111,6 @@ func goDecode(handle uint64, ids, idsSize, cumulativeLengths, n, options, itemSt
 		if err != nil {
 			return err
 		}
-		if err := b.CheckItems(int(n)); err != nil {
-			return err
-		}
 		return b.Decode(ctx, rows, lengths, co, out)
 	})
 }
