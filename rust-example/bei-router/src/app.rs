@@ -152,7 +152,7 @@ impl App {
 
 fn limits(args: &Args) -> Result<Limits, StartError> {
     let processors = available_parallelism().map_or(1, |n| n.get());
-    let limits = Limits {
+    let mut limits = Limits {
         max_concurrent_requests: args.max_concurrent_requests,
         max_batch_tokens: args.max_batch_tokens,
         max_batch_requests: args.max_batch_requests,
@@ -173,6 +173,12 @@ fn limits(args: &Args) -> Result<Limits, StartError> {
         if value == 0 || value > most {
             return Err(StartError::Flags(format!("--{flag} is {value}; it can be 1 to {most}")));
         }
+    }
+    let most = limits.max_concurrent_requests;
+    if limits.max_client_batch_size > most {
+        // Otherwise such a request would be told to try again, and never succeed.
+        tracing::warn!("requests can have {most} inputs only (--max-concurrent-requests)");
+        limits.max_client_batch_size = most;
     }
     Ok(limits)
 }

@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 
 use bei_backend::{Options, Pool};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Parser, ValueEnum};
 use serde_json::{Map, Value, json};
 
@@ -86,7 +87,7 @@ pub struct Args {
     pub payload_limit: usize,
 
     /// Requests must carry `Authorization: Bearer KEY`, except to health and metrics.
-    #[arg(long, env, hide_env_values = true)]
+    #[arg(long, env, hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
     pub api_key: Option<String>,
 
     /// Writes logs as JSON.

@@ -40,6 +40,16 @@ fn wait(mut child: Child) -> i32 {
     panic!("the program did not end");
 }
 
+/// Waits until the server has taken its first input.
+async fn until_admitted(address: &str) {
+    loop {
+        let metrics = reqwest::get(format!("http://{address}/metrics")).await.unwrap();
+        if metrics.text().await.unwrap().contains("te_embed_count 1") {
+            return;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_ends_it_after_the_work() {
     let slow = json!({"faults": [{"kind": "slow", "delay_ms": 1000, "from": 5, "count": 1}]});
@@ -53,12 +63,7 @@ async fn a_signal_ends_it_after_the_work() {
         let client = reqwest::Client::new();
         let request = client.post(format!("http://{address}/embed")).json(&json!({"inputs": "a"}));
         let answer = tokio::spawn(async move { request.send().await.unwrap().status() });
-        loop {
-            let metrics = client.get(format!("http://{address}/metrics")).send().await.unwrap();
-            if metrics.text().await.unwrap().contains("te_embed_count 1") {
-                break;
-            }
-        }
+        until_admitted(address).await;
         let sent =
             Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
         assert!(sent.success());
@@ -80,7 +85,7 @@ async fn a_second_signal_ends_it_at_once() {
     let request =
         reqwest::Client::new().post(format!("http://{address}/embed")).json(&json!({"inputs": "a"}));
     let answer = tokio::spawn(request.send());
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    until_admitted(address).await;
     for part in ["a second signal", "ending at once"] {
         Command::new("kill").arg(child.id().to_string()).status().unwrap();
         wait_for(&mut lines, part);
@@ -104,6 +109,7 @@ fn what_cannot_start_exits_with_1_and_says_why() {
         (vec!["--port", "0"], "--model-id"),
         (vec!["--model-id", "x", "--bei-options", "[]"], "not a JSON object"),
         (vec!["--model-id", "x", "--bei-options", r#"{"model": "y"}"#], "--model-id"),
+        (vec!["--model-id", "x", "--api-key", ""], "--api-key"),
         (vec!["--model-id", "x", "--pooling", "sum"], "last-token"),
         (
             vec!["--model-id", "x", "--default-prompt", "a", "--default-prompt-name", "b"],
