@@ -46,6 +46,7 @@ class RunEmbedTest(unittest.TestCase):
         process = subprocess.Popen([sys.executable, SCRIPT, self.router, *arguments], stdout=subprocess.PIPE, text=True,
                                    start_new_session=True)
         self.addCleanup(process.stdout.close)
+        self.addCleanup(lambda: process.poll() is None and os.killpg(process.pid, signal.SIGKILL))
         return process
 
     def curl_line(self, process):
@@ -66,6 +67,7 @@ class RunEmbedTest(unittest.TestCase):
 
     def test_busy_default_port_is_passed_over(self):
         with socket.socket() as busy:
+            busy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections of an ended server do not count
             try:
                 busy.bind(("127.0.0.1", 8080))
             except OSError:
