@@ -151,7 +151,7 @@ func (b *Backend) openEngine(ctx context.Context) (engine.Engine, error) {
 		if b.tokenizer != nil && m.VocabSize == 0 {
 			m.VocabSize = b.tokenizer.VocabSize()
 		}
-		return mock.Open(m, c.Slots, c.limits())
+		return mock.Open(m, c.Slots, c.limits()), nil
 	}
 	switch {
 	case c.Engine == "tensorrt":

@@ -81,8 +81,7 @@ func rowsFor(b *Backend, n int) []float32 {
 // reference gives the mock's rows of one sequence straight from an engine.
 func reference(t testing.TB, b *Backend, ids []uint32) engine.Output {
 	t.Helper()
-	e, err := mock.Open(b.engine.(*mock.Engine).Config(), 1, engine.Limits{})
-	require.NoError(t, err)
+	e := mock.Open(b.engine.(*mock.Engine).Config(), 1, engine.Limits{})
 	batch := e.Slots()[0].Batch()
 	for k, id := range ids {
 		batch.InputIDs, batch.TypeIDs, batch.PositionIDs = append(batch.InputIDs, int32(id)), append(batch.TypeIDs, 0), append(batch.PositionIDs, int32(k))

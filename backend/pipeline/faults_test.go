@@ -368,15 +368,14 @@ func TestMockFaults(t *testing.T) {
 		{mock.Fault{Kind: mock.Panic, From: 1, Count: 1}, []status.Code{0, 0, 0}, 0},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			e, err := mock.Open(mock.Config{Dimensions: 2, Faults: []mock.Fault{c.fault}}, 1, engine.Limits{})
-			require.NoError(t, err)
+			e := mock.Open(mock.Config{Dimensions: 2, Faults: []mock.Fault{c.fault}}, 1, engine.Limits{})
 			h := newHarness(t, e, func(c *Config) { c.RunTimeout = time.Second })
 			w := &work{t: t, sequences: make([]Sequence, 3)}
 			for i, id := range []uint32{6, 7, 8} {
 				w.sequences[i] = Sequence{IDs: []uint32{id}, Outputs: engine.Pooled}
 			}
 			first := &anyRows{work: w}
-			_, err = h.Do(context.Background(), first, Options{})
+			_, err := h.Do(context.Background(), first, Options{})
 			require.NoError(t, err)
 			require.Equal(t, c.first, w.codes(), c.fault.Kind)
 			w.sequences = w.sequences[:1]

@@ -180,8 +180,7 @@ func BenchmarkDo(b *testing.B) {
 	for _, items := range []int{1, 32, 1024} {
 		for _, prepared := range []bool{true, false} {
 			b.Run(fmt.Sprintf("items=%d/prepared=%t", items, prepared), func(b *testing.B) {
-				e, err := mock.Open(mock.Config{Dimensions: 1}, 1, engine.Limits{})
-				require.NoError(b, err)
+				e := mock.Open(mock.Config{Dimensions: 1}, 1, engine.Limits{})
 				p := New(e, Config{PrepareWorkers: 2, MaxItems: 1 << 16, MaxWait: time.Millisecond, RunTimeout: time.Minute},
 					NewMetrics(prometheus.NewRegistry()), zap.NewNop())
 				w := &idleWork{}

@@ -3,8 +3,6 @@ package mock
 import (
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/engine/suite"
 )
@@ -19,8 +17,7 @@ func TestContract(t *testing.T) {
 		sequences = append(sequences, q)
 	}
 	suite.Contract(t, func(t *testing.T, l engine.Limits) engine.Engine {
-		e, err := Open(Config{}, 2, l)
-		require.NoError(t, err)
+		e := Open(Config{}, 2, l)
 		return e
 	}, sequences)
 }

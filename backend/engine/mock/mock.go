@@ -91,7 +91,7 @@ const (
 )
 
 // Open makes a mock engine with slots slots and limits l, zero fields of which take defaults.
-func Open(c Config, slots int, l engine.Limits) (*Engine, error) {
+func Open(c Config, slots int, l engine.Limits) *Engine {
 	c = c.withDefaults()
 	e := &Engine{config: c}
 	if l.MaxLength == 0 {
@@ -99,20 +99,16 @@ func Open(c Config, slots int, l engine.Limits) (*Engine, error) {
 	}
 	l.MaxLength = min(l.MaxLength, c.MaxLength)
 	if l.MaxTokens == 0 {
-		l.MaxTokens = max(defaultMaxTokens, l.MaxLength)
+		l.MaxTokens = max(defaultMaxTokens, l.MaxLength, l.BestTokens)
 	}
 	if l.MaxSequences == 0 {
 		l.MaxSequences = min(defaultMaxSequences, l.MaxTokens)
 	}
 	if l.BestTokens == 0 {
-		l.BestTokens = min(defaultBestTokens, l.MaxTokens)
+		l.BestTokens = defaultBestTokens
 	}
-	if l.MaxLength > l.MaxTokens {
-		return nil, status.Errorf(status.InvalidArgument, "max_length %d is above max_tokens %d", l.MaxLength, l.MaxTokens)
-	}
-	if l.BestTokens > l.MaxTokens {
-		return nil, status.Errorf(status.InvalidArgument, "best_tokens %d is above max_tokens %d", l.BestTokens, l.MaxTokens)
-	}
+	// As for a real engine: a lower limit on runs lowers what lies within it.
+	l.MaxLength, l.BestTokens = min(l.MaxLength, l.MaxTokens), min(l.BestTokens, l.MaxTokens)
 	l.Padded = c.Padded
 	e.info = engine.Info{
 		Name: "mock", Version: "1", Device: "cpu", Precision: "float32", Limits: l,
@@ -128,7 +124,7 @@ func Open(c Config, slots int, l engine.Limits) (*Engine, error) {
 	for range max(slots, 1) {
 		e.slots = append(e.slots, &slot{engine: e, batch: engine.NewBatch(l)})
 	}
-	return e, nil
+	return e
 }
 
 // Info describes the engine.

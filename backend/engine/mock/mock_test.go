@@ -20,8 +20,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const all = engine.Pooled | engine.TokenVectors | engine.Sparse
 
 func open(t testing.TB, c Config) *Engine {
-	e, err := Open(c, 1, engine.Limits{})
-	require.NoError(t, err)
+	e := Open(c, 1, engine.Limits{})
 	require.NoError(t, e.Health())
 	return e
 }
@@ -56,23 +55,19 @@ func TestDefaults(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	e, err := Open(Config{MaxLength: 100, Padded: true}, 3, engine.Limits{MaxTokens: 200, MaxSequences: 7, MaxLength: 500, BestTokens: 150})
-	require.NoError(t, err)
+	e := Open(Config{MaxLength: 100, Padded: true}, 3, engine.Limits{MaxTokens: 200, MaxSequences: 7, MaxLength: 500, BestTokens: 150})
 	require.Len(t, e.Slots(), 3)
 	require.Equal(t, engine.Limits{MaxTokens: 200, MaxSequences: 7, MaxLength: 100, BestTokens: 150, Padded: true}, e.Info().Limits)
 
-	e, err = Open(Config{MaxLength: 100_000}, 1, engine.Limits{})
-	require.NoError(t, err)
+	e = Open(Config{MaxLength: 100_000}, 1, engine.Limits{})
 	require.Equal(t, 100_000, e.Info().Limits.MaxTokens, "one item always fits")
-	e, err = Open(Config{MaxLength: 10}, 1, engine.Limits{MaxTokens: 20})
-	require.NoError(t, err)
+	e = Open(Config{MaxLength: 10}, 1, engine.Limits{MaxTokens: 20})
 	require.Equal(t, engine.Limits{MaxTokens: 20, MaxSequences: 20, MaxLength: 10, BestTokens: 20}, e.Info().Limits)
 
-	_, err = Open(Config{MaxLength: 100}, 1, engine.Limits{MaxTokens: 99})
-	require.ErrorContains(t, err, "max_length 100 is above max_tokens 99")
-	_, err = Open(Config{}, 1, engine.Limits{BestTokens: 20_000})
-	require.ErrorContains(t, err, "best_tokens 20000 is above max_tokens 16384")
-	require.Equal(t, status.InvalidArgument, status.CodeOf(err))
+	e = Open(Config{MaxLength: 100}, 1, engine.Limits{MaxTokens: 99, BestTokens: 500})
+	require.Equal(t, engine.Limits{MaxTokens: 99, MaxSequences: 99, MaxLength: 99, BestTokens: 99}, e.Info().Limits)
+	e = Open(Config{}, 1, engine.Limits{BestTokens: 20_000})
+	require.Equal(t, 20_000, e.Info().Limits.MaxTokens)
 }
 
 func TestKinds(t *testing.T) {
@@ -227,8 +222,7 @@ func TestNaN(t *testing.T) {
 
 func TestSlotsRunConcurrently(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e, err := Open(Config{Dimensions: 1, RunMicros: 1000}, 4, engine.Limits{})
-		require.NoError(t, err)
+		e := Open(Config{Dimensions: 1, RunMicros: 1000}, 4, engine.Limits{})
 		begun := time.Now()
 		var runs sync.WaitGroup
 		for _, s := range e.Slots() {
