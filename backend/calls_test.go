@@ -432,3 +432,19 @@ func TestAllocations(t *testing.T) {
 	t.Logf("%.0f allocations a call", allocs)
 	require.LessOrEqual(t, allocs, 30.0)
 }
+
+func TestResultMemoryIsBounded(t *testing.T) {
+	// Two items of 4 tokens x 8 numbers are 256 bytes of token vectors.
+	b := openMock(t, func(c *Config) { c.Queue.MaxResultBytes = 200 })
+	batch := Batch{InputIDs: make([]uint32, 8), CumulativeSeqLengths: []uint32{0, 4, 8}, RawIndices: []uint32{0, 1}}
+	codes := make([]status.Code, 2)
+	var result Result
+	require.NoError(t, b.Embed(background, batch, CallOptions{}, Output{Status: codes, Result: &result}))
+	require.ElementsMatch(t, []status.Code{status.OK, status.Overloaded}, codes)
+	failed := 0
+	if codes[1] != status.OK {
+		failed = 1
+	}
+	require.Contains(t, result.Items[failed].Message, "would make the call's result 256 bytes, the limit is 200 (queue.max_result_bytes)")
+	require.Len(t, result.Items[1-failed].TokenVectors, 32)
+}

@@ -53,9 +53,10 @@ type TokenizerConfig struct {
 
 // QueueConfig is Config.Queue.
 type QueueConfig struct {
-	MaxItems  int  `json:"max_items"`
-	MaxWaitUS *int `json:"max_wait_us,omitempty"` // nil: the default; 0: no wait
-	TimeoutMS int  `json:"timeout_ms"`
+	MaxItems       int   `json:"max_items"`
+	MaxResultBytes int64 `json:"max_result_bytes"`
+	MaxWaitUS      *int  `json:"max_wait_us,omitempty"` // nil: the default; 0: no wait
+	TimeoutMS      int   `json:"timeout_ms"`
 }
 
 // LogConfig is Config.Log.
@@ -78,9 +79,10 @@ type ONNXRuntimeConfig struct {
 
 // Defaults of the queue and the watchdog.
 const (
-	defaultMaxItems   = 65536
-	defaultMaxWait    = 2 * time.Millisecond
-	defaultRunTimeout = time.Minute
+	defaultMaxItems       = 65536
+	defaultMaxResultBytes = 1 << 30
+	defaultMaxWait        = 2 * time.Millisecond
+	defaultRunTimeout     = time.Minute
 )
 
 // maxOptionsBytes bounds the options document.
@@ -206,6 +208,14 @@ func (c Config) pipeline() pipeline.Config {
 		p.RunTimeout = time.Duration(c.RunTimeoutMS) * time.Millisecond
 	}
 	return p
+}
+
+// maxResultBytes bounds the memory that the result of one call may take.
+func (c Config) maxResultBytes() int64 {
+	if c.Queue.MaxResultBytes == 0 {
+		return defaultMaxResultBytes
+	}
+	return c.Queue.MaxResultBytes
 }
 
 // truncates is the effective default of the truncate option.

@@ -21,6 +21,7 @@ type results struct {
 	// firstFailure is the failed item with the least index so far; for calls without out.Status.
 	firstFailure atomic.Pointer[itemFailure]
 	failures     atomic.Int64
+	resultBytes  atomic.Int64 // of out.Result
 }
 
 type itemFailure struct {
@@ -110,6 +111,18 @@ func (r *results) Deliver(i int, rows pipeline.Rows) error {
 	if !finite(rows.Pooled) || !finite(rows.TokenVectors) || !finite(rows.Sparse) {
 		return status.Errorf(status.NonFinite, "item %d: the model's output holds NaN or infinity", i)
 	}
+	if r.out.Result != nil {
+		sparseIDs, sparse := sparseOf(rows.Sparse)
+		if err := r.take(i, 4*len(rows.TokenVectors)+8*len(sparse)); err != nil {
+			return err
+		}
+		it := &r.out.Result.Items[i]
+		it.Columns = r.backend.engine.Info().TokenWidth
+		if rows.TokenVectors != nil {
+			it.TokenVectors = append([]float32(nil), rows.TokenVectors...)
+		}
+		it.SparseIDs, it.Sparse = sparseIDs, sparse
+	}
 	if rows.Pooled != nil {
 		dst := r.out.Rows[i*r.width : (i+1)*r.width]
 		if !r.normalize {
@@ -118,15 +131,18 @@ func (r *results) Deliver(i int, rows pipeline.Rows) error {
 			return status.Errorf(status.NonFinite, "item %d: a vector of zeros cannot be normalised", i)
 		}
 	}
-	if r.out.Result != nil {
-		it := &r.out.Result.Items[i]
-		it.Columns = r.backend.engine.Info().TokenWidth
-		if rows.TokenVectors != nil {
-			it.TokenVectors = append([]float32(nil), rows.TokenVectors...)
-		}
-		it.SparseIDs, it.Sparse = sparseOf(rows.Sparse)
-	}
 	r.status[i] = status.OK
+	return nil
+}
+
+// take counts n bytes of item i's outputs in, or refuses them: one call must not fill the memory of all.
+func (r *results) take(i, n int) error {
+	limit := r.backend.config.maxResultBytes()
+	if total := r.resultBytes.Add(int64(n)); total > limit {
+		r.resultBytes.Add(int64(-n))
+		return status.Errorf(status.Overloaded, "item %d: its %d bytes would make the call's result %d bytes, the limit is %d (queue.max_result_bytes): "+
+			"ask for token vectors of fewer items a call", i, n, total, limit)
+	}
 	return nil
 }
 

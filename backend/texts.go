@@ -119,11 +119,13 @@ func (w *textWork) Prepare(i int, s *pipeline.Sequence) error {
 }
 
 func (w *textWork) Deliver(i int, rows pipeline.Rows) error {
+	if w.wants[i]&TokensOutput != 0 {
+		if err := w.takeTokens(i, &w.encoder, w.encodings[i]); err != nil {
+			return err
+		}
+	}
 	if err := w.results.Deliver(i, rows); err != nil {
 		return err
-	}
-	if w.wants[i]&TokensOutput != 0 {
-		w.out.Result.Items[i].Tokens = w.encoder.tokensOf(w.encodings[i])
 	}
 	w.recycle(i)
 	return nil
@@ -139,6 +141,16 @@ func (w *textWork) recycle(i int) {
 		encodings.Put(w.encodings[i])
 		w.encodings[i] = nil
 	}
+}
+
+// takeTokens keeps item i's tokens in the result.
+func (r *results) takeTokens(i int, e *encoder, enc *tokenize.Encoding) error {
+	const bytesPerToken = 5*4 + 2 // of Tokens' fields; the pieces are about as long as the text
+	if err := r.take(i, bytesPerToken*len(enc.IDs)); err != nil {
+		return err
+	}
+	r.out.Result.Items[i].Tokens = e.tokensOf(enc)
+	return nil
 }
 
 // tokensOf copies an encoding into a result.
@@ -173,8 +185,7 @@ func (b *Backend) Tokenize(ctx context.Context, texts []Text, o CallOptions, out
 			if err := e.encode(texts[i], o.PromptName != "", enc); err != nil {
 				return err
 			}
-			out.Result.Items[i].Tokens = e.tokensOf(enc)
-			return nil
+			return r.takeTokens(i, &e, enc)
 		}, nil
 	})
 }
