@@ -37,12 +37,14 @@ func TestHeaderCompiles(t *testing.T) {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, name+ext), []byte(source), 0o600))
 		}
 	}
-	compilers := map[string][]string{"gcc": {"c99", "c11", "c17"}, "g++": {"c++17", "c++20"}}
-	if _, err := exec.LookPath("clang"); err == nil {
-		compilers["clang"] = []string{"c99", "c17"}
-		compilers["clang++"] = []string{"c++17"}
-	}
-	for compiler, dialects := range compilers {
+	for compiler, dialects := range map[string][]string{
+		"gcc": {"c99", "c11", "c17"}, "g++": {"c++17", "c++20"}, "clang": {"c99", "c17"}, "clang++": {"c++17"},
+	} {
+		// Users need gcc only. CI has g++, too: there the C++ dialects are not passed over.
+		if _, err := exec.LookPath(compiler); err != nil && compiler != "gcc" && (compiler != "g++" || os.Getenv("CI") == "") {
+			t.Run(compiler, func(t *testing.T) { t.Skipf("no %s here: install it to check the header with it", compiler) })
+			continue
+		}
 		ext := ".c"
 		if strings.HasSuffix(compiler, "++") {
 			ext = ".cc"
