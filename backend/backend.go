@@ -83,7 +83,7 @@ func Open(ctx context.Context, c Config) (*Backend, error) {
 	debug.FreeOSMemory() // what parsing left behind would stay resident until the next collection, which may be far
 	b.opened = time.Since(start)
 	i := b.engine.Info()
-	b.log.Info("open", zap.String("model", c.Model), zap.String("engine", i.Name), zap.String("engine_version", i.Version),
+	b.log.Info("open", zap.String("model", c.Model), zap.String("engine", i.Name), zap.String("engine_choice", b.config.engineChoice()), zap.String("engine_version", i.Version),
 		zap.String("device", i.Device), zap.String("precision", i.Precision), zap.Uint32("slots", b.info.Slots), zap.Any("limits", i.Limits),
 		zap.Any("details", i.Details), zap.String("devices", b.monitor.Describe()), zap.Duration("took", b.opened))
 	return b, nil

@@ -210,6 +210,14 @@ func (c Config) pipeline() pipeline.Config {
 	return p
 }
 
+// engineChoice says why the engine is what it is.
+func (c Config) engineChoice() string {
+	if c.Engine == "" || c.Engine == "auto" {
+		return "auto: the only engine of this build that computes models, on the only device that it can use"
+	}
+	return "asked for"
+}
+
 // maxResultBytes bounds the memory that the result of one call may take.
 func (c Config) maxResultBytes() int64 {
 	if c.Queue.MaxResultBytes == 0 {

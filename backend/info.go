@@ -160,6 +160,7 @@ type infoDocument struct {
 	MaxItems        int               `json:"max_items"`
 	Engine          string            `json:"engine"`
 	EngineVersion   string            `json:"engine_version"`
+	EngineChoice    string            `json:"engine_choice"`
 	EngineDetails   map[string]string `json:"engine_details,omitempty"`
 	Device          string            `json:"device"`
 	DType           string            `json:"dtype"`
@@ -188,7 +189,7 @@ func (b *Backend) InfoJSON() ([]byte, error) {
 		Dimensions: i.Dimensions, TokenDimensions: i.TokenDimensions, VocabSize: i.VocabSize, TypeVocabSize: i.TypeVocabSize,
 		PositionOffset: i.PositionOffset, DefaultPrompt: b.prompt, MaxLength: i.MaxLength, MaxTokens: i.MaxTokens,
 		MaxSequences: i.MaxSequences, BestTokens: i.BestTokens, Slots: i.Slots, IsPadded: i.Padded, HasTokenizer: i.HasTokenizer,
-		MaxItems: b.queue.MaxItems, Engine: e.Name, EngineVersion: e.Version, EngineDetails: e.Details, Device: e.Device,
+		MaxItems: b.queue.MaxItems, Engine: e.Name, EngineVersion: e.Version, EngineChoice: b.config.engineChoice(), EngineDetails: e.Details, Device: e.Device,
 		DType: e.Precision, OpenSeconds: b.opened.Seconds(),
 	}
 	for _, o := range []struct {

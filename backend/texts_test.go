@@ -313,7 +313,7 @@ func TestRealModels(t *testing.T) {
 		pooling Pooling
 		info    map[string]any
 	}{
-		{"bert-mean", ModelEmbedding, PoolingMean, map[string]any{"family": "bert", "pooling": []any{"mean"}, "engine": "onnxruntime"}},
+		{"bert-mean", ModelEmbedding, PoolingMean, map[string]any{"family": "bert", "pooling": []any{"mean"}, "engine": "onnxruntime", "engine_choice": "asked for"}},
 		{"bert-cls-dense", ModelEmbedding, PoolingCLS, nil},
 		{"bert-lasttoken-bf16", ModelEmbedding, PoolingLastToken, nil},
 		{"bert-joined-dense", ModelEmbedding, PoolingOther, nil},
