@@ -27,7 +27,13 @@ type (
 
 const firstSize = unsafe.Sizeof(versionOne{})
 
-func at[T any](value *T) address { return address(unsafe.Pointer(value)) }
+// at is the address of value, as C would pass it. The value escapes to the heap: a variable on a stack moves when the stack grows.
+func at[T any](value *T) address {
+	heap = value
+	return address(unsafe.Pointer(value))
+}
+
+var heap any
 
 // TestOlderCaller: fields that a caller's struct lacks read as zero, and are not written.
 func TestOlderCaller(t *testing.T) {
