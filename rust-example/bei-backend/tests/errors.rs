@@ -153,8 +153,11 @@ fn calls_end_at_their_timeout() {
     let options = CallOptions { timeout: Some(Duration::from_millis(50)), ..CallOptions::default() };
     assert_eq!(embed(&model, &options).unwrap_err().status, Status::Timeout);
     assert!(start.elapsed() < Duration::from_millis(1500));
+    // The slot is still taken. Time that is over at the start is a timeout, time that ends in the queue an overload: with a
+    // microsecond it may be either.
     let none = CallOptions { timeout: Some(Duration::ZERO), ..CallOptions::default() };
-    assert_eq!(embed(&model, &none).unwrap_err().status, Status::Timeout);
+    let status = embed(&model, &none).unwrap_err().status;
+    assert!(matches!(status, Status::Timeout | Status::Overloaded), "{status:?}");
 }
 
 #[test]
