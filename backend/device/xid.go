@@ -10,10 +10,10 @@ import (
 
 // unhealthyXids are the Xid errors after which a device counts as unhealthy, with what they say. They are those for which NVIDIA's
 // catalog (https://docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html) names a reset of the GPU, the VM or the machine as the
-// immediate action, and 94, after which the application that met the error has to restart: this process may be it. Left out, and only
-// counted, are those of NVLink (74, 136, 144 to 150, 155: no engine here crosses it), 109 (a context switch timed out: most often an
-// application's kernel that runs for long, which NVIDIA's device plugin for Kubernetes ignores too), 63 (a row was marked for
-// remapping, which the catalog says to ignore) and whatever an application causes (13, 31, 43, 45, ...).
+// immediate action (48: a workflow that ends in one), and 94, after which the application that met the error has to restart: this
+// process may be it. Left out, and only counted, are those of NVLink (74, 136, 144 to 150, 155: no engine here crosses it), 109 (a
+// context switch timed out: most often an application's kernel that runs for long, which NVIDIA's device plugin for Kubernetes ignores
+// too), 63 (a row was marked for remapping, which the catalog says to ignore) and whatever an application causes (13, 31, 43, 45, ...).
 var unhealthyXids = map[uint64]string{
 	46:  "GPU stopped processing",
 	48:  "double-bit ECC error",
