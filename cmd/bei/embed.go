@@ -166,7 +166,7 @@ func eachLine(ctx context.Context, in io.Reader, do func(line string) error) err
 		case err := <-ended:
 			return err
 		case <-ctx.Done():
-			return errors.New("interrupted")
+			return errInterrupted
 		}
 	}
 }
