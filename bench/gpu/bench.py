@@ -1,0 +1,285 @@
+"""Speed on a GPU: our engines beside torch eager and torch.compile, in one run and one table. `make bench_gpu` runs it.
+
+    python3 bench/gpu/bench.py [--models bert-base] [--contenders trt-fp16,eager] [--rounds 5] [--json FILE]
+
+It needs a built `bei` (dist/bei, or --bei) with the libraries of its engines, and torch, transformers and safetensors for the peers;
+on a machine without Go, bring dist/ along. Model folders with seeded random weights are made in --work at first (models.py).
+
+Each contender lives in processes of its own, which stay alive and take turns, round by round, in changing order. Before that
+each runs every batch once: engines build their plans, torch.compile compiles, each within its time. A contender that fails is a row that
+says why. Ours are measured as the library's embed call and as the bare engine, one batch at a time and, for the largest batch,
+with two in flight. The vectors of all are compared with torch's in fp32.
+
+Targets are printed as pass or miss and change nothing: the exit status is 0 unless nothing could be measured.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path.insert(1, str(HERE.parent))
+
+import batches as token_batches  # noqa: E402 what follows lies in the folders above
+import contenders  # noqa: E402
+import models  # noqa: E402
+import tables  # noqa: E402
+from contender import cosines, progress  # noqa: E402
+
+# Those of the targets come first: they are compiled first.
+BATCHES = ["1x32", "mixed64", "32x512", "8x512", "8x128", "1x512", "128x128"]
+FIRST_ITERATIONS, LEAST_ITERATIONS, MOST_ITERATIONS = 5, 3, 100
+
+
+def jobs_of(groups: list[contenders.Group], batch: str, in_flight_batches: list[str]) -> list[tuple]:
+    """What is measured of a batch in a round: contender, kind, batches in flight."""
+    jobs = []
+    for group in groups:
+        if contenders.is_ours(group.name):
+            flights = (1, tables.ADDED_IN_FLIGHT) if batch in in_flight_batches else (1,)
+            jobs += [(group, kind, in_flight) for in_flight in flights for kind in ("runtime", "engine")]
+        else:
+            jobs.append((group, "runtime", 1))
+    return jobs
+
+
+def iterations(seconds: list[float], turn: float) -> int:
+    """Calls that fill a turn, from what the turns before took."""
+    if not seconds:
+        return FIRST_ITERATIONS
+    return min(max(round(turn / statistics.median(seconds)), LEAST_ITERATIONS), MOST_ITERATIONS)
+
+
+def rounds(groups: list[contenders.Group], names: list[str], arguments: argparse.Namespace, deadline: float) -> tuple[dict, dict, int]:
+    """Lets the contenders take turns. Returns seconds by tables.key, modes by (contender, batch), and the number of whole rounds."""
+    seconds: dict[str, list[float]] = {}
+    modes: dict[tuple[str, str], str] = {}
+    for number in range(arguments.rounds):
+        progress(f"round {number + 1} of {arguments.rounds}")
+        for batch in names:
+            jobs = jobs_of(groups, batch, arguments.in_flight)
+            for k in range(len(jobs)):
+                group, kind, in_flight = jobs[(number + k) % len(jobs)]
+                if time.monotonic() > deadline:
+                    return seconds, modes, number
+                if not group.works(batch):
+                    continue
+                name = tables.key(group.name, batch, kind, in_flight)
+                job = {"batch": batch, "iterations": iterations(seconds.get(name, []), arguments.turn)}
+                if contenders.is_ours(group.name):
+                    job |= {"kind": kind, "in_flight": in_flight}
+                answer = group.ask(batch, job)
+                if answer:
+                    seconds.setdefault(name, []).extend(answer["seconds"])
+                    if "mode" in answer:
+                        modes[group.name, batch] = f"mode {answer['mode']}"
+    return seconds, modes, arguments.rounds
+
+
+def compare(groups: list[contenders.Group], folder: pathlib.Path, arguments: argparse.Namespace) -> tuple[dict, str, float | None]:
+    """Least cosine of each contender's vectors to the reference's; what the reference is; and the greatest cosine of two different
+    sequences of it, which tells what a cosine is worth."""
+    batch, found = arguments.vectors, {}
+    vectors, errors = {}, {}
+    for group in groups:
+        worker = next((worker for name, worker in group.workers.items() if group.works(name)), None)
+        try:
+            if worker is None:
+                raise RuntimeError(next(iter(group.failures.values()), "it has no batch"))
+            answer = worker.ask(vectors=batch)
+            if "error" in answer:
+                raise RuntimeError(answer["error"])
+            vectors[group.name] = answer
+        except (RuntimeError, OSError, ValueError) as error:
+            errors[group.name] = f"none: {error}"
+    try:
+        reference = contenders.once("reference", [str(folder), "--device", arguments.device], arguments.prepare_seconds, vectors=batch)
+        what = "torch in fp32"
+    except (RuntimeError, OSError, ValueError) as error:
+        if not vectors:
+            return errors, f"none: {error}", None
+        first = next(iter(vectors))
+        reference, what = vectors[first], f"{tables.label(first)}, since there is no torch ({error})"
+    for group in groups:
+        try:
+            found[group.name] = errors.get(group.name) or min(cosines(vectors[group.name]["float32"], reference["float32"], reference["rows"]))
+        except (RuntimeError, ZeroDivisionError) as error:
+            found[group.name] = f"none: {error}"
+    return found, what, alike(reference)
+
+
+def alike(answer: dict) -> float | None:
+    """The greatest cosine of two neighbouring rows of vectors."""
+    import base64
+
+    data, count = base64.b64decode(answer["float32"]), answer["rows"]
+    if count < 2:
+        return None
+    row = len(data) // count
+    shifted = base64.b64encode(data[row:] + data[:row]).decode()
+    return max(cosines(answer["float32"], shifted, count))
+
+
+def make_folder(shape: str, arguments: argparse.Namespace, fp8: bool) -> pathlib.Path:
+    """The model's folder, made where it is missing."""
+    folder = arguments.work / shape
+    if (folder / "model.safetensors").exists() and (not fp8 or (folder / "bei-fp8.json").exists()):
+        return folder
+    progress(f"{shape}: writing {folder}")
+    command = [sys.executable, str(HERE / "models.py"), shape, str(folder), "--device", arguments.device, *(["--fp8"] if fp8 else [])]
+    if subprocess.run(command, stdout=sys.stderr).returncode != 0:
+        if not (folder / "model.safetensors").exists():
+            raise RuntimeError(f"{folder} could not be made; the message is above")
+        progress(f"{shape}: no bei-fp8.json; an engine in FP8 will say that it lacks it")
+    return folder
+
+
+def measure(shape: str, arguments: argparse.Namespace, deadline: float) -> dict:
+    """Everything about one model."""
+    config = models.SHAPES[shape]
+    dtype = "float32" if arguments.device == "cpu" else models.HALF[config["model_type"]]
+    names = arguments.batches
+    result = {
+        "shape": shape, "model_type": config["model_type"], "dtype": dtype,
+        "batches": {name: {"tokens": sum(sizes), "flops": models.flops(config, sizes)} for name in names for sizes in [token_batches.lengths(name)]},
+    }  # fmt: skip
+    folder = make_folder(shape, arguments, any("float8" in arguments.flags.get(name, contenders.BEI.get(name, "")) for name in arguments.contenders))
+    settings = {
+        "bei": str(arguments.bei), "flags": arguments.flags, "device": arguments.device, "dtype": dtype,
+        "compile_processes": arguments.compile_processes, "compile_seconds": arguments.compile_seconds,
+    }  # fmt: skip
+    try:
+        peak = contenders.once("peak", ["--dtype", dtype, "--device", arguments.device], arguments.prepare_seconds, peak=arguments.peak)
+        result |= {"peak_flops": peak["flops"], "peak_error": ""}
+    except (RuntimeError, OSError, ValueError) as error:
+        result |= {"peak_flops": None, "peak_error": f"not measured: {error}"}
+    groups = [contenders.make(name, folder, names, settings) for name in arguments.contenders]
+    try:
+        limit = min(arguments.prepare_seconds, max(deadline - time.monotonic(), 1))
+        progress(f"{shape}: preparing {', '.join(arguments.contenders)} ({limit:.0f} s at most)")
+        threads = [threading.Thread(target=group.prepare, args=(limit,)) for group in groups]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for group in groups:
+            for batch, why in group.failures.items():
+                progress(f"{group.name} {batch}: {why}")
+        found, reference, likeness = compare(groups, folder, arguments)
+        seconds, modes, whole = rounds(groups, names, arguments, deadline)
+    finally:
+        for group in groups:
+            group.close()
+    return result | {
+        "seconds": seconds, "rounds": whole, "reference": reference, "alike": likeness,
+        "contenders": {
+            group.name: {
+                "ready": group.ready, "failures": group.failures, "cosine": found[group.name], "command": group.command,
+                "modes": {batch: mode for (name, batch), mode in modes.items() if name == group.name},
+            }
+            for group in groups
+        },
+    }  # fmt: skip
+
+
+def gpu() -> str:
+    """Name, driver and limits of the first GPU."""
+    query = "name,driver_version,memory.total,clocks.max.sm,power.limit"
+    try:
+        run = subprocess.run(["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"], capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"no GPU known ({error})"
+    fields = [field.strip() for field in run.stdout.splitlines()[0].split(",")]
+    return "{}, driver {}, {}, SM clock to {}, power to {}".format(*fields)
+
+
+def conditions(arguments: argparse.Namespace) -> dict:
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    names = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "gpu": gpu(), "cpu": ", ".join(sorted(names)) or platform.machine(), "cpus": len(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg()[0], "python": platform.python_version(), "kernel": platform.release(), "peak": arguments.peak,
+    }  # fmt: skip
+
+
+def words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    known = ", ".join([*contenders.BEI, *contenders.TORCH])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--models", type=words, default=["bert-base", "qwen3-0.6b"], help=f"shapes, of {', '.join(models.SHAPES)} (default: bert-base,qwen3-0.6b)")
+    add("--contenders", type=words, default=contenders.DEFAULT, help=f"of {known} (default: {','.join(contenders.DEFAULT)})")
+    add("--add", action="append", default=[], metavar="NAME=FLAGS", help="another contender of ours: flags of `bei bench`; may be repeated")
+    add("--batches", type=words, default=BATCHES, help=f"as `bei bench` names them (default: {','.join(BATCHES)})")
+    add("--in-flight", type=words, default=[tables.LARGE_BATCH], metavar="BATCHES", help="batches also measured with two in flight (default: %(default)s)")
+    add("--rounds", type=int, default=5, help="times that all take turns (default %(default)s)")
+    add("--turn", type=float, default=0.25, help="seconds of a turn, about (default %(default)s)")
+    add("--seconds", type=float, default=560, help="time for everything; models share it, and rounds end with it (default %(default)s)")
+    add("--prepare-seconds", type=float, default=300, help="time for plans and compilers of a model (default %(default)s)")
+    add("--compile-seconds", type=float, default=200, help="time in which torch.compile may begin with another shape (default %(default)s)")
+    add("--compile-processes", type=int, default=4, help="processes that share the shapes of torch.compile (default %(default)s)")
+    add("--vectors", default="mixed8:16-256", metavar="BATCH", help="whose vectors are compared (default %(default)s)")
+    add("--peak", type=int, default=8192, help="rows of the matrices whose product is the peak (default %(default)s)")
+    add("--device", default="cuda", help="of torch: cuda or cpu (default %(default)s)")
+    add("--bei", type=pathlib.Path, default=ROOT / "dist" / "bei", help="the program (default: dist/bei)")
+    add("--work", type=pathlib.Path, default=ROOT / ".deps" / "bench-gpu", help="folder of the model folders (default: .deps/bench-gpu)")
+    add("--json", type=pathlib.Path, metavar="FILE", help="write all numbers there as well")
+    arguments = parser.parse_args(argv)
+    arguments.flags = {}
+    for text in arguments.add:
+        name, equals, flags = text.partition("=")
+        if not equals or not name or name in contenders.TORCH:
+            parser.error(f"--add {text!r}: it is NAME=FLAGS, such as trt-2=--engine tensorrt --dtype float16")
+        arguments.flags[name] = flags
+    arguments.contenders = list(dict.fromkeys([*arguments.contenders, *arguments.flags]))
+    for name in arguments.contenders:
+        if name not in {*contenders.BEI, *contenders.TORCH, *arguments.flags}:
+            parser.error(f"contender {name!r} is unknown; known: {known}")
+    for name in arguments.models:
+        if name not in models.SHAPES:
+            parser.error(f"model {name!r} is unknown; known: {', '.join(models.SHAPES)}")
+    if not (arguments.models and arguments.contenders and arguments.batches) or arguments.rounds < 1 or arguments.compile_processes < 1:
+        parser.error("it needs at least one model, contender, batch, round and process")
+    try:
+        for name in [*arguments.batches, *arguments.in_flight, arguments.vectors]:
+            token_batches.lengths(name)
+    except ValueError as error:
+        parser.error(str(error))
+    if any(contenders.is_ours(name) for name in arguments.contenders) and not arguments.bei.exists():
+        parser.error(f"{arguments.bei} is missing: run `make build` first, or bring dist/ from a machine where that ran")
+    return arguments
+
+
+def main() -> int:
+    arguments = parse()
+    end = time.monotonic() + arguments.seconds
+    result = {"conditions": conditions(arguments), "models": []}
+    for i, shape in enumerate(arguments.models):
+        now = time.monotonic()
+        try:
+            result["models"].append(measure(shape, arguments, now + max(end - now, 0) / (len(arguments.models) - i)))
+        except (RuntimeError, OSError) as error:
+            progress(f"{shape}: {error}")
+    result["targets"] = tables.targets(result)
+    print(tables.markdown(result))
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0 if any(model["seconds"] for model in result["models"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
