@@ -21,10 +21,8 @@ def lengths(name: str) -> list[int]:
         result = [int(match[2])] * int(match[1])
     elif match := re.fullmatch(r"mixed(\d+)(?::(\d+)-(\d+))?", name):
         shortest, longest = (int(match[2]), int(match[3])) if match[2] else (SHORTEST_MIXED, LONGEST_MIXED)
-        if longest < shortest:
-            result = []
-        else:
-            result = [shortest + mix(LENGTH_STREAM, i) % (longest - shortest + 1) for i in range(int(match[1]))]
+        count = int(match[1]) if 1 <= shortest <= longest else 0
+        result = [shortest + mix(LENGTH_STREAM, i) % (longest - shortest + 1) for i in range(count)]
     else:
         result = [int(part) for part in name.split("+")] if re.fullmatch(r"\d+(\+\d+)*", name) else []
     if not result or min(result) < 1:

@@ -14,6 +14,8 @@ Targets are printed as pass or miss and change nothing: the exit status is 0 unl
 """
 
 import argparse
+import array
+import base64
 import datetime
 import json
 import os
@@ -37,6 +39,7 @@ from contender import cosines, progress  # noqa: E402
 
 # Those of the targets come first: they are compiled first.
 BATCHES = ["1x32", "mixed64", "32x512", "8x512", "8x128", "1x512", "128x128"]
+PREPARE_SHARE = 0.7  # of the time of a model, at most
 FIRST_ITERATIONS, LEAST_ITERATIONS, MOST_ITERATIONS = 5, 3, 100
 
 
@@ -86,47 +89,71 @@ def rounds(groups: list[contenders.Group], names: list[str], arguments: argparse
 
 
 def compare(groups: list[contenders.Group], folder: pathlib.Path, arguments: argparse.Namespace) -> tuple[dict, str, float | None]:
-    """Least cosine of each contender's vectors to the reference's; what the reference is; and the greatest cosine of two different
-    sequences of it, which tells what a cosine is worth."""
-    batch, found = arguments.vectors, {}
-    vectors, errors = {}, {}
-    for group in groups:
-        worker = next((worker for name, worker in group.workers.items() if group.works(name)), None)
+    """Each contender's agreement with the reference, a tuple of the least cosine, and the least when the mean of the reference's vectors
+    is taken off first, or why there is none; what the reference is; and the greatest cosine of two of its different sequences."""
+    agreements, errors = {}, {}
+    vectors = {group.name: ask_vectors(group, arguments.vectors, errors) for group in groups}
+    jobs = [{"vectors": batch} for batch in arguments.vectors]
+    try:
+        answers = contenders.once("reference", [str(folder), "--device", arguments.device], arguments.prepare_seconds, jobs)
+        reference, what = dict(zip(arguments.vectors, answers)), "torch in fp32"
+    except contenders.FAULTS as error:
+        first = max(vectors, key=lambda name: len(vectors[name]))  # the first of those that have most
+        reference, what = vectors[first], f"{tables.label(first)}, since there is no other ({error})"
+    for name, answers in vectors.items():
+        common = [batch for batch in answers if batch in reference]
         try:
-            if worker is None:
-                raise RuntimeError(next(iter(group.failures.values()), "it has no batch"))
-            answer = worker.ask(vectors=batch)
+            pairs = [agreement(answers[batch], reference[batch]) for batch in common]
+            agreements[name] = [min(pair[i] for pair in pairs) for i in range(2)] if pairs else errors.get(name, "none of the batches")
+        except (RuntimeError, ZeroDivisionError) as error:
+            agreements[name] = str(error)
+    return agreements, what, max((alike(answer) for answer in reference.values() if answer["rows"] > 1), default=None)
+
+
+def ask_vectors(group: contenders.Group, names: list[str], errors: dict[str, str]) -> dict[str, dict]:
+    """A contender's vectors of each batch that it has. torch.compile is asked for batches that it has compiled only."""
+    answers = {}
+    for batch in names:
+        worker = next((worker for name, worker in group.workers.items() if group.works(name)), None)
+        if group.name == "compile":
+            worker = group.workers[batch] if group.works(batch) else None
+        if worker is None:
+            errors[group.name] = next(iter(group.failures.values()), f"it has compiled none of {', '.join(names)}")
+            continue
+        try:
+            worker.tell(vectors=batch)
+            answer = worker.reply(contenders.ANSWER_SECONDS)
             if "error" in answer:
                 raise RuntimeError(answer["error"])
-            vectors[group.name] = answer
-        except (RuntimeError, OSError, ValueError) as error:
-            errors[group.name] = f"none: {error}"
-    try:
-        reference = contenders.once("reference", [str(folder), "--device", arguments.device], arguments.prepare_seconds, vectors=batch)
-        what = "torch in fp32"
-    except (RuntimeError, OSError, ValueError) as error:
-        if not vectors:
-            return errors, f"none: {error}", None
-        first = next(iter(vectors))
-        reference, what = vectors[first], f"{tables.label(first)}, since there is no torch ({error})"
-    for group in groups:
-        try:
-            found[group.name] = errors.get(group.name) or min(cosines(vectors[group.name]["float32"], reference["float32"], reference["rows"]))
-        except (RuntimeError, ZeroDivisionError) as error:
-            found[group.name] = f"none: {error}"
-    return found, what, alike(reference)
+            answers[batch] = answer
+        except contenders.FAULTS as error:
+            errors[group.name] = str(error)
+    return answers
 
 
-def alike(answer: dict) -> float | None:
+def agreement(answer: dict, reference: dict) -> tuple[float, float]:
+    """The least cosine of the rows of two answers, plain, and without the mean of the reference's rows: vectors of random
+    weights are much alike, so that only the latter tells right from wrong."""
+    rows = reference["rows"]
+    plain = min(cosines(answer["float32"], reference["float32"], rows))
+    if rows == 1:
+        return plain, plain
+    values = array.array("f", base64.b64decode(reference["float32"]))
+    width = len(values) // rows
+    mean = [sum(values[k::width]) / rows for k in range(width)]
+
+    def centred(text: str) -> str:
+        values = array.array("f", base64.b64decode(text))
+        return base64.b64encode(array.array("f", (value - mean[i % width] for i, value in enumerate(values))).tobytes()).decode()
+
+    return plain, min(cosines(centred(answer["float32"]), centred(reference["float32"]), rows))
+
+
+def alike(answer: dict) -> float:
     """The greatest cosine of two neighbouring rows of vectors."""
-    import base64
-
-    data, count = base64.b64decode(answer["float32"]), answer["rows"]
-    if count < 2:
-        return None
-    row = len(data) // count
-    shifted = base64.b64encode(data[row:] + data[:row]).decode()
-    return max(cosines(answer["float32"], shifted, count))
+    data = base64.b64decode(answer["float32"])
+    row = len(data) // answer["rows"]
+    return max(cosines(answer["float32"], base64.b64encode(data[row:] + data[:row]).decode(), answer["rows"]))
 
 
 def make_folder(shape: str, arguments: argparse.Namespace, fp8: bool) -> pathlib.Path:
@@ -156,15 +183,17 @@ def measure(shape: str, arguments: argparse.Namespace, deadline: float) -> dict:
     settings = {
         "bei": str(arguments.bei), "flags": arguments.flags, "device": arguments.device, "dtype": dtype,
         "compile_processes": arguments.compile_processes, "compile_seconds": arguments.compile_seconds,
+        "compile_modes": arguments.compile_modes,
     }  # fmt: skip
     try:
-        peak = contenders.once("peak", ["--dtype", dtype, "--device", arguments.device], arguments.prepare_seconds, peak=arguments.peak)
+        options = ["--dtype", dtype, "--device", arguments.device]
+        [peak] = contenders.once("peak", options, arguments.prepare_seconds, [{"peak": arguments.peak}])
         result |= {"peak_flops": peak["flops"], "peak_error": ""}
-    except (RuntimeError, OSError, ValueError) as error:
+    except contenders.FAULTS as error:
         result |= {"peak_flops": None, "peak_error": f"not measured: {error}"}
     groups = [contenders.make(name, folder, names, settings) for name in arguments.contenders]
     try:
-        limit = min(arguments.prepare_seconds, max(deadline - time.monotonic(), 1))
+        limit = min(arguments.prepare_seconds, PREPARE_SHARE * max(deadline - time.monotonic(), 1))
         progress(f"{shape}: preparing {', '.join(arguments.contenders)} ({limit:.0f} s at most)")
         threads = [threading.Thread(target=group.prepare, args=(limit,)) for group in groups]
         for thread in threads:
@@ -174,7 +203,7 @@ def measure(shape: str, arguments: argparse.Namespace, deadline: float) -> dict:
         for group in groups:
             for batch, why in group.failures.items():
                 progress(f"{group.name} {batch}: {why}")
-        found, reference, likeness = compare(groups, folder, arguments)
+        agreements, reference, likeness = compare(groups, folder, arguments)
         seconds, modes, whole = rounds(groups, names, arguments, deadline)
     finally:
         for group in groups:
@@ -183,7 +212,7 @@ def measure(shape: str, arguments: argparse.Namespace, deadline: float) -> dict:
         "seconds": seconds, "rounds": whole, "reference": reference, "alike": likeness,
         "contenders": {
             group.name: {
-                "ready": group.ready, "failures": group.failures, "cosine": found[group.name], "command": group.command,
+                "ready": group.ready, "failures": group.failures, "agreement": agreements[group.name], "command": group.command,
                 "modes": {batch: mode for (name, batch), mode in modes.items() if name == group.name},
             }
             for group in groups
@@ -231,7 +260,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--prepare-seconds", type=float, default=300, help="time for plans and compilers of a model (default %(default)s)")
     add("--compile-seconds", type=float, default=200, help="time in which torch.compile may begin with another shape (default %(default)s)")
     add("--compile-processes", type=int, default=4, help="processes that share the shapes of torch.compile (default %(default)s)")
-    add("--vectors", default="mixed8:16-256", metavar="BATCH", help="whose vectors are compared (default %(default)s)")
+    add("--compile-modes", type=words, default=["default", "reduce-overhead"], help="modes of torch.compile, of which the fastest counts "
+        "for each batch (default: default,reduce-overhead)")
+    add("--vectors", type=words, default=["mixed8:16-256", "8x128"], metavar="BATCHES", help="whose vectors are compared, torch.compile's "
+        "of measured batches only (default: mixed8:16-256,8x128)")
     add("--peak", type=int, default=8192, help="rows of the matrices whose product is the peak (default %(default)s)")
     add("--device", default="cuda", help="of torch: cuda or cpu (default %(default)s)")
     add("--bei", type=pathlib.Path, default=ROOT / "dist" / "bei", help="the program (default: dist/bei)")
@@ -251,10 +283,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     for name in arguments.models:
         if name not in models.SHAPES:
             parser.error(f"model {name!r} is unknown; known: {', '.join(models.SHAPES)}")
-    if not (arguments.models and arguments.contenders and arguments.batches) or arguments.rounds < 1 or arguments.compile_processes < 1:
-        parser.error("it needs at least one model, contender, batch, round and process")
+    if not all((arguments.models, arguments.contenders, arguments.batches, arguments.vectors, arguments.compile_modes)) or arguments.rounds < 1 or arguments.compile_processes < 1:
+        parser.error("it needs at least one model, contender, batch, batch of vectors, mode, round and process")
     try:
-        for name in [*arguments.batches, *arguments.in_flight, arguments.vectors]:
+        for name in [*arguments.batches, *arguments.in_flight, *arguments.vectors]:
             token_batches.lengths(name)
     except ValueError as error:
         parser.error(str(error))
@@ -266,18 +298,19 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     arguments = parse()
     end = time.monotonic() + arguments.seconds
-    result = {"conditions": conditions(arguments), "models": []}
+    result = {"conditions": conditions(arguments), "models": [], "failed": {}}
     for i, shape in enumerate(arguments.models):
         now = time.monotonic()
         try:
             result["models"].append(measure(shape, arguments, now + max(end - now, 0) / (len(arguments.models) - i)))
         except (RuntimeError, OSError) as error:
             progress(f"{shape}: {error}")
-    result["targets"] = tables.targets(result)
+            result["failed"][shape] = str(error)
+        result["targets"] = tables.targets(result)
+        if arguments.json:  # after each model, so that an end by force leaves something
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(tables.markdown(result))
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0 if any(model["seconds"] for model in result["models"]) else 1
 
 

@@ -30,6 +30,10 @@ LABELS = {
     "compile": "torch.compile",
 }
 
+# What a worker that is lost, or no worker of ours, raises.
+FAULTS = (RuntimeError, OSError, ValueError, KeyError)
+ANSWER_SECONDS = 120  # more than any turn takes
+
 
 def is_ours(name: str) -> bool:
     return name not in TORCH
@@ -74,7 +78,7 @@ class Group:
                 if "error" in answer:
                     self.failures[batch] = answer["error"]
                 self.workers[batch] = worker
-        except (RuntimeError, OSError, ValueError) as error:
+        except FAULTS as error:
             self.lose(batches, str(error), worker)
 
     def lose(self, batches: list[str], why: str, worker: Contender | None) -> None:
@@ -90,8 +94,9 @@ class Group:
         """The answer to a job with a batch; None: it failed, now and for good."""
         worker = self.workers[batch]
         try:
-            answer = worker.ask(**job)
-        except (RuntimeError, OSError, ValueError) as error:
+            worker.tell(**job)
+            answer = worker.reply(ANSWER_SECONDS)
+        except FAULTS as error:
             self.lose([other for other, theirs in self.workers.items() if theirs is worker], str(error), worker)
             return None
         if "error" in answer:
@@ -106,25 +111,27 @@ class Group:
 
 def make(name: str, folder: pathlib.Path, batches: list[str], settings: dict) -> Group:
     """The contender of that name for the model in folder. settings: bei (the program), flags (by name, added ones), device, dtype (of
-    torch), compile_processes, compile_seconds."""
+    torch), compile_processes, compile_seconds, compile_modes."""
     flags = settings["flags"].get(name, BEI.get(name))
     if flags is not None:
         return Group(name, [settings["bei"], "bench", str(folder), "--worker", *shlex.split(flags)], batches)
     options = ["--dtype", settings["dtype"], "--device", settings["device"], "--compile-seconds", str(settings["compile_seconds"])]
+    options += ["--compile-modes", ",".join(settings["compile_modes"])]
     command = [sys.executable, str(HERE / "torch_worker.py"), name, str(folder), *options]
     return Group(name, command, batches, settings["compile_processes"] if name == "compile" else 1)
 
 
-def once(kind: str, arguments: list[str], seconds: float, **job) -> dict:
-    """Starts a torch_worker.py of another kind, asks it one thing and ends it."""
+def once(kind: str, arguments: list[str], seconds: float, jobs: list[dict]) -> list[dict]:
+    """Starts a torch_worker.py of another kind, asks it for jobs and ends it."""
     worker = Contender(kind, [sys.executable, str(HERE / "torch_worker.py"), kind, *arguments])
     try:
-        answer = worker.reply(seconds)
-        if "error" not in answer:
-            worker.tell(**job)
-            answer = worker.reply(seconds)
-        if "error" in answer:
-            raise RuntimeError(f"{kind}: {answer['error']}")
-        return answer
+        answers = [worker.reply(seconds)]
+        for job in jobs:
+            if "error" not in answers[-1]:
+                worker.tell(**job)
+                answers.append(worker.reply(seconds))
+        if "error" in answers[-1]:
+            raise RuntimeError(f"{kind}: {answers[-1]['error']}")
+        return answers[1:]
     finally:
         worker.close()

@@ -11,6 +11,8 @@ LARGE_BATCH, LARGE_LIMIT = "32x512", 1.0
 ADDED_LIMIT = 0.05
 ADDED_IN_FLIGHT = 2
 FP8 = "float8"
+# Contenders whose vectors have a lesser cosine to the reference's compute something else: they meet no target.
+LEAST_COSINE, LEAST_COSINE_FP8 = 0.99, 0.95
 
 
 def key(name: str, batch: str, kind: str = "runtime", in_flight: int = 1) -> str:
@@ -39,8 +41,15 @@ def ours(model: dict, fp8: bool) -> list[str]:
     ]  # fmt: skip
 
 
+def agrees(contender: dict) -> bool:
+    limit = LEAST_COSINE_FP8 if contender["ready"].get("dtype") == FP8 else LEAST_COSINE
+    return not isinstance(contender["agreement"], str) and contender["agreement"][0] >= limit
+
+
 def ours_best(model: dict, batch: str, fp8: bool) -> tuple[float, str] | None:
-    return min(((t, name) for name in ours(model, fp8) if (t := median(model, name, batch))), default=None)
+    """The least time of ours that compute the right thing, and whose it is."""
+    right = [name for name in ours(model, fp8) if agrees(model["contenders"][name])]
+    return min(((t, name) for name in right if (t := median(model, name, batch))), default=None)
 
 
 def ratio_target(model: dict, what: str, batch: str, peer: float | None, limit: float, direction: str) -> list[dict]:
@@ -116,7 +125,8 @@ def speed_rows(model: dict) -> list[str]:
             t = statistics.median(seconds)
             peak = f"{size['flops'] / t / model['peak_flops']:.1%}" if model["peak_flops"] else ""
             against = f"{best / t:.2f}x" if best else ""
-            notes = [note for note in (contender["modes"].get(batch), why) if note]
+            wrong = "" if agrees(contender) else "its vectors are not the reference's"
+            notes = [note for note in (contender["modes"].get(batch), wrong, why) if note]
             spread = f"{1e3 * min(seconds):.3f} to {1e3 * max(seconds):.3f}"
             rows.append(f"{begin} | {1e3 * t:.3f} ({spread}) | {size['tokens'] / t:,.0f} | {peak} | {against} | {cell('; '.join(notes))} |")
     return rows
@@ -137,8 +147,9 @@ def cost_rows(model: dict) -> list[str]:
 def cosine_lines(model: dict) -> list[str]:
     lines = []
     for name, contender in model["contenders"].items():
-        value = contender["cosine"]
-        lines.append(f"- {model['shape']}, {label(name)}: {f'{value:.6f}' if isinstance(value, float) else value}")
+        value = contender["agreement"]
+        text = f"none: {cell(value)}" if isinstance(value, str) else f"{value[0]:.6f}; {value[1]:.6f} without the mean vector"
+        lines.append(f"- {model['shape']}, {label(name)}: {text}")
     return lines
 
 
@@ -151,19 +162,16 @@ def markdown(result: dict) -> str:
     if costs:
         lines += ["", "What the runtime costs on top of its bare engine:", ""]
         lines += ["| Model | Batch | In flight | Contender | Engine, ms | Runtime, ms | Added |", "| --- | --- | ---: | --- | ---: | ---: | ---: |", *costs]
+    lines += [f"- {shape} failed: {cell(why)}" for shape, why in result["failed"].items()]
     lines += ["", "Targets:", "", *(f"- {target['what']}: {verdict(target)}" for target in result["targets"])]
     lines += ["", "Least cosine of the vectors against the reference:", ""]
     for model in models:
         lines += cosine_lines(model)
     lines += ["", "Conditions:", ""]
     for model in models:
-        peak = f"{model['peak_flops'] / 1e12:,.0f} TFLOP/s ({conditions['peak']}³ matrix product in {model['dtype']})" if model["peak_flops"] else model["peak_error"]
-        lines.append(
-            f"- {model['shape']}: torch in {model['dtype']}; peak {peak}; {model['rounds']} rounds; reference {model['reference']}; "
-            f"the most alike of its different sequences have cosine {model['alike']:.3f}."
-            if model["alike"] is not None
-            else f"- {model['shape']}: torch in {model['dtype']}; peak {peak}; {model['rounds']} rounds; reference {model['reference']}."
-        )
+        peak = f"{model['peak_flops'] / 1e12:.3g} TFLOP/s ({conditions['peak']}³ matrix product in {model['dtype']})" if model["peak_flops"] else model["peak_error"]
+        likeness = f"; its different sequences have cosines up to {model['alike']:.3f}" if model["alike"] is not None else ""
+        lines.append(f"- {model['shape']}: torch in {model['dtype']}; peak {peak}; {model['rounds']} rounds; reference {model['reference']}{likeness}.")
         for name, contender in model["contenders"].items():
             ready = contender["ready"]
             if ready:

@@ -4,8 +4,8 @@
 
 eager      transformers' AutoModel with SDPA attention. A batch is padded to its longest, with a mask; without one where all
            lengths are equal, which is the faster form.
-compile    the same, compiled for each shape: in the default mode and, for up to 4096 padded tokens, in reduce-overhead (CUDA
-           graphs) as well. The faster of the two is what counts. New shapes are refused when --compile-seconds are spent.
+compile    the same, compiled for each shape in --compile-modes, of which the fastest is what counts; reduce-overhead (CUDA
+           graphs) for up to 4096 padded tokens only. New shapes are refused when --compile-seconds are spent.
 reference  eager in fp32 without TF32: for {"vectors": BATCH}.
 peak       no model: {"peak": 8192} answers the FLOP/s of a matrix product of that size.
 
@@ -26,6 +26,7 @@ import batches
 WARM_UPS = 2
 GRAPH_TOKENS = 4096  # above it the host is never what limits
 CHOICE_CALLS = 10
+MODES = "default,reduce-overhead"
 
 
 def load(folder: pathlib.Path, dtype: str, device: str):
@@ -43,11 +44,11 @@ def load(folder: pathlib.Path, dtype: str, device: str):
 
 
 class Contender:
-    def __init__(self, kind: str, folder: pathlib.Path, dtype: str, device: str, compile_seconds: float):
+    def __init__(self, kind: str, folder: pathlib.Path, dtype: str, device: str, compile_seconds: float, modes: list[str]):
         import torch
         import transformers
 
-        self.torch, self.kind, self.device, self.compile_seconds = torch, kind, device, compile_seconds
+        self.torch, self.kind, self.device, self.compile_seconds, self.modes = torch, kind, device, compile_seconds, modes
         torch.set_grad_enabled(False)
         if kind == "compile":  # beyond the limit it would run uncompiled without a word
             torch._dynamo.config.recompile_limit = 256
@@ -119,11 +120,10 @@ class Contender:
             return
         if self.spent > self.compile_seconds:
             raise RuntimeError(f"not compiled: {self.spent:.0f} s went into the shapes before, the limit is {self.compile_seconds:.0f} s")
-        modes = ["default"]
-        if self.device.startswith("cuda") and self.inputs(name)[0].numel() <= GRAPH_TOKENS:
-            modes.append("reduce-overhead")
         start, functions = time.perf_counter(), {}
-        for mode in modes:
+        for mode in self.modes:
+            if mode == "reduce-overhead" and (self.device == "cpu" or self.inputs(name)[0].numel() > GRAPH_TOKENS):
+                continue
             functions[mode] = self.torch.compile(self.forward, mode=mode, dynamic=False)
             for _ in range(3):  # CUDA graphs are recorded in the second call
                 self.call(name, functions[mode])
@@ -188,6 +188,7 @@ def main() -> int:
     parser.add_argument("--dtype", default="float16", choices=("float32", "float16", "bfloat16"))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--compile-seconds", type=float, default=240, help="time for compiling all shapes (default %(default)s)")
+    parser.add_argument("--compile-modes", default=MODES, help="modes of torch.compile to choose from (default %(default)s)")
     arguments = parser.parse_args()
 
     def say(message: dict) -> None:
@@ -199,9 +200,12 @@ def main() -> int:
         elif arguments.folder is None:
             parser.error("the model's folder is missing")
         else:
-            contender = Contender(arguments.kind, arguments.folder, arguments.dtype, arguments.device, arguments.compile_seconds)
+            modes = arguments.compile_modes.split(",")
+            contender = Contender(arguments.kind, arguments.folder, arguments.dtype, arguments.device, arguments.compile_seconds, modes)
     except Exception as error:  # whatever it is, the other program reads it here only
         say({"error": f"{type(error).__name__}: {error}"})
+        if isinstance(error, ImportError):  # says all
+            return 1
         raise
     say({"ready": contender.ready})
     for line in sys.stdin:
