@@ -1,5 +1,7 @@
 """What drivers of benchmarks share: contenders in processes of their own, and the comparison of their vectors."""
 
+from __future__ import annotations
+
 import array
 import base64
 import datetime

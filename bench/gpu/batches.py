@@ -1,5 +1,7 @@
 """Token batches by name, the same as `bei bench` makes them (cmd/bei/batches.go): seeded lengths and ids."""
 
+from __future__ import annotations
+
 import re
 
 SHORTEST_MIXED, LONGEST_MIXED = 16, 512

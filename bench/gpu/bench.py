@@ -13,6 +13,8 @@ with two in flight. The vectors of all are compared with torch's in fp32.
 Targets are printed as pass or miss and change nothing: the exit status is 0 unless nothing could be measured.
 """
 
+from __future__ import annotations
+
 import argparse
 import array
 import base64
@@ -40,6 +42,7 @@ from contender import cosines, progress  # noqa: E402
 # Those of the targets come first: they are compiled first.
 BATCHES = ["1x32", "mixed64", "32x512", "8x512", "8x128", "1x512", "128x128"]
 PREPARE_SHARE = 0.7  # of the time of a model, at most
+COMPILE_SHARE = 0.6  # of that, in which another shape may be begun
 FIRST_ITERATIONS, LEAST_ITERATIONS, MOST_ITERATIONS = 5, 3, 100
 
 
@@ -182,7 +185,7 @@ def measure(shape: str, arguments: argparse.Namespace, deadline: float) -> dict:
     folder = make_folder(shape, arguments, any("float8" in arguments.flags.get(name, contenders.BEI.get(name, "")) for name in arguments.contenders))
     settings = {
         "bei": str(arguments.bei), "flags": arguments.flags, "device": arguments.device, "dtype": dtype,
-        "compile_processes": arguments.compile_processes, "compile_seconds": arguments.compile_seconds,
+        "compile_processes": arguments.compile_processes,
         "compile_modes": arguments.compile_modes,
     }  # fmt: skip
     try:
@@ -191,9 +194,10 @@ def measure(shape: str, arguments: argparse.Namespace, deadline: float) -> dict:
         result |= {"peak_flops": peak["flops"], "peak_error": ""}
     except contenders.FAULTS as error:
         result |= {"peak_flops": None, "peak_error": f"not measured: {error}"}
+    limit = min(arguments.prepare_seconds, PREPARE_SHARE * max(deadline - time.monotonic(), 1))
+    settings["compile_seconds"] = min(arguments.compile_seconds, COMPILE_SHARE * limit)
     groups = [contenders.make(name, folder, names, settings) for name in arguments.contenders]
     try:
-        limit = min(arguments.prepare_seconds, PREPARE_SHARE * max(deadline - time.monotonic(), 1))
         progress(f"{shape}: preparing {', '.join(arguments.contenders)} ({limit:.0f} s at most)")
         threads = [threading.Thread(target=group.prepare, args=(limit,)) for group in groups]
         for thread in threads:
@@ -259,7 +263,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--seconds", type=float, default=560, help="time for everything; models share it, and rounds end with it (default %(default)s)")
     add("--prepare-seconds", type=float, default=300, help="time for plans and compilers of a model (default %(default)s)")
     add("--compile-seconds", type=float, default=200, help="time in which torch.compile may begin with another shape (default %(default)s)")
-    add("--compile-processes", type=int, default=4, help="processes that share the shapes of torch.compile (default %(default)s)")
+    add("--compile-processes", type=int, default=len(BATCHES), help="processes that share the shapes of torch.compile (default %(default)s)")
     add("--compile-modes", type=words, default=["default", "reduce-overhead"], help="modes of torch.compile, of which the fastest counts "
         "for each batch (default: default,reduce-overhead)")
     add("--vectors", type=words, default=["mixed8:16-256", "8x128"], metavar="BATCHES", help="whose vectors are compared, torch.compile's "

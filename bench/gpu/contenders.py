@@ -1,5 +1,7 @@
 """The contenders of the GPU benchmark: a name, the worker processes behind it, and what failed."""
 
+from __future__ import annotations
+
 import pathlib
 import shlex
 import sys

@@ -9,6 +9,8 @@ sane, norms lie round 1. --fp8 adds bei-fp8.json: the largest absolute input of 
 the TensorRT engine's dtype float8 takes its scales from.
 """
 
+from __future__ import annotations
+
 import argparse
 import hashlib
 import json

@@ -1,5 +1,7 @@
 """What the GPU benchmark prints: the table of speeds, the cost of the runtime, the targets, the conditions. Pure functions of its result."""
 
+from __future__ import annotations
+
 import statistics
 
 import contenders
@@ -33,16 +35,20 @@ def torch_best(model: dict, batch: str) -> float | None:
     return min((t for name in contenders.TORCH if (t := median(model, name, batch))), default=None)
 
 
+def is_fp8(contender: dict) -> bool:
+    return FP8 in contender["ready"].get("dtype", "") or any(FP8 in word for word in contender["command"])
+
+
 def ours(model: dict, fp8: bool) -> list[str]:
     """Our contenders; without fp8 those that compute in 16 bits or more."""
     return [
         name for name, contender in model["contenders"].items()
-        if contenders.is_ours(name) and (fp8 or contender["ready"].get("dtype") != FP8)
+        if contenders.is_ours(name) and (fp8 or not is_fp8(contender))
     ]  # fmt: skip
 
 
 def agrees(contender: dict) -> bool:
-    limit = LEAST_COSINE_FP8 if contender["ready"].get("dtype") == FP8 else LEAST_COSINE
+    limit = LEAST_COSINE_FP8 if is_fp8(contender) else LEAST_COSINE
     return not isinstance(contender["agreement"], str) and contender["agreement"][0] >= limit
 
 

@@ -12,6 +12,8 @@ peak       no model: {"peak": 8192} answers the FLOP/s of a matrix product of th
 A time is from token ids in host memory to normalised vectors in host memory, everything on the device done.
 """
 
+from __future__ import annotations
+
 import argparse
 import base64
 import json
