@@ -65,6 +65,7 @@ or with {"error": MESSAGE}, and goes on until standard input ends.`,
 		},
 	}
 	flags.open.register(c)
+	flags.open.registerEngine(c)
 	c.Flags().StringSliceVar(&flags.batches, "batches", []string{"1x32", "8x128", "32x128"}, "batches to measure, separated by commas")
 	c.Flags().IntVar(&flags.rounds, "rounds", 5, "times that engine and runtime take turns")
 	c.Flags().IntVar(&flags.iterations, "iterations", 10, "calls of a turn")

@@ -41,7 +41,8 @@ sentence-transformers where there are any.`,
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newInfoCommand(), newEmbedCommand(), newBenchCommand())
+	root.AddCommand(newInfoCommand(), newEmbedCommand())
+	root.AddCommand(newBenchCommand())
 	return root
 }
 
@@ -65,11 +66,15 @@ type openFlags struct {
 
 func (f *openFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.options, "options", "{}", "further options, one JSON object, as bei_init takes (see 'bei info --schema')")
+	c.Flags().IntVar(&f.threads, "threads", 0, "threads of the engine (default: the physical cores)")
+	c.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log to stderr what is done")
+}
+
+// registerEngine adds the flags of commands that any engine can serve.
+func (f *openFlags) registerEngine(c *cobra.Command) {
 	c.Flags().StringVar(&f.engine, "engine", "", "onnxruntime, tensorrt or mock (default: the best of this machine)")
 	c.Flags().StringVar(&f.device, "device", "", "cpu or cuda (default: what the engine finds best)")
 	c.Flags().StringVar(&f.dtype, "dtype", "", "precision of the computation: float32, float16, bfloat16 or float8 (default: the engine's choice)")
-	c.Flags().IntVar(&f.threads, "threads", 0, "threads of the engine (default: the physical cores)")
-	c.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log to stderr what is done")
 }
 
 // open opens the model in folder.
