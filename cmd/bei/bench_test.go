@@ -179,7 +179,9 @@ func TestBenchEndsWhenInterrupted(t *testing.T) {
 
 // TestBenchRunsARealModel has the engine and the runtime compute the same on CPU.
 func TestBenchRunsARealModel(t *testing.T) {
-	t.Setenv("BEI_ONNXRUNTIME_LIB", filepath.Join("..", "..", ".deps", "onnxruntime", "libonnxruntime.so.1"))
+	library, err := filepath.Abs(filepath.Join("..", "..", ".deps", "onnxruntime", "libonnxruntime.so.1"))
+	require.NoError(t, err)
+	t.Setenv("BEI_ONNXRUNTIME_LIB", library) // absolute, since a process can load one only, by one name
 	out, err := bei(t.Context(), nil, "bench", model, "--engine", "onnxruntime", "--threads", "1", "--batches", "4x8", "--rounds", "1", "--iterations", "2")
 	require.NoError(t, err)
 	require.Contains(t, out, "onnxruntime")
