@@ -246,6 +246,11 @@ func (b *Backend) runZeros(ctx context.Context, call string, n, length int, o Ca
 	return b.runBatch(ctx, call, batch, o, Output{Result: &Result{}}, info.Outputs)
 }
 
+// UseSlot gives f the engine's slot i, of Info.Slots, for itself: it waits for the run under way there, and later runs wait for f, as
+// Close does. It is for measuring the bare engine; calls go through Embed and its siblings, which check, queue and isolate. Errors
+// are f's, status.InvalidArgument for a slot that is not there, and status.ShutDown.
+func (b *Backend) UseSlot(i int, f func(engine.Slot) error) error { return b.pipe.UseSlot(i, f) }
+
 // Close ends the backend: calls under way may finish until ctx ends, the rest gets status.ShutDown. The error is
 // status.Timeout when calls were cut off; all memory is released all the same. Only when a run never returned
 // (status.Unhealthy) the engine's memory stays. A second Close does nothing.

@@ -47,6 +47,7 @@ cannot be embedded, such as an empty one, ends the command with an error that na
 		RunE: func(c *cobra.Command, args []string) error { return flags.run(c, args[0]) },
 	}
 	flags.open.register(c)
+	flags.open.registerEngine(c)
 	c.Flags().StringVar(&flags.format, "format", "json", "json or npy")
 	c.Flags().StringVarP(&flags.output, "output", "o", "", "file to write to (default: standard output)")
 	c.Flags().StringVar(&flags.promptName, "prompt-name", "", "the model's prompt to put before each line")
@@ -166,7 +167,7 @@ func eachLine(ctx context.Context, in io.Reader, do func(line string) error) err
 		case err := <-ended:
 			return err
 		case <-ctx.Done():
-			return errors.New("interrupted")
+			return errInterrupted
 		}
 	}
 }
