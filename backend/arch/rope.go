@@ -11,7 +11,7 @@ import (
 
 // Limits of rope's numbers.
 const (
-	maxRopeTheta  = 1e15
+	maxRopeTheta  = 1e12
 	maxRopeFactor = 1e6
 )
 
