@@ -40,7 +40,7 @@ sentence-transformers where there are any.`,
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newInfoCommand(), newEmbedCommand())
+	root.AddCommand(newInfoCommand(), newEmbedCommand(), newCalibrateCommand())
 	return root
 }
 
@@ -67,9 +67,18 @@ func (f *openFlags) register(c *cobra.Command) {
 
 // open opens the model in folder.
 func (f *openFlags) open(ctx context.Context, folder string) (*backend.Backend, error) {
-	c, err := backend.ParseConfig([]byte(f.options))
+	c, err := f.config(folder)
 	if err != nil {
 		return nil, err
+	}
+	return backend.Open(ctx, c)
+}
+
+// config is what the flags say of the model in folder.
+func (f *openFlags) config(folder string) (backend.Config, error) {
+	c, err := backend.ParseConfig([]byte(f.options))
+	if err != nil {
+		return c, err
 	}
 	c.Model = folder
 	if f.threads != 0 {
@@ -87,10 +96,7 @@ func (f *openFlags) open(ctx context.Context, folder string) (*backend.Backend, 
 	// The command line's values must stand up to the schema as well.
 	text, err := json.Marshal(c)
 	if err != nil {
-		return nil, err
+		return c, err
 	}
-	if c, err = backend.ParseConfig(text); err != nil {
-		return nil, err
-	}
-	return backend.Open(ctx, c)
+	return backend.ParseConfig(text)
 }
