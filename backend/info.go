@@ -63,6 +63,7 @@ type Info struct {
 	Normalizes      bool
 
 	maxPositions uint32 // position ids are below it; 0: any
+	ignoresTypes bool   // no table of token types: tokenizers may give any, as pairs have them
 }
 
 // Info returns the backend's Info.
@@ -83,6 +84,7 @@ func (b *Backend) describe() Info {
 		i.Normalizes = m.Head.Normalize
 		i.VocabSize, i.TypeVocabSize = uint32(m.VocabSize), uint32(max(m.Embeddings.TypeVocabSize, 1))
 		i.PositionOffset, i.maxPositions = uint32(m.Embeddings.PositionOffset), uint32(m.MaxPositions)
+		i.ignoresTypes = m.Embeddings.Type.Absent()
 		labels = len(m.Head.Labels)
 		switch m.Head.Kind {
 		case arch.HeadClassifier:

@@ -92,7 +92,7 @@ func (f *embedFlags) run(c *cobra.Command, folder string) (err error) {
 
 // embed carries lines from standard input to w.
 func (f *embedFlags) embed(c *cobra.Command, b *backend.Backend, w vectorWriter, columns int) error {
-	progress := newProgress(c.ErrOrStderr())
+	progress := newProgress(c.ErrOrStderr(), "embedding")
 	if isTerminal(c.InOrStdin()) {
 		fmt.Fprintln(c.ErrOrStderr(), "bei: reading lines from the terminal; Ctrl-D ends them")
 	}
@@ -178,8 +178,8 @@ func isTerminal(stream any) bool {
 }
 
 // newProgress shows lines done and their rate, where stderr is a terminal.
-func newProgress(stderr io.Writer) *progressbar.ProgressBar {
+func newProgress(stderr io.Writer, description string) *progressbar.ProgressBar {
 	return progressbar.NewOptions(-1, progressbar.OptionSetWriter(stderr), progressbar.OptionSetVisibility(isTerminal(stderr)),
-		progressbar.OptionSetDescription("embedding"), progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString("lines"),
+		progressbar.OptionSetDescription(description), progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString("lines"),
 		progressbar.OptionClearOnFinish())
 }

@@ -41,8 +41,7 @@ sentence-transformers where there are any.`,
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newInfoCommand(), newEmbedCommand())
-	root.AddCommand(newBenchCommand())
+	root.AddCommand(newInfoCommand(), newEmbedCommand(), newBenchCommand(), newCalibrateCommand())
 	return root
 }
 
@@ -79,9 +78,18 @@ func (f *openFlags) registerEngine(c *cobra.Command) {
 
 // open opens the model in folder.
 func (f *openFlags) open(ctx context.Context, folder string) (*backend.Backend, error) {
-	c, err := backend.ParseConfig([]byte(f.options))
+	c, err := f.config(folder)
 	if err != nil {
 		return nil, err
+	}
+	return backend.Open(ctx, c)
+}
+
+// config is what the flags say of the model in folder.
+func (f *openFlags) config(folder string) (backend.Config, error) {
+	c, err := backend.ParseConfig([]byte(f.options))
+	if err != nil {
+		return c, err
 	}
 	c.Model = folder
 	for _, o := range []struct{ flag, option *string }{{&f.engine, &c.Engine}, {&f.device, &c.Device}, {&f.dtype, &c.DType}} {
@@ -104,10 +112,7 @@ func (f *openFlags) open(ctx context.Context, folder string) (*backend.Backend, 
 	// The command line's values must stand up to the schema as well.
 	text, err := json.Marshal(c)
 	if err != nil {
-		return nil, err
+		return c, err
 	}
-	if c, err = backend.ParseConfig(text); err != nil {
-		return nil, err
-	}
-	return backend.Open(ctx, c)
+	return backend.ParseConfig(text)
 }

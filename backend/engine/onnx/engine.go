@@ -24,6 +24,8 @@ type Options struct {
 	Threads int           // of one run, the calling one included; default: physical cores that the process may use
 	Slots   int           // runs at once, which share the threads; default 1
 	Limits  engine.Limits // each zero field is a default; MaxLength and BestTokens are cut to what the rest allows
+	// Calibrate makes every run look for the largest magnitude of each linear map's input, too; see Maxima.
+	Calibrate bool
 	// Logger receives ONNX Runtime's warnings and errors, on its threads. It is one for the process: the last Open with
 	// a Logger sets it.
 	Logger func(severity ort.Severity, message string)
@@ -41,6 +43,7 @@ type Engine struct {
 	info    engine.Info
 	slots   []engine.Slot
 	session *ort.Session
+	maxima  *maxima // nil: not opened for calibration
 
 	running sync.RWMutex // runs hold it for reading, Close for writing
 	closed  bool
@@ -88,7 +91,10 @@ func Open(ctx context.Context, m *arch.Model, w *weights.Set, o Options) (engine
 	if err := e.slots[0].(*slot).check(ctx); err != nil {
 		return nil, e.failed(err)
 	}
-	return e, nil
+	if e.maxima != nil { // the check's token is none of the caller's
+		_, _, err = Maxima(e)
+	}
+	return e, err
 }
 
 func (e *Engine) failed(err error) error {
@@ -106,11 +112,14 @@ func (e *Engine) load(m *arch.Model, w *weights.Set, o Options) error {
 	g := newGraph()
 	b := &binder{g: g, set: w, session: builder, bound: make(map[string]string)}
 	defer b.release()
-	l := &lowering{g: g, b: b, m: m, positions: max(m.MaxPositions, m.Embeddings.PositionOffset+o.Limits.MaxLength)}
+	l := &lowering{g: g, b: b, m: m, positions: max(m.MaxPositions, m.Embeddings.PositionOffset+o.Limits.MaxLength), calibrate: o.Calibrate}
 	if err := l.lower(); err != nil {
 		return err
 	}
 	e.info.Outputs, e.info.PooledWidth, e.info.TokenWidth = l.outputs, l.pooled, l.tokens
+	if o.Calibrate {
+		e.maxima = &maxima{keys: l.keys, amax: make([]float32, len(l.keys))}
+	}
 	e.session, err = builder.Session(g.encode())
 	return err
 }

@@ -16,7 +16,7 @@ var (
 // Names of inputs and outputs: ort.Packed's.
 const (
 	inputIDs, typeIDs, positionIDs, cuSeqLens, poolSkip = "input_ids", "type_ids", "position_ids", "cu_seqlens", "pool_skip"
-	outputPooled, outputTokenVectors                    = "pooled", "token_vectors"
+	outputPooled, outputTokenVectors, outputMaxima      = "pooled", "token_vectors", "maxima"
 )
 
 // rows is a float32 tensor [tokens or sequences, width] between nodes. The zero rows is "absent".
@@ -36,6 +36,7 @@ type graph struct {
 	inputs       []value
 	outputs      []value
 	values       []value
+	named        int // values ever declared; outputs leave the list
 }
 
 func newGraph() *graph {
@@ -49,7 +50,8 @@ func newGraph() *graph {
 
 // value declares a tensor of a new name.
 func (g *graph) value(dtype ort.DataType, dims ...dim) string {
-	name := fmt.Sprintf("v%d", len(g.values))
+	name := fmt.Sprintf("v%d", g.named)
+	g.named++
 	g.values = append(g.values, value{name, dtype, dims})
 	return name
 }

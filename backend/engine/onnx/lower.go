@@ -2,6 +2,7 @@ package onnx
 
 import (
 	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/calibration"
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
@@ -13,9 +14,12 @@ type lowering struct {
 	b         *binder
 	m         *arch.Model
 	positions int // rows of rope's tables
+	calibrate bool
 	outputs   engine.Outputs
-	pooled    int // columns
-	tokens    int // columns
+	pooled    int      // columns
+	tokens    int      // columns
+	keys      []string // of maxima
+	maxima    []rows   // [1, 1] each; where calibrate is set
 }
 
 // lower fills the graph. It refuses with Unsupported what it cannot express.
@@ -29,7 +33,7 @@ func (l *lowering) lower() error {
 	}
 	s := stream{x: x}
 	for i := range l.m.Layers {
-		if err := l.layer(&s, &l.m.Layers[i]); err != nil {
+		if err := l.layer(&s, i); err != nil {
 			return status.Errorf(status.CodeOf(err), "layer %d: %w", i, err)
 		}
 	}
@@ -42,7 +46,13 @@ func (l *lowering) lower() error {
 	if err != nil {
 		return err
 	}
-	return l.head(hidden)
+	if err := l.head(hidden); err != nil {
+		return err
+	}
+	if len(l.maxima) > 0 {
+		l.g.output(l.g.join(l.maxima...), outputMaxima)
+	}
+	return nil
 }
 
 // supported refuses what the graph has no form for.
@@ -114,7 +124,7 @@ func (l *lowering) embeddings() (rows, error) {
 	if err != nil || e.Projection == nil {
 		return x, err
 	}
-	y, bias, err := l.linear(x, *e.Projection)
+	y, bias, err := l.linear(calibration.EmbeddingProjection, x, *e.Projection)
 	return l.activate(y, bias, arch.Identity), err
 }
 
@@ -149,11 +159,12 @@ func (l *lowering) normalise(s *stream, n *arch.Norm, keep bool) (rows, error) {
 	return y, err
 }
 
-func (l *lowering) layer(s *stream, layer *arch.Layer) error {
-	if err := l.block(s, layer.AttentionNorms, func(x rows) (rows, string, error) { return l.attention(x, &layer.Attention) }); err != nil {
+func (l *lowering) layer(s *stream, i int) error {
+	layer := &l.m.Layers[i]
+	if err := l.block(s, layer.AttentionNorms, func(x rows) (rows, string, error) { return l.attention(i, x, &layer.Attention) }); err != nil {
 		return err
 	}
-	return l.block(s, layer.MLPNorms, func(x rows) (rows, string, error) { return l.mlp(x, &layer.MLP) })
+	return l.block(s, layer.MLPNorms, func(x rows) (rows, string, error) { return l.mlp(i, x, &layer.MLP) })
 }
 
 // block is x = Residual(x + After(f(Before(x)))).
@@ -187,23 +198,23 @@ func (l *lowering) block(s *stream, norms arch.BlockNorms, f func(x rows) (y row
 }
 
 // mlp is Down(act(Up(x))), or Down(act(Gate(x)) * Up(x)).
-func (l *lowering) mlp(x rows, m *arch.MLP) (rows, string, error) {
+func (l *lowering) mlp(layer int, x rows, m *arch.MLP) (rows, string, error) {
 	if !m.Gated() {
-		y, bias, err := l.linear(x, m.Up)
+		y, bias, err := l.linear(calibration.MLPUp(layer), x, m.Up)
 		if err != nil {
 			return y, "", err
 		}
-		return l.linear(l.activate(y, bias, m.Activation), m.Down)
+		return l.linear(calibration.MLPDown(layer), l.activate(y, bias, m.Activation), m.Down)
 	}
 	maps, gateFirst := []arch.Linear{m.Gate, m.Up}, true
 	if m.GateUp.Out > 0 {
 		maps, gateFirst = []arch.Linear{m.GateUp}, !m.UpFirst
 	}
-	y, bias, err := l.linear(x, maps...)
+	y, bias, err := l.linear(calibration.MLPUp(layer), x, maps...)
 	if err != nil {
 		return y, "", err
 	}
-	return l.linear(l.gate(y, bias, m.Activation, gateFirst), m.Down)
+	return l.linear(calibration.MLPDown(layer), l.gate(y, bias, m.Activation, gateFirst), m.Down)
 }
 
 // ---- The head ----
@@ -238,7 +249,7 @@ func (l *lowering) head(hidden rows) error {
 
 func (l *lowering) chain(x rows, chain []arch.Dense) (rows, error) {
 	for i := range chain {
-		y, bias, err := l.linear(x, chain[i].Linear)
+		y, bias, err := l.linear(calibration.Head(i), x, chain[i].Linear)
 		if err != nil {
 			return x, err
 		}

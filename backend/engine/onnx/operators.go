@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/calibration"
 	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
@@ -44,8 +45,8 @@ func (l *lowering) float32(x rows, dtype ort.DataType) rows {
 	return l.g.same("", "Cast", x, nil, attr{"to", int64(ort.Float32)})
 }
 
-// linear multiplies by the weights of maps, joined, and leaves their bias to whoever reads the rows.
-func (l *lowering) linear(x rows, maps ...arch.Linear) (rows, string, error) {
+// linear multiplies by the weights of maps, joined, and leaves their bias to whoever reads the rows. key is calibration's of x.
+func (l *lowering) linear(key string, x rows, maps ...arch.Linear) (rows, string, error) {
 	w, err := l.b.linear(maps...)
 	if err != nil {
 		return rows{}, "", err
@@ -53,6 +54,7 @@ func (l *lowering) linear(x rows, maps ...arch.Linear) (rows, string, error) {
 	if w.in != x.width {
 		return rows{}, "", status.Errorf(status.Start, "weight %q takes %d columns; it is given %d", maps[0].Weight.Name, w.in, x.width)
 	}
+	l.observe(key, x)
 	y := l.g.rows(x.count, w.out)
 	l.g.add("", "Gemm", []string{x.name, w.weight}, []string{y.name}, attr{"transB", flag(w.transposed)})
 	return y, w.bias, nil
@@ -105,9 +107,9 @@ func (l *lowering) pool(x rows, mode arch.PoolMode) rows {
 }
 
 // attention is the whole block: joined projections, attention, output projection.
-func (l *lowering) attention(x rows, a *arch.Attention) (rows, string, error) {
+func (l *lowering) attention(layer int, x rows, a *arch.Attention) (rows, string, error) {
 	width := (a.Heads + 2*a.KVHeads) * a.HeadDim
-	qkv, bias, err := l.linear(x, a.QKV...)
+	qkv, bias, err := l.linear(calibration.AttentionQKV(layer), x, a.QKV...)
 	if err != nil {
 		return qkv, "", err
 	}
@@ -140,7 +142,7 @@ func (l *lowering) attention(x rows, a *arch.Attention) (rows, string, error) {
 	}
 	y := l.g.rows(x.count, a.Heads*a.HeadDim)
 	l.g.add(domainOfBei, "Attention", inputs, []string{y.name}, attrs...)
-	return l.linear(y, a.Out)
+	return l.linear(calibration.AttentionOut(layer), y, a.Out)
 }
 
 // qkNorm binds the norm of each head's query and key: weights of both, then biases of both.

@@ -123,7 +123,8 @@ type Packed struct {
 	PooledWidth                    int
 	TokenVectors                   []float32 // [T, TokenWidth]; nil: not fetched
 	TokenWidth                     int
-	Shrink                         bool // give memory that only this run needed back to the system
+	Maxima                         []float32 // [1, len]; nil: not fetched
+	Shrink                         bool      // give memory that only this run needed back to the system
 }
 
 // Run computes p's outputs. At least one must be wanted. When ctx ends, the run ends between two nodes of the graph and
@@ -148,7 +149,8 @@ func (r *Runner) Run(ctx context.Context, s *Session, p *Packed) error {
 		ids(p.InputIDs), ids(p.TypeIDs), ids(p.PositionIDs), ids(p.CuSeqLens), ids(p.PoolSkip),
 		C.int64_t(len(p.InputIDs)), C.int64_t(len(p.CuSeqLens)-1),
 		(*C.float)(unsafe.SliceData(p.Pooled)), C.int64_t(p.PooledWidth),
-		(*C.float)(unsafe.SliceData(p.TokenVectors)), C.int64_t(p.TokenWidth), shrink))
+		(*C.float)(unsafe.SliceData(p.TokenVectors)), C.int64_t(p.TokenWidth),
+		(*C.float)(unsafe.SliceData(p.Maxima)), C.int64_t(len(p.Maxima)), shrink))
 	if err != nil && ctx.Err() != nil {
 		return ended(ctx)
 	}
