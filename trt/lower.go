@@ -95,7 +95,7 @@ func (l *lowering) lower() error {
 		return err
 	}
 	l.declare()
-	s := stream{x: l.embeddings()}
+	s := residual{x: l.embeddings()}
 	for i := range l.m.Layers {
 		layer := &l.m.Layers[i]
 		l.block(&s, layer.AttentionNorms, func(x tensor) tensor { return l.attention(x, i, &layer.Attention) })
@@ -181,23 +181,23 @@ func (l *lowering) embeddings() tensor {
 
 // ---- The residual stream ----
 
-// stream is the residual stream x, or x + delta where the sum is left to the norm that comes next.
-type stream struct {
+// residual is the residual stream x, or x + delta where the sum is left to the norm that comes next.
+type residual struct {
 	x, delta tensor
 	pending  bool
 }
 
 // settle does a sum that no norm will do.
-func (l *lowering) settle(s *stream) tensor {
+func (l *lowering) settle(s *residual) tensor {
 	if s.pending {
 		s.x = l.g.cast(l.total(s), l.dtype)
 	}
-	*s = stream{x: s.x}
+	*s = residual{x: s.x}
 	return s.x
 }
 
 // total is the stream in float32.
-func (l *lowering) total(s *stream) tensor {
+func (l *lowering) total(s *residual) tensor {
 	x := l.g.cast(s.x, nvinfer.Float32)
 	if s.pending {
 		x = l.g.sum(x, l.g.cast(s.delta, nvinfer.Float32))
@@ -206,16 +206,16 @@ func (l *lowering) total(s *stream) tensor {
 }
 
 // normalise returns the norm of the stream, in float32. With keep, the stream goes on as the sum.
-func (l *lowering) normalise(s *stream, n *arch.Norm, keep bool) tensor {
+func (l *lowering) normalise(s *residual, n *arch.Norm, keep bool) tensor {
 	sum := l.total(s)
 	if keep && s.pending {
-		*s = stream{x: l.g.cast(sum, l.dtype)}
+		*s = residual{x: l.g.cast(sum, l.dtype)}
 	}
 	return l.norm(sum, n, 2)
 }
 
 // block is x = Residual(x + After(f(Before(x)))).
-func (l *lowering) block(s *stream, norms arch.BlockNorms, f func(x tensor) tensor) {
+func (l *lowering) block(s *residual, norms arch.BlockNorms, f func(x tensor) tensor) {
 	var x tensor
 	if norms.Before != nil {
 		x = l.g.cast(l.normalise(s, norms.Before, true), l.dtype)
@@ -227,7 +227,7 @@ func (l *lowering) block(s *stream, norms arch.BlockNorms, f func(x tensor) tens
 		s.delta = l.g.cast(l.norm(l.g.cast(s.delta, nvinfer.Float32), norms.After, 2), l.dtype)
 	}
 	if norms.Residual != nil {
-		*s = stream{x: l.g.cast(l.normalise(s, norms.Residual, false), l.dtype)}
+		*s = residual{x: l.g.cast(l.normalise(s, norms.Residual, false), l.dtype)}
 	}
 }
 

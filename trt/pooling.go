@@ -65,7 +65,12 @@ func (l *lowering) pool(x tensor, mode arch.PoolMode) tensor {
 		counted = g.binary(nvinfer.And, counted, g.binary(nvinfer.Less, g.binary(nvinfer.Sub, column(l.skip), g.integer(1, 3)), offset))
 	}
 	if mode == arch.PoolMax {
-		return g.reduce(nvinfer.ReduceMax, g.choose(counted, cells, g.scalar(-math.MaxFloat32, 3)), 1, false)
+		largest := g.reduce(nvinfer.ReduceMax, g.choose(counted, cells, g.scalar(-math.MaxFloat32, 3)), 1, false)
+		if l.planes.skip < 0 {
+			return largest
+		}
+		some := g.binary(nvinfer.Less, g.reshape(l.skip, -1, 1), g.reshape(l.lengths, -1, 1))
+		return g.choose(some, largest, g.scalar(0, 2)) // nothing is left to pool: zeros, as the other modes give
 	}
 	weight := g.choose(counted, g.scalar(1, 3), g.scalar(0, 3))
 	if mode == arch.PoolWeightedMean {
