@@ -3,12 +3,14 @@ package onnx
 import (
 	"github.com/basetenlabs/bei-runtime/backend/arch"
 	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
 // lowering turns a Model into a graph over packed rows. Biases of linear maps travel with their rows to the operator
 // that reads them next, which adds them on the way: no pass over memory is spent on a bias.
 type lowering struct {
+	operators
 	g         *graph
 	b         *binder
 	m         *arch.Model
@@ -16,6 +18,28 @@ type lowering struct {
 	outputs   engine.Outputs
 	pooled    int // columns
 	tokens    int // columns
+	refused   error
+}
+
+// operators are what devices have different operators for.
+type operators interface {
+	// activate is act(x + bias).
+	activate(x rows, bias string, act arch.Activation) rows
+	// gate is act(gate + bias) * (up + bias) of joined rows.
+	gate(x rows, bias string, act arch.Activation, gateFirst bool) rows
+	// norm is norm(x + bias + residual). Where sum is not nil, its rows receive what is normalised.
+	norm(x rows, bias string, n *arch.Norm, residual rows, sum *rows) (rows, error)
+	// pool makes one row of each sequence.
+	pool(x rows, mode arch.PoolMode) rows
+	// attend is attention without its output projection: [hidden] -> [heads * head_dim].
+	attend(x rows, a *arch.Attention) (rows, error)
+}
+
+// refuse notes the first thing that an operator has no form for.
+func (l *lowering) refuse(format string, args ...any) {
+	if l.refused == nil {
+		l.refused = status.Errorf(status.Unsupported, "engine onnxruntime: "+format, args...)
+	}
 }
 
 // lower fills the graph. It refuses with Unsupported what it cannot express.
@@ -42,7 +66,10 @@ func (l *lowering) lower() error {
 	if err != nil {
 		return err
 	}
-	return l.head(hidden)
+	if err := l.head(hidden); err != nil {
+		return err
+	}
+	return l.refused
 }
 
 // supported refuses what the graph has no form for.
@@ -70,9 +97,9 @@ func (l *lowering) look(table arch.Tensor, ids string) (rows, error) {
 		return rows{}, err
 	}
 	width := dim{size: table.Shape[1]}
-	y := rows{l.g.value(dtype, tokens, width), tokens, width.size}
-	l.g.add("", "Gather", []string{name, ids}, []string{y.name}, attr{"axis", int64(0)})
-	return l.float32(y, dtype), nil
+	y := rows{l.g.value(dtype, tokens, width), tokens, width.size, dtype}
+	l.g.add("", "Gather", []string{name, l.g.input(ids, ort.Int32, tokens)}, []string{y.name}, attr{"axis", int64(0)})
+	return l.g.cast(y, l.g.dtype), nil
 }
 
 // embeddings is norm(scale * word[id] + position[pos] + type[t]), projected to the hidden size.

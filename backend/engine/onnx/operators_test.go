@@ -18,12 +18,13 @@ func one(t *testing.T, op string, inputs func(b *binder, x string) []string, att
 	if path == "" {
 		path = suite.Dependency(t, "onnxruntime/libonnxruntime.so.1")
 	}
-	_, err := ort.Load(path)
+	_, err := ort.Load(path, false)
 	require.NoError(t, err)
 	builder, err := ort.NewBuilder(2)
 	require.NoError(t, err)
 	defer builder.Free()
-	g := newGraph()
+	g := newGraph(ort.Float32, opsetsOfCPU...)
+	g.packedInputs()
 	b := &binder{g: g, session: builder, bound: make(map[string]string)}
 	defer b.release()
 	x := g.rows(tokens, 12)
@@ -55,7 +56,7 @@ func numbers(t *testing.T, b *binder, key string, shape ...int) string {
 	for _, n := range shape {
 		size *= n
 	}
-	name, err := b.constant(key, shape, make([]float32, size))
+	name, err := b.constant(key, ort.Float32, shape, make([]float32, size))
 	require.NoError(t, err)
 	return name
 }
