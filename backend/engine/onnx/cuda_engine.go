@@ -28,11 +28,8 @@ const (
 )
 
 func (o Options) withCUDADefaults(m *arch.Model) (Options, error) {
-	if o.Precision == "" {
-		o.Precision = Float16
-	}
 	if _, ok := precisions[o.Precision]; !ok {
-		return o, status.Errorf(status.Unsupported, "engine onnxruntime: precision %q on device %q; it has %q, %q and %q",
+		return o, status.Errorf(status.Unsupported, "engine onnxruntime: dtype %q on device %q: it computes in %q, %q and %q",
 			o.Precision, CUDA, Float32, Float16, BFloat16)
 	}
 	if o.DeviceID < 0 {
@@ -59,6 +56,14 @@ func (o Options) withCUDADefaults(m *arch.Model) (Options, error) {
 		l.BestTokens = defaultCUDABestTokens
 	}
 	return o.checked(m)
+}
+
+// autoPrecision is bfloat16 for models that are stored in it: their numbers may be more than float16 can hold.
+func autoPrecision(m *arch.Model, w *weights.Set) string {
+	if t, err := w.Tensor(m.Embeddings.Word.Name); err == nil && t.DType == weights.BF16 {
+		return BFloat16
+	}
+	return Float16
 }
 
 // device is engine.Info's.

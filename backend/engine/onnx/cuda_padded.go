@@ -97,7 +97,7 @@ func (c *cudaOperators) scoreBias(a *arch.Attention) (string, error) {
 	return c.shared(key, func() string {
 		bias := c.shared("padding bias", func() string { // [filled, 1, 1, longest]
 			beyond := g.op("", "Greater", []string{g.input(padPositions, ort.Int32, longest), c.column(lastPositions)})
-			return c.reshape(hide(beyond), -1, 1, 1, 0)
+			return g.op("", "Unsqueeze", []string{hide(beyond), c.shape(1, 2)})
 		})
 		distance := func() string { // key minus query, [longest, longest]
 			return c.shared("distance", func() string {

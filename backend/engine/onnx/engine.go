@@ -25,7 +25,7 @@ type Options struct {
 	Library   string        // path of the ONNX Runtime library; see ort.Load
 	Device    string        // "cpu" (default) or "cuda"
 	DeviceID  int           // which of the CUDA devices
-	Precision string        // "float32" (default on the CPU), "float16" (default on cuda) or "bfloat16", on cuda only
+	Precision string        // "float32" (default on the CPU), and on cuda "float16" (default there) or "bfloat16" (default for models stored in it)
 	Threads   int           // of one run, the calling one included; default: physical cores that the process may use; on cuda 1
 	Slots     int           // runs at once, which share the threads; default 1, on cuda 2
 	Limits    engine.Limits // each zero field is a default; MaxLength and BestTokens are cut to what the rest allows
@@ -77,6 +77,9 @@ var _ engine.Engine = (*Engine)(nil)
 // graph that cannot run is an error here. Errors are *status.Error: NoBackend without the library, Unsupported for what
 // the engine cannot express, InvalidArgument for options, WeightsNotFound and Start for the rest.
 func Open(ctx context.Context, m *arch.Model, w *weights.Set, o Options) (engine.Engine, error) {
+	if o.Device == CUDA && o.Precision == "" {
+		o.Precision = autoPrecision(m, w)
+	}
 	o, err := o.withDefaults(m)
 	if err != nil {
 		return nil, err

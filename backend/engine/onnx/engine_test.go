@@ -19,7 +19,7 @@ import (
 func options(t testing.TB) onnx.Options {
 	o := onnx.Options{Threads: 2, Slots: 2}
 	if os.Getenv(ort.LibraryVariable) == "" {
-		o.Library = suite.Dependency(t, "onnxruntime/libonnxruntime.so.1")
+		o.Library = libraryOfTests(t)
 	}
 	return o
 }

@@ -30,7 +30,7 @@ func (o Options) withDefaults(m *arch.Model) (Options, error) {
 	case o.Precision == "":
 		o.Precision = Float32
 	case o.Precision != Float32:
-		return o, status.Errorf(status.Unsupported, "engine onnxruntime: precision %q on device %q; it computes in %q only", o.Precision, CPU, Float32)
+		return o, status.Errorf(status.Unsupported, "engine onnxruntime: dtype %q on device %q: it computes in %q only", o.Precision, CPU, Float32)
 	}
 	if o.Threads == 0 {
 		o.Threads = defaultThreads()
