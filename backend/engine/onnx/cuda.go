@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
 // cudaOperators implements operators on a GPU, by kernels that ONNX Runtime's CUDA provider has. All but the fused
@@ -80,14 +81,37 @@ func (c *cudaOperators) activate(x rows, bias string, act arch.Activation) rows 
 	return x
 }
 
-func (c *cudaOperators) gate(x rows, bias string, act arch.Activation, gateFirst bool) rows {
-	g := c.l.g
-	parts := c.split(c.activate(x, bias, arch.Identity), x.width/2, x.width/2)
-	gate, up := parts[0], parts[1]
-	if !gateFirst {
-		gate, up = up, gate
+// gated has a product of its own for gate and for up: cutting a joined one would cost a pass over memory.
+func (c *cudaOperators) gated(x rows, m *arch.MLP) (rows, error) {
+	var gate, up rows
+	var gateBias, upBias string
+	var err error
+	if m.GateUp.Out > 0 {
+		var halves [2]linear
+		if halves, err = c.l.b.halves(m.GateUp); err != nil {
+			return x, err
+		}
+		if m.UpFirst {
+			halves[0], halves[1] = halves[1], halves[0]
+		}
+		maps := []arch.Linear{m.GateUp}
+		if gate, gateBias, err = c.l.product(x, halves[0], maps); err != nil {
+			return x, err
+		}
+		up, upBias, err = c.l.product(x, halves[1], maps)
+	} else {
+		if gate, gateBias, err = c.l.linear(x, m.Gate); err != nil {
+			return x, err
+		}
+		up, upBias, err = c.l.linear(x, m.Up)
 	}
-	return g.same("", "Mul", c.activate(gate, "", act), []string{up.name})
+	if err != nil {
+		return x, err
+	}
+	if gate.width != up.width {
+		return x, status.Errorf(status.Start, "gate %q yields %d columns; up yields %d", m.Gate.Weight.Name, gate.width, up.width)
+	}
+	return c.l.g.same("", "Mul", c.activate(gate, gateBias, m.Activation), []string{c.activate(up, upBias, arch.Identity).name}), nil
 }
 
 // split cuts rows into columns.

@@ -38,11 +38,19 @@ func (c customOperators) activate(x rows, bias string, act arch.Activation) rows
 	return c.l.g.same(domainOfBei, "BiasActivation", x, []string{bias}, attr{"activation", number(actNumbers, act)})
 }
 
-func (c customOperators) gate(x rows, bias string, act arch.Activation, gateFirst bool) rows {
+func (c customOperators) gated(x rows, m *arch.MLP) (rows, error) {
+	maps, gateFirst := []arch.Linear{m.Gate, m.Up}, true
+	if m.GateUp.Out > 0 {
+		maps, gateFirst = []arch.Linear{m.GateUp}, !m.UpFirst
+	}
+	x, bias, err := c.l.linear(x, maps...)
+	if err != nil {
+		return x, err
+	}
 	y := c.l.g.rows(x.count, x.width/2)
 	c.l.g.add(domainOfBei, "GatedActivation", []string{x.name, bias}, []string{y.name},
-		attr{"activation", number(actNumbers, act)}, attr{"gate_first", flag(gateFirst)})
-	return y
+		attr{"activation", number(actNumbers, m.Activation)}, attr{"gate_first", flag(gateFirst)})
+	return y, nil
 }
 
 func (c customOperators) norm(x rows, bias string, n *arch.Norm, residual rows, sum *rows) (rows, error) {

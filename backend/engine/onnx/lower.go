@@ -25,8 +25,8 @@ type lowering struct {
 type operators interface {
 	// activate is act(x + bias).
 	activate(x rows, bias string, act arch.Activation) rows
-	// gate is act(gate + bias) * (up + bias) of joined rows.
-	gate(x rows, bias string, act arch.Activation, gateFirst bool) rows
+	// gated is act(Gate(x)) * Up(x).
+	gated(x rows, m *arch.MLP) (rows, error)
 	// norm is norm(x + bias + residual). Where sum is not nil, its rows receive what is normalised.
 	norm(x rows, bias string, n *arch.Norm, residual rows, sum *rows) (rows, error)
 	// pool makes one row of each sequence.
@@ -222,15 +222,11 @@ func (l *lowering) mlp(x rows, m *arch.MLP) (rows, string, error) {
 		}
 		return l.linear(l.activate(y, bias, m.Activation), m.Down)
 	}
-	maps, gateFirst := []arch.Linear{m.Gate, m.Up}, true
-	if m.GateUp.Out > 0 {
-		maps, gateFirst = []arch.Linear{m.GateUp}, !m.UpFirst
-	}
-	y, bias, err := l.linear(x, maps...)
+	y, err := l.gated(x, m)
 	if err != nil {
 		return y, "", err
 	}
-	return l.linear(l.gate(y, bias, m.Activation, gateFirst), m.Down)
+	return l.linear(y, m.Down)
 }
 
 // ---- The head ----

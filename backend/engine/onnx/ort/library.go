@@ -139,7 +139,7 @@ func take(text *C.char) string {
 		return ""
 	}
 	defer C.free(unsafe.Pointer(text))
-	return C.GoString(text)
+	return strings.TrimSpace(C.GoString(text))
 }
 
 // check makes an error with the code of a C error text: the one place that does.
