@@ -17,7 +17,12 @@ type cudaOperators struct {
 	block int               // rows of a page of PagedAttention's cache
 	// padded says that a run costs sequences times the longest of them.
 	padded bool
+	// scores is the number of heads whose scores, or what is added to them, are held in memory.
+	scores int
 }
+
+// rowsOfBias is what the number of rows of a bias must be a multiple of for the fused kernels that read one.
+const rowsOfBias = 8
 
 func newCUDAOperators(l *lowering, force attentionForm) *cudaOperators {
 	c := &cudaOperators{l: l, force: force, forms: make(map[string]bool), once: make(map[string]string)}

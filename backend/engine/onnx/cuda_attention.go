@@ -10,31 +10,39 @@ import (
 // attentionForm is an operator, or a group of them, that attention becomes on CUDA.
 type attentionForm string
 
-// The forms. The first three are fused and never hold scores in memory.
+// The forms. All but the last are fused and never hold scores in memory.
 const (
 	formPacked   attentionForm = "PackedMultiHeadAttention" // packed rows; as many key heads as query heads; both directions
 	formPaged    attentionForm = "PagedAttention"           // packed rows; grouped heads; causal or not; norm and rope inside
 	formGrouped  attentionForm = "GroupQueryAttention"      // padded rows; grouped heads; causal
+	formMulti    attentionForm = "MultiHeadAttention"       // padded rows; windows and biases, held in memory as one
 	formProducts attentionForm = "products"                 // padded rows; everything
 )
 
 const maxFusedHeadDim = 256
 
-// fused reports forms that can express a. Their kernels take 16-bit numbers and heads of multiples of 8.
-func (c *cudaOperators) fused(form attentionForm, a *arch.Attention) bool {
-	plain := !c.reaches(a.WindowLeft) && !(c.reaches(a.WindowRight) && !a.Causal) && a.AlibiSlopes == nil && a.RelativeBias == nil &&
-		a.HeadDim%8 == 0 && a.HeadDim <= maxFusedHeadDim && c.l.g.dtype != ort.Float32
+// expresses reports that a form can express a. The kernels of fused forms take 16-bit numbers and heads of multiples of 8;
+// where a form is forced, by tests, its kernel for the CPU may take float32.
+func (c *cudaOperators) expresses(form attentionForm, a *arch.Attention) bool {
+	if form == formProducts {
+		return true
+	}
+	if a.HeadDim%8 != 0 || a.HeadDim > maxFusedHeadDim || c.l.g.dtype == ort.Float32 && form != c.force {
+		return false
+	}
+	window := c.reaches(a.WindowLeft) || c.reaches(a.WindowRight) && !a.Causal
+	plain := !window && a.AlibiSlopes == nil && a.RelativeBias == nil
 	switch form {
 	case formPacked:
 		return plain && !a.Causal && a.KVHeads == a.Heads && a.Softcap == 0 && c.l.g.dtype == ort.Float16
 	case formPaged:
-		return plain
+		return plain && c.l.g.dtype != ort.Float32
 	case formGrouped:
-		// Its kernel for the CPU, which tests use, takes float32.
-		return a.Causal && (plain || c.force == formGrouped) && a.AlibiSlopes == nil && a.RelativeBias == nil && !c.reaches(a.WindowLeft) &&
-			a.HeadDim%8 == 0
+		return plain && a.Causal
+	case formMulti:
+		return a.Softcap == 0
 	}
-	return true
+	return false
 }
 
 // reaches reports that a window hides anything from any sequence.
@@ -42,11 +50,11 @@ func (c *cudaOperators) reaches(window int) bool { return window >= 0 && window 
 
 // form chooses the best form for a; the forced one where that can express it.
 func (c *cudaOperators) form(a *arch.Attention) attentionForm {
-	if c.force != "" && c.fused(c.force, a) {
+	if c.force != "" && c.expresses(c.force, a) {
 		return c.force
 	}
-	for _, f := range []attentionForm{formPacked, formPaged} {
-		if c.fused(f, a) {
+	for _, f := range []attentionForm{formPacked, formPaged, formMulti} {
+		if c.expresses(f, a) {
 			return f
 		}
 	}
@@ -67,9 +75,13 @@ func (c *cudaOperators) attend(x rows, a *arch.Attention) (rows, error) {
 	if err != nil {
 		return x, err
 	}
-	if form == formGrouped {
+	switch form {
+	case formGrouped:
 		return c.grouped(h, a), nil
+	case formMulti:
+		return c.multi(h, a)
 	}
+	c.scores = max(c.scores, a.Heads)
 	return c.products(h, a)
 }
 

@@ -79,6 +79,7 @@ type deviceGraph struct {
 	inputs  []value
 	block   int  // rows of a page
 	exclude bool // prompts are not pooled
+	align   int  // the longest sequence counts as a multiple of it
 }
 
 // loadCUDA is load for a GPU.
@@ -109,25 +110,24 @@ func (e *Engine) loadCUDA(m *arch.Model, w *weights.Set, o Options) error {
 	e.info.Outputs, e.info.PooledWidth, e.info.TokenWidth = l.outputs, l.pooled, l.tokens
 	e.info.Details["attention"] = strings.Join(slices.Sorted(maps.Keys(c.forms)), ", ")
 	if c.padded {
-		e.info.Limits = paddedLimits(e.info.Limits, o, m)
+		e.info.Limits = paddedLimits(e.info.Limits, o, c.scores)
 	}
-	e.graph = &deviceGraph{inputs: g.inputs, block: c.block, exclude: m.Head.Pooling.ExcludePrompt}
+	e.graph = &deviceGraph{inputs: g.inputs, block: c.block, exclude: m.Head.Pooling.ExcludePrompt, align: 1}
+	if c.forms[string(formMulti)] {
+		e.graph.align = rowsOfBias
+	}
 	e.session, err = builder.Session(g.encode())
 	return err
 }
 
 // paddedLimits bounds the tokens of a run where scores of attention are held in memory, unless the options say otherwise.
 // One sequence of the greatest length must fit.
-func paddedLimits(l engine.Limits, o Options, m *arch.Model) engine.Limits {
+func paddedLimits(l engine.Limits, o Options, heads int) engine.Limits {
 	l.Padded = true
 	if !o.defaultTokens {
 		return l
 	}
-	heads := 1
-	for i := range m.Layers {
-		heads = max(heads, m.Layers[i].Attention.Heads)
-	}
-	l.MaxTokens = max(l.MaxLength, min(l.MaxTokens, cudaScoreBytes/(scoreBytes*heads*l.MaxLength)))
+	l.MaxTokens = max(l.MaxLength, min(l.MaxTokens, cudaScoreBytes/(scoreBytes*max(heads, 1)*l.MaxLength)))
 	l.BestTokens = min(l.BestTokens, l.MaxTokens)
 	return l
 }
@@ -226,7 +226,7 @@ func (s *slot) runDevice(ctx context.Context) (engine.Output, error) {
 	if lost := e.lost.Load(); lost != nil {
 		return engine.Output{}, *lost
 	}
-	l, err := lay(b, s.device.graph.exclude, s.device.graph.block)
+	l, err := lay(b, s.device.graph)
 	if err != nil {
 		return engine.Output{}, err
 	}

@@ -99,30 +99,68 @@ func (c *cudaOperators) scoreBias(a *arch.Attention) (string, error) {
 			beyond := g.op("", "Greater", []string{g.input(padPositions, ort.Int32, longest), c.column(lastPositions)})
 			return g.op("", "Unsqueeze", []string{hide(beyond), c.shape(1, 2)})
 		})
-		distance := func() string { // key minus query, [longest, longest]
-			return c.shared("distance", func() string {
-				position := g.op("", "Cast", []string{g.input(padPositions, ort.Int32, longest)}, attr{"to", int64(ort.Float32)})
-				return g.op("", "Sub", []string{c.reshape(position, 1, -1), c.reshape(position, -1, 1)})
-			})
-		}
 		add := func(x string) { bias = g.op("", "Add", []string{bias, x}) }
 		if left >= 0 {
-			add(hide(g.op("", "Less", []string{distance(), c.number(float32(-left))})))
+			add(hide(g.op("", "Less", []string{c.distance(), c.number(float32(-left))})))
 		}
 		if right >= 0 {
-			add(hide(g.op("", "Greater", []string{distance(), c.number(float32(right))})))
+			add(hide(g.op("", "Greater", []string{c.distance(), c.number(float32(right))})))
 		}
 		if slopes != "" {
-			add(g.op("", "Mul", []string{g.op("", "Mul", []string{g.op("", "Abs", []string{distance()}), slopes}), c.number(-1)}))
+			add(g.op("", "Mul", []string{g.op("", "Mul", []string{g.op("", "Abs", []string{c.distance()}), slopes}), c.number(-1)}))
 		}
 		if relative != "" {
 			most := float32(a.RelativeBias.MaxDistance)
-			clipped := g.op("", "Clip", []string{distance(), c.number(-most), c.number(most)})
+			clipped := g.op("", "Clip", []string{c.distance(), c.number(-most), c.number(most)})
 			index := g.op("", "Cast", []string{g.op("", "Add", []string{clipped, c.number(most)})}, attr{"to", int64(ort.Int32)})
 			add(g.op("", "Gather", []string{relative, index}, attr{"axis", int64(1)}))
 		}
 		return bias
 	}), nil
+}
+
+// distance is key minus query, float32 [longest, longest].
+func (c *cudaOperators) distance() string {
+	g := c.l.g
+	return c.shared("distance", func() string {
+		position := g.op("", "Cast", []string{g.input(padPositions, ort.Int32, longest)}, attr{"to", int64(ort.Float32)})
+		return g.op("", "Sub", []string{c.reshape(position, 1, -1), c.reshape(position, -1, 1)})
+	})
+}
+
+// multi is MultiHeadAttention with all that is added to scores in one tensor. Its kernel wants as many key heads as query
+// heads.
+func (c *cudaOperators) multi(h heads, a *arch.Attention) (rows, error) {
+	g := c.l.g
+	bias, err := c.scoreBias(a)
+	if err != nil {
+		return h.q, err
+	}
+	if !a.Causal && a.WindowLeft < 0 && a.WindowRight < 0 && a.AlibiSlopes == nil && a.RelativeBias == nil {
+		bias = c.shared("whole "+bias, func() string { // padding alone has one row for all
+			return g.op("", "Add", []string{bias, g.op("", "Mul", []string{c.distance(), c.number(0)})})
+		})
+	}
+	c.scores = max(c.scores, 1)
+	if a.AlibiSlopes != nil || a.RelativeBias != nil {
+		c.scores = max(c.scores, a.Heads)
+	}
+	if g.dtype != ort.Float32 {
+		// What is hidden would be infinite in float16, and a sum of such NaN.
+		bias = c.shared("narrow "+bias, func() string {
+			return c.convert(g.op("", "Clip", []string{bias, c.number(-6e4), c.number(6e4)}), ort.Float32, g.dtype)
+		})
+	}
+	repeated := func(x rows) string {
+		if a.Heads == a.KVHeads {
+			return c.pad(x)
+		}
+		each := c.reshape(c.pad(x), 0, 0, a.KVHeads, 1, a.HeadDim)
+		return c.reshape(g.op("", "Expand", []string{each, c.shape(1, 1, 1, a.Heads/a.KVHeads, 1)}), 0, 0, a.Heads*a.HeadDim)
+	}
+	y := g.op(domainOfMicrosoft, "MultiHeadAttention", []string{c.pad(h.q), repeated(h.k), repeated(h.v), "", "", bias},
+		attr{"num_heads", int64(a.Heads)}, attr{"scale", a.Scale})
+	return c.unpad(y, a.Heads*a.HeadDim), nil
 }
 
 // grouped is GroupQueryAttention as for a prompt: nothing comes before it.

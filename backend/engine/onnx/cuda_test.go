@@ -80,7 +80,7 @@ func TestCUDA(t *testing.T) {
 // Forms that the engine does not choose by itself, or not for these models.
 func TestCUDAForms(t *testing.T) {
 	requireGPU(t)
-	for _, form := range []string{onnx.FormPacked, onnx.FormPaged, onnx.FormGrouped, onnx.FormProducts} {
+	for _, form := range []string{onnx.FormPacked, onnx.FormPaged, onnx.FormGrouped, onnx.FormMulti, onnx.FormProducts} {
 		t.Run(form, func(t *testing.T) {
 			open := opener(func(o onnx.Options) onnx.Options {
 				o.Device, o.Precision, o.Threads = onnx.CUDA, onnx.Float16, 0
@@ -109,7 +109,7 @@ func TestCUDADeviceThatIsNotThere(t *testing.T) {
 
 // CUDA's graph on the CPU provider: the arithmetic of everything but the fused kernels.
 func TestEmulatedCUDA(t *testing.T) {
-	for _, form := range []string{onnx.FormProducts, onnx.FormGrouped} {
+	for _, form := range []string{onnx.FormProducts, onnx.FormGrouped, onnx.FormMulti} {
 		open := opener(func(o onnx.Options) onnx.Options { return onnx.WithAttention(onnx.Emulated(o, onnx.Float32), form) })
 		t.Run(form, func(t *testing.T) { suite.Run(t, open, everyKind(t), suite.Exact) })
 	}
@@ -126,7 +126,7 @@ func TestEmulatedCUDA(t *testing.T) {
 // kernels, which it may say of a cast that it puts in for want of one.
 func TestCUDAGraphsAreValid(t *testing.T) {
 	for _, precision := range []string{onnx.Float16, onnx.BFloat16} {
-		for _, form := range []string{"", onnx.FormPacked, onnx.FormPaged, onnx.FormGrouped, onnx.FormProducts} {
+		for _, form := range []string{"", onnx.FormPacked, onnx.FormPaged, onnx.FormGrouped, onnx.FormMulti, onnx.FormProducts} {
 			t.Run(precision+" "+form, func(t *testing.T) {
 				for _, c := range everyKind(t) {
 					o := onnx.WithAttention(onnx.Emulated(options(t), precision), form)

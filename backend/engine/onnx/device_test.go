@@ -52,11 +52,10 @@ func TestCUDALimits(t *testing.T) {
 		})
 	}
 	m := sized(1024, 1024, 4096)
-	m.Layers[0].Attention.Heads = 16
 	o, err := Options{Device: CUDA, Precision: Float16}.withDefaults(m)
 	require.NoError(t, err)
-	l := paddedLimits(o.Limits, o, m)
+	l := paddedLimits(o.Limits, o, 16)
 	require.Equal(t, engine.Limits{MaxTokens: 4681, MaxSequences: 1024, MaxLength: 4096, BestTokens: 4681, Padded: true}, l)
 	o.defaultTokens = false
-	require.Equal(t, o.Limits.MaxTokens, paddedLimits(o.Limits, o, m).MaxTokens)
+	require.Equal(t, o.Limits.MaxTokens, paddedLimits(o.Limits, o, 16).MaxTokens)
 }

@@ -18,5 +18,6 @@ const (
 	FormPacked   = string(formPacked)
 	FormPaged    = string(formPaged)
 	FormGrouped  = string(formGrouped)
+	FormMulti    = string(formMulti)
 	FormProducts = string(formProducts)
 )

@@ -54,8 +54,8 @@ type layout struct {
 }
 
 // lay checks the cumulative lengths, which everything else relies on, and counts.
-func lay(b *engine.Batch, exclude bool, block int) (*layout, error) {
-	l := &layout{Batch: b, exclude: exclude, block: max(block, 1)}
+func lay(b *engine.Batch, g *deviceGraph) (*layout, error) {
+	l := &layout{Batch: b, exclude: g.exclude, block: max(g.block, 1)}
 	n, most := 0, 0
 	if b.CuSeqLens[0] != 0 {
 		return nil, status.Errorf(status.Inference, "cu_seqlens starts at %d, not at 0", b.CuSeqLens[0])
@@ -74,6 +74,7 @@ func lay(b *engine.Batch, exclude bool, block int) (*layout, error) {
 	if last := b.CuSeqLens[b.Sequences()]; int(last) != b.Tokens() {
 		return nil, status.Errorf(status.Inference, "cu_seqlens ends at %d with %d tokens", last, b.Tokens())
 	}
+	most = (most + g.align - 1) / g.align * g.align
 	l.sizes = map[string]int{
 		tokens.name: b.Tokens(), sequences.name: b.Sequences(), "sequences_plus_one": b.Sequences() + 1,
 		filled.name: n, "filled_plus_one": n + 1, longest.name: most, "blocks": (most + l.block - 1) / l.block,

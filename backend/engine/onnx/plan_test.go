@@ -24,7 +24,7 @@ func batchOf(skip int, lengths ...int) *engine.Batch {
 }
 
 func TestPlan(t *testing.T) {
-	l, err := lay(batchOf(2, 3, 0, 1, 5), true, 2)
+	l, err := lay(batchOf(2, 3, 0, 1, 5), &deviceGraph{exclude: true, block: 2, align: 1})
 	require.NoError(t, err)
 	dimOf := func(name string) dim { return dim{name: name} }
 	for name, c := range map[string]struct {
@@ -74,6 +74,9 @@ func TestPlan(t *testing.T) {
 		l.writeWeights(poolWeights(mode), got)
 		require.Equal(t, want, got, mode)
 	}
+	l, err = lay(batchOf(0, 3, 9), &deviceGraph{align: 8})
+	require.NoError(t, err)
+	require.Equal(t, 16, l.sizes[longest.name])
 	require.Panics(t, func() { l.writeRows("unheard of", make([]int32, 9)) })
 }
 
@@ -87,7 +90,7 @@ func TestPlanRefuses(t *testing.T) {
 	} {
 		b := batchOf(0, 3, 2)
 		change(b)
-		_, err := lay(b, true, 2)
+		_, err := lay(b, &deviceGraph{align: 1})
 		require.Equal(t, status.Inference, status.CodeOf(err), want)
 		require.ErrorContains(t, err, want)
 	}

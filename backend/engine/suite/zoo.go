@@ -30,7 +30,7 @@ var models = []struct {
 		}, func() arch.MLP { return k.gated(40, 52, arch.SiLU, false) })
 		return m
 	}},
-	{"llama: causal, grouped heads of a size that fused kernels have", func(k *maker) *arch.Model {
+	{"llama: causal, window of a layer, grouped heads of a size that fused kernels have", func(k *maker) *arch.Model {
 		m := k.model(48)
 		m.Head.Pooling.Modes = []arch.PoolMode{arch.PoolLastToken}
 		norm := func() *arch.Norm { return k.rmsNorm(48, false) }
@@ -39,6 +39,8 @@ var models = []struct {
 			a.Causal, a.Rope = true, k.rope(arch.RopeHalf, 16, 10000, 1)
 			if layer == 0 {
 				a.QKNorm = &arch.QKNorm{Q: *k.rmsNorm(16, true), K: *k.rmsNorm(16, true)}
+			} else {
+				a.WindowLeft = 7
 			}
 			return a
 		}, func() arch.MLP { return k.gated(48, 64, arch.SiLU, false) })
