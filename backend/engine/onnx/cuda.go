@@ -55,13 +55,9 @@ func (c *cudaOperators) activate(x rows, bias string, act arch.Activation) rows 
 		return x
 	}
 	switch act {
-	case arch.GELU: // BiasGelu has a kernel for every dtype, Gelu has not
+	case arch.GELU:
 		if bias == "" {
-			zeros, err := c.l.b.constant(fmt.Sprint("zeros ", x.width), g.dtype, []int{x.width}, make([]float32, x.width))
-			if err != nil {
-				c.l.refuse("%v", err)
-			}
-			bias = zeros
+			return g.same(domainOfMicrosoft, "Gelu", x, nil)
 		}
 		return g.same(domainOfMicrosoft, "BiasGelu", x, []string{bias})
 	case arch.GELUTanh:

@@ -53,8 +53,8 @@ func (b *Builder) CUDA(device int, options map[string]string) error {
 		unsafe.SliceData(keys), unsafe.SliceData(values), C.size_t(len(keys))))
 	if status.CodeOf(err) == status.NoBackend {
 		return status.Errorf(status.NoBackend, "%w. The provider's libraries lie beside %q; it needs a driver for CUDA 13 and, where the loader finds "+
-			"them (LD_LIBRARY_PATH, or ldconfig), CUDA 13 and cuDNN 9: PyPI has them as nvidia-cublas, nvidia-cuda-runtime, nvidia-cuda-nvrtc, "+
-			"nvidia-cufft, nvidia-curand and nvidia-cudnn-cu13", err, Path())
+			"them (LD_LIBRARY_PATH, or ldconfig), CUDA 13 and cuDNN 9: PyPI has them as nvidia-cublas, nvidia-cuda-runtime, nvidia-curand "+
+			"and nvidia-cudnn-cu13", err, Path())
 	}
 	return err
 }
