@@ -12,14 +12,18 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
-// one runs a graph of one operator over rows [5, 12], and returns how that fails.
-func one(t *testing.T, op string, inputs func(b *binder, x string) []string, attrs []attr, change func(*ort.Packed)) error {
+func loadLibrary(t *testing.T) {
 	path := os.Getenv(ort.LibraryVariable)
 	if path == "" {
 		path = suite.Dependency(t, "onnxruntime/libonnxruntime.so.1")
 	}
 	_, err := ort.Load(path, false)
 	require.NoError(t, err)
+}
+
+// one runs a graph of one operator over rows [5, 12], and returns how that fails.
+func one(t *testing.T, op string, inputs func(b *binder, x string) []string, attrs []attr, change func(*ort.Packed)) error {
+	loadLibrary(t)
 	builder, err := ort.NewBuilder(2)
 	require.NoError(t, err)
 	defer builder.Free()
@@ -31,7 +35,7 @@ func one(t *testing.T, op string, inputs func(b *binder, x string) []string, att
 	g.add("", "Gather", []string{numbers(t, b, "table", 20, 12), inputIDs}, []string{x.name}, attr{"axis", int64(0)})
 	y := g.value(ort.Float32, dim{name: "a"}, dim{name: "b"})
 	g.add(domainOfBei, op, inputs(b, x.name), []string{y}, attrs...)
-	g.output(rows{name: y, count: tokens, width: 4}, outputTokenVectors)
+	g.output(rows{name: y, count: tokens, width: 4, dtype: ort.Float32}, outputTokenVectors)
 	session, err := builder.Session(g.encode())
 	if err != nil {
 		return err
