@@ -35,7 +35,7 @@ GO_LDFLAGS := -s -w -X $(MODULE)/backend.Version=$(VERSION)
 SO_LDFLAGS := -Wl,--version-script=$(CURDIR)/capi/bei.map -Wl,-soname,libbei.so -Wl,--gc-sections -Wl,-z,relro -Wl,-z,now \
 	-Wl,-z,nodelete -Wl,-z,noexecstack -Wl,--no-undefined -static-libgcc
 
-.PHONY: help setup build build_lib test test_unit test_integration test_race fuzz lint format bench run_embed clean
+.PHONY: help setup build build_lib test test_unit test_integration test_race fuzz lint format bench bench_gpu run_embed clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,6 +102,10 @@ format: ## rewrite Go, Rust and C sources in the form that lint wants
 
 bench: build ## compare speed with sentence-transformers (makes .deps/venv-bench); BENCH_ARGS are passed on
 	$(PYTHON) bench/bench.py $(BENCH_ARGS)
+
+# No build here: a GPU machine may have no Go. It wants dist/ as `make build` leaves it, there or brought along.
+bench_gpu: ## on a GPU machine with dist/ and torch: our engines beside torch eager and torch.compile; BENCH_ARGS are passed on
+	$(PYTHON) bench/gpu/bench.py $(BENCH_ARGS)
 
 run_embed: build ## start the router on all-MiniLM-L6-v2 and print a curl line; HOST=127.0.0.1 PORT=8080
 	@exec $(PYTHON) scripts/run_embed.py $(DIST)/bei-router $(MODEL) $(HOST) $(PORT)

@@ -57,6 +57,8 @@ type Backend struct {
 	metrics   *metrics
 	opened    time.Duration
 	closed    atomic.Bool
+	// calibrates: the engine is an onnx.Engine that keeps maxima, for a Calibrator.
+	calibrates bool
 	// tokenizerUse is held for reading by calls that use the tokenizer outside the pipeline; for writing to close it.
 	tokenizerUse sync.RWMutex
 	cut          atomic.Bool  // these calls must end: the time that Close gives them is over
@@ -65,13 +67,16 @@ type Backend struct {
 
 // Open opens the model of c.Model on the engine that c chooses and warms it up. Errors are *status.Error. ctx bounds the
 // opening only.
-func Open(ctx context.Context, c Config) (*Backend, error) {
+func Open(ctx context.Context, c Config) (*Backend, error) { return openBackend(ctx, c, false) }
+
+// openBackend is Open, or OpenCalibrator's.
+func openBackend(ctx context.Context, c Config, calibrates bool) (*Backend, error) {
 	start := time.Now()
 	if err := c.check(); err != nil {
 		return nil, err
 	}
 	c.Go.apply()
-	b := &Backend{config: c, queue: c.pipeline(), log: newLogger(c.Log), metrics: newMetrics()}
+	b := &Backend{config: c, queue: c.pipeline(), log: newLogger(c.Log), metrics: newMetrics(), calibrates: calibrates}
 	if err := b.open(ctx); err != nil {
 		failure := status.Of(err, status.Start)
 		b.log.Error("open failed", zap.String("model", c.Model), zap.Stringer("code", failure.Code), zap.Error(failure))
@@ -169,7 +174,7 @@ func (b *Backend) openEngine(ctx context.Context) (engine.Engine, error) {
 	}
 	b.log.Info("opening", zap.String("model", c.Model), zap.String("family", b.model.Family), zap.Int("layers", len(b.model.Layers)),
 		zap.Int("hidden_size", b.model.HiddenSize), zap.Int64("weights_bytes", b.weights.TotalBytes()))
-	o := onnx.Options{Library: c.ONNXRuntime.Library, Threads: c.Threads, Slots: c.Slots, Limits: limits, Logger: logONNXRuntime(b.log)}
+	o := onnx.Options{Library: c.ONNXRuntime.Library, Threads: c.Threads, Slots: c.Slots, Limits: limits, Calibrate: b.calibrates, Logger: logONNXRuntime(b.log)}
 	if c.Device != "auto" {
 		o.Device = c.Device
 	}
@@ -245,6 +250,11 @@ func (b *Backend) runZeros(ctx context.Context, call string, n, length int, o Ca
 	batch.RawIndices = items
 	return b.runBatch(ctx, call, batch, o, Output{Result: &Result{}}, info.Outputs)
 }
+
+// UseSlot gives f the engine's slot i, of Info.Slots, for itself: it waits for the run under way there, and later runs wait for f, as
+// Close does. It is for measuring the bare engine; calls go through Embed and its siblings, which check, queue and isolate. Errors
+// are f's, status.InvalidArgument for a slot that is not there, and status.ShutDown.
+func (b *Backend) UseSlot(i int, f func(engine.Slot) error) error { return b.pipe.UseSlot(i, f) }
 
 // Close ends the backend: calls under way may finish until ctx ends, the rest gets status.ShutDown. The error is
 // status.Timeout when calls were cut off; all memory is released all the same. Only when a run never returned

@@ -95,7 +95,7 @@ func (w *batchWork) Prepare(i int, s *pipeline.Sequence) error {
 	if err := below(i, "input_ids", s.IDs, first, info.VocabSize, "vocab_size"); err != nil {
 		return err
 	}
-	if w.batch.TokenTypeIDs != nil {
+	if w.batch.TokenTypeIDs != nil && !info.ignoresTypes {
 		s.TypeIDs = w.batch.TokenTypeIDs[first:last]
 		if err := below(i, "token_type_ids", s.TypeIDs, first, info.TypeVocabSize, "type_vocab_size"); err != nil {
 			return err

@@ -114,8 +114,9 @@ func (b *Backend) withTimeout(ctx context.Context, o CallOptions) (context.Conte
 
 var errShutDown = status.Errorf(status.ShutDown, "the backend is shut down")
 
-// Health tells whether the backend works: nil, or status.Unhealthy. Cheap by itself; deep also runs one token before, within o's
-// timeout.
+// Health tells whether the backend works: nil, or status.Unhealthy. Cheap by itself: hung slots, a last run that lost the engine, the
+// engine's own word on all its replicas, and NVML's on the devices that it uses. Deep also runs one token before, within o's timeout, in
+// whichever slot comes free first: it does not go through all slots.
 func (b *Backend) Health(ctx context.Context, deep bool, o CallOptions) error {
 	if deep {
 		if err := b.runZeros(ctx, "health", 1, 1, CallOptions{Timeout: o.Timeout, Priority: 1}); err != nil {
@@ -129,10 +130,11 @@ func (b *Backend) Health(ctx context.Context, deep bool, o CallOptions) error {
 	return b.health()
 }
 
-// health is the cheap check. Devices count only for an engine that runs on one: a GPU that is lost is no trouble on CPU.
+// health is the cheap check. Only the devices that the engine uses count: a GPU that is lost is no trouble on CPU, or on another GPU.
 func (b *Backend) health() error {
-	if err := b.pipe.Health(); err != nil || b.engine.Info().Device == "cpu" {
+	i := b.engine.Info()
+	if err := b.pipe.Health(); err != nil || i.Device == "cpu" {
 		return err
 	}
-	return b.monitor.Health()
+	return b.monitor.Health(i.DeviceUUIDs...)
 }

@@ -15,8 +15,6 @@ import (
 
 	dto "github.com/prometheus/client_model/go"
 
-	"github.com/basetenlabs/bei-runtime/backend/device"
-	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/engine/mock"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
@@ -190,15 +188,6 @@ func TestTimeoutAndCancel(t *testing.T) {
 	require.NoError(t, b.Embed(background, batch, CallOptions{Priority: 1}, out))
 }
 
-// onGPU is a mock that says it runs on a device.
-type onGPU struct{ *mock.Engine }
-
-func (e onGPU) Info() engine.Info {
-	i := e.Engine.Info()
-	i.Device = "cuda:0"
-	return i
-}
-
 // TestDeepHealthSeesAHungSlot: that another slot runs a token does not make the backend healthy.
 func TestDeepHealthSeesAHungSlot(t *testing.T) {
 	b := openMock(t, func(c *Config) {
@@ -221,18 +210,6 @@ func TestHealth(t *testing.T) {
 	requireCode(t, status.Unhealthy, b.Health(background, true, CallOptions{}), "one token did not run: item 0: the model's output holds NaN")
 	requireCode(t, status.Timeout, b.Health(background, true, CallOptions{Timeout: 100 * time.Millisecond}), "")
 	require.NoError(t, b.Health(background, true, CallOptions{}))
-
-	fake := device.NewFake(device.Device{Index: 0, UUID: "GPU-1", Name: "a GPU", PowerW: math.NaN(), MemoryTotal: 5})
-	b.monitor = fake
-	fake.SetHealth(status.Errorf(status.Unhealthy, "a device that is not used is lost"))
-	require.NoError(t, b.Health(background, false, CallOptions{}))
-	b.engine = onGPU{b.engine.(*mock.Engine)}
-	fake.SetHealth(nil)
-	require.NoError(t, b.Health(background, false, CallOptions{}))
-	fake.SetHealth(status.Errorf(status.Unhealthy, "device 0 fell off the bus"))
-	for _, deep := range []bool{false, true} {
-		requireCode(t, status.Unhealthy, b.Health(background, deep, CallOptions{}), "fell off the bus")
-	}
 
 	for _, kind := range []string{mock.Classifier, mock.TokenClassifier} {
 		b := openMock(t, func(c *Config) { c.Mock.Kind = kind })
@@ -282,29 +259,8 @@ func TestMetrics(t *testing.T) {
 	require.Equal(t, map[string]float64{"warm_up OK": 2, "embed OK": 1, "embed INVALID_ARGUMENT": 1, "health OK": 1,
 		"predict UNSUPPORTED": 1, "decode INVALID_ARGUMENT": 1}, counts("bei_calls_total"))
 	require.Equal(t, 1.0, counts("bei_items_total")["NON_FINITE"])
-	labels := map[string]string{}
-	for _, l := range m["bei_info"].Metric[0].Label {
-		labels[l.GetName()] = l.GetValue()
-	}
-	require.Equal(t, map[string]string{"version": Version, "engine": "mock", "engine_version": "1", "device": "cpu", "dtype": "float32"}, labels)
-
-	// Devices: readings that are missing are left out, and a sick one makes the backend sick.
-	fake := device.NewFake(device.Device{UUID: "GPU-1", Name: "a", MemoryTotal: 5, TemperatureC: 40, PowerW: math.NaN(), ThrottleReasons: []string{"x", "y"}},
-		device.Device{UUID: "GPU-2", Name: "b", PowerW: 300})
-	fake.SetHealth(status.Errorf(status.Unhealthy, "sick"))
-	metrics := newMetrics()
-	sick := &Backend{engine: onGPU{b.engine.(*mock.Engine)}, pipe: b.pipe, info: b.info, monitor: fake, metrics: metrics}
-	metrics.watch(sick)
-	m = families(t, sick)
-	require.Zero(t, m["bei_healthy"].Metric[0].Gauge.GetValue())
-	require.Len(t, m["bei_gpu_power_watts"].Metric, 1)
-	require.Equal(t, 300.0, m["bei_gpu_power_watts"].Metric[0].Gauge.GetValue())
-	require.Len(t, m["bei_gpu_memory_total_bytes"].Metric, 2)
-	require.Equal(t, 2.0, m["bei_gpu_throttle_reasons"].Metric[0].Gauge.GetValue())
-
-	fake.SetDevices(device.Device{UUID: "GPU-1"}, device.Device{UUID: "GPU-1"})
-	_, err := sick.Metrics()
-	requireCode(t, status.Internal, err, "metrics: ")
+	require.Equal(t, map[string]string{"version": Version, "engine": "mock", "engine_version": "1", "device": "cpu", "dtype": "float32"},
+		labelsOf(m["bei_info"].Metric[0]))
 }
 
 func TestClose(t *testing.T) {

@@ -133,7 +133,7 @@ func TestMiniLMFrom64Goroutines(t *testing.T) {
 func TestTinyModelsFromText(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join("..", "testdata", "models", "*", "golden.json"))
 	require.NoError(t, err)
-	require.GreaterOrEqual(t, len(files), 13)
+	require.GreaterOrEqual(t, len(files), 23)
 	for _, file := range files {
 		var golden struct {
 			Name, Task string
@@ -177,4 +177,17 @@ func TestTinyModelsFromText(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAModelWithoutTypesIgnoresThem: a pair's type ids, as bei_tokenize gives them, come back in a batch.
+func TestAModelWithoutTypesIgnoresThem(t *testing.T) {
+	b := open(t, onnxConfig("qwen3-bidirectional"))
+	require.EqualValues(t, 1, b.Info().TypeVocabSize)
+	batch := packed([]uint32{5, 6, 7})
+	var rows [2][]float32
+	for i, types := range [][]uint32{nil, {0, 1, 1}} {
+		rows[i], batch.TokenTypeIDs = rowsFor(b, 1), types
+		require.NoError(t, b.Embed(background, batch, CallOptions{}, Output{Rows: rows[i]}))
+	}
+	require.Equal(t, rows[0], rows[1])
 }

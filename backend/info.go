@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/device"
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/engine/mock"
 	"github.com/basetenlabs/bei-runtime/backend/status"
@@ -61,6 +63,7 @@ type Info struct {
 	Normalizes      bool
 
 	maxPositions uint32 // position ids are below it; 0: any
+	ignoresTypes bool   // no table of token types: tokenizers may give any, as pairs have them
 }
 
 // Info returns the backend's Info.
@@ -81,6 +84,7 @@ func (b *Backend) describe() Info {
 		i.Normalizes = m.Head.Normalize
 		i.VocabSize, i.TypeVocabSize = uint32(m.VocabSize), uint32(max(m.Embeddings.TypeVocabSize, 1))
 		i.PositionOffset, i.maxPositions = uint32(m.Embeddings.PositionOffset), uint32(m.MaxPositions)
+		i.ignoresTypes = m.Embeddings.Type.Absent()
 		labels = len(m.Head.Labels)
 		switch m.Head.Kind {
 		case arch.HeadClassifier:
@@ -163,6 +167,7 @@ type infoDocument struct {
 	EngineChoice    string            `json:"engine_choice"`
 	EngineDetails   map[string]string `json:"engine_details,omitempty"`
 	Device          string            `json:"device"`
+	DeviceUUIDs     []string          `json:"device_uuids,omitempty"` // those of gpus that the engine uses
 	DType           string            `json:"dtype"`
 	Outputs         []string          `json:"outputs"`
 	WeightsBytes    int64             `json:"weights_bytes,omitempty"`
@@ -171,14 +176,27 @@ type infoDocument struct {
 	OpenSeconds     float64           `json:"open_seconds"`
 }
 
-// gpu is what of a device.Device does not change.
+// gpu is what of a device.Device does not change, or only when somebody sets it.
 type gpu struct {
-	Index       int    `json:"index"`
-	UUID        string `json:"uuid"`
-	Name        string `json:"name"`
-	Driver      string `json:"driver"`
-	CUDA        string `json:"cuda"`
-	MemoryTotal uint64 `json:"memory_total_bytes"`
+	Index             int     `json:"index"`
+	UUID              string  `json:"uuid"`
+	Parent            string  `json:"parent_uuid,omitempty"` // of a MIG device: its GPU
+	Name              string  `json:"name"`
+	Driver            string  `json:"driver"`
+	CUDA              string  `json:"cuda"`
+	PCIBusID          string  `json:"pci_bus_id,omitempty"`
+	ComputeCapability string  `json:"compute_capability,omitempty"`
+	MemoryTotal       uint64  `json:"memory_total_bytes"`
+	PowerLimit        float64 `json:"power_limit_watts,omitempty"`
+}
+
+func newGPU(d device.Device) gpu {
+	g := gpu{Index: d.Index, UUID: d.UUID, Parent: d.Parent, Name: d.Name, Driver: d.Driver, CUDA: d.CUDA, PCIBusID: d.PCIBusID,
+		ComputeCapability: d.ComputeCapability, MemoryTotal: d.MemoryTotal}
+	if !math.IsNaN(d.PowerLimitW) {
+		g.PowerLimit = d.PowerLimitW
+	}
+	return g
 }
 
 // InfoJSON tells everything known of the backend as one JSON object.
@@ -190,7 +208,7 @@ func (b *Backend) InfoJSON() ([]byte, error) {
 		PositionOffset: i.PositionOffset, DefaultPrompt: b.prompt, MaxLength: i.MaxLength, MaxTokens: i.MaxTokens,
 		MaxSequences: i.MaxSequences, BestTokens: i.BestTokens, Slots: i.Slots, IsPadded: i.Padded, HasTokenizer: i.HasTokenizer,
 		MaxItems: b.queue.MaxItems, Engine: e.Name, EngineVersion: e.Version, EngineChoice: b.config.engineChoice(), EngineDetails: e.Details, Device: e.Device,
-		DType: e.Precision, OpenSeconds: b.opened.Seconds(),
+		DeviceUUIDs: e.DeviceUUIDs, DType: e.Precision, OpenSeconds: b.opened.Seconds(),
 	}
 	for _, o := range []struct {
 		bit  engine.Outputs
@@ -201,7 +219,7 @@ func (b *Backend) InfoJSON() ([]byte, error) {
 		}
 	}
 	for _, g := range b.monitor.Devices() {
-		d.Devices = append(d.Devices, gpu{g.Index, g.UUID, g.Name, g.Driver, g.CUDA, g.MemoryTotal})
+		d.Devices = append(d.Devices, newGPU(g))
 	}
 	if m := b.model; m != nil {
 		d.Family, d.Architecture, d.Layers, d.HiddenSize = m.Family, m.Architecture, len(m.Layers), m.HiddenSize

@@ -102,7 +102,7 @@ func (w *textWork) Prepare(i int, s *pipeline.Sequence) error {
 	if len(enc.IDs) == 0 && w.wants[i]&(engine.Pooled|engine.Sparse) != 0 {
 		return status.Errorf(status.Empty, "item %d: the tokenizer gives no token for this text, so there is nothing to pool", i)
 	}
-	s.IDs, s.TypeIDs = enc.IDs, enc.TypeIDs
+	s.IDs = enc.IDs
 	s.FirstPosition = w.backend.info.PositionOffset
 	s.Outputs = w.wants[i] &^ TokensOutput
 	if w.backend.model != nil && w.backend.model.Head.Pooling.ExcludePrompt {
@@ -115,6 +115,10 @@ func (w *textWork) Prepare(i int, s *pipeline.Sequence) error {
 	if err := below(i, "input_ids", s.IDs, 0, info.VocabSize, "vocab_size"); err != nil {
 		return err
 	}
+	if info.ignoresTypes {
+		return nil
+	}
+	s.TypeIDs = enc.TypeIDs
 	return below(i, "token_type_ids", s.TypeIDs, 0, info.TypeVocabSize, "type_vocab_size")
 }
 

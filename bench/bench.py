@@ -16,16 +16,12 @@ Targets are printed as met or missed and change nothing: the exit status is 0 un
 """
 
 import argparse
-import array
-import base64
 import datetime
 import hashlib
 import json
-import math
 import os
 import pathlib
 import platform
-import select
 import statistics
 import subprocess
 import sys
@@ -34,50 +30,15 @@ import venv
 
 import report
 import workload
+from contender import Contender, cosines, progress
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
-TICK = os.sysconf("SC_CLK_TCK")
 LATENCY_CALLS = 20
-REPLY_SECONDS = 900  # more than any job takes on a slow machine; a hung contender must not hang the run
 
 
-class Contender:
-    """A worker process and the pipe to it."""
-
-    def __init__(self, name: str, python: str, kind: str, settings: dict):
-        self.name = name
-        environment = os.environ | {"OMP_NUM_THREADS": str(settings["threads"])}
-        self.process = subprocess.Popen(
-            [python, str(HERE / "worker.py"), kind, json.dumps(settings)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
-        )
-
-    def reply(self) -> dict:
-        if not select.select([self.process.stdout], [], [], REPLY_SECONDS)[0]:
-            raise RuntimeError(f"{self.name}: no answer within {REPLY_SECONDS} s")
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name}: the worker ended with status {self.process.wait()}; its message is above")
-        return json.loads(line)
-
-    def ask(self, **job) -> dict:
-        self.process.stdin.write(json.dumps(job).encode() + b"\n")
-        self.process.stdin.flush()
-        return self.reply()
-
-    def cpu_seconds(self) -> float:
-        """User and system time of the process so far, all threads (proc(5), fields 14 and 15 of stat)."""
-        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICK
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        try:
-            self.process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+def worker(name: str, python: str, kind: str, settings: dict) -> Contender:
+    return Contender(name, [python, str(HERE / "worker.py"), kind, json.dumps(settings)], {"OMP_NUM_THREADS": str(settings["threads"])})
 
 
 class Idle:
@@ -130,37 +91,20 @@ def peer_python() -> str:
     return str(python)
 
 
-def cosines(a: str, b: str, rows: int) -> list[float]:
-    """Cosine of each row of two base64 float32 matrices."""
-    x, y = (array.array("f", base64.b64decode(text)) for text in (a, b))
-    if len(x) != len(y) or len(x) % rows:
-        raise RuntimeError(f"vectors: {len(x)} and {len(y)} numbers for {rows} texts")
-    width, result = len(x) // rows, []
-    for i in range(0, len(x), width):
-        p, q = x[i : i + width], y[i : i + width]
-        dot = sum(map(float.__mul__, p, q))
-        result.append(dot / math.sqrt(sum(v * v for v in p) * sum(v * v for v in q)))
-    return result
-
-
-def progress(text: str) -> None:
-    print(f"{datetime.datetime.now():%H:%M:%S} {text}", file=sys.stderr, flush=True)
-
-
 def measure(arguments: argparse.Namespace, settings: dict) -> dict:
     """Runs everything and returns the numbers that the table and the JSON file are made of."""
     progress(f"memory: a fresh process, {settings['memory_calls']} calls with {settings['texts']} texts")
-    fresh = Contender("memory", sys.executable, "memory", settings)
+    fresh = worker("memory", sys.executable, "memory", settings)
     try:
         memory = fresh.reply()
     finally:
         fresh.close()
 
     progress("starting the contenders")
-    contenders = {"bei": Contender("bei", sys.executable, "bei", settings)}
+    contenders = {"bei": worker("bei", sys.executable, "bei", settings)}
     try:
         if not arguments.no_peer:
-            contenders["peer"] = Contender("peer", arguments.peer_python or peer_python(), "peer", settings)
+            contenders["peer"] = worker("peer", arguments.peer_python or peer_python(), "peer", settings)
         ready = {name: contender.reply() for name, contender in contenders.items()}
         counts = {name: (answer["tokens"], answer["latency_tokens"]) for name, answer in ready.items()}
         expected = (workload.make(settings["model"], settings["texts"]).tokens, workload.LATENCY_TOKENS)

@@ -334,7 +334,8 @@ bei_error *bei_info_json(bei_handle backend, bei_result *result);
 
 /*
  * bei_health tells whether the backend works. deep 0: cheap, from what past runs and the device told; takes
- * microseconds. deep 1: runs one token through the engine, then as 0. Only timeout_us and cancel of options are used.
+ * microseconds (a GPU driver that hangs: two seconds, once). deep 1: runs one token through whichever slot of the engine
+ * is free first, then as 0. Only timeout_us and cancel of options are used.
  * Returns: NULL: healthy; BEI_UNHEALTHY with the reason, BEI_TIMEOUT, BEI_OVERLOADED, BEI_CANCELLED, BEI_SHUT_DOWN,
  * BEI_INVALID_HANDLE. Since 1.
  */

@@ -20,7 +20,7 @@ func readHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, want 
 	case classifier && !mods.has("Pooling"):
 		err = classifierHead(c, t, m, a, mods, want)
 	default:
-		err = embeddingHead(fsys, t, m, mods, want)
+		err = embeddingHead(fsys, t, m, a, mods, want)
 	}
 	return firstOf(err, c.err, t.err)
 }
@@ -57,8 +57,11 @@ func classifierHead(c *object, t *tensors, m *Model, a architecture, mods module
 	return nil
 }
 
-func embeddingHead(fsys fs.FS, t *tensors, m *Model, mods modules, want asked) error {
+func embeddingHead(fsys fs.FS, t *tensors, m *Model, a architecture, mods modules, want asked) error {
 	m.Head = Head{Kind: HeadEmbedding, Pooling: Pooling{Modes: []PoolMode{PoolMean}}}
+	if a.causalLM && m.Layers[0].Attention.Causal {
+		m.Head.Pooling.Modes[0] = PoolLastToken
+	}
 	if mods != nil {
 		if err := mods.embedding(fsys, t, m, want); err != nil {
 			return err

@@ -77,6 +77,11 @@ func (o *object) present(key string) bool {
 	return ok && string(raw) != "null"
 }
 
+// null tells that the key is there and holds null, where that means something else than its absence.
+func (o *object) null(key string) bool {
+	return string(o.values[key]) == "null"
+}
+
 // get decodes a value; false where there is none, or it is of another type than into.
 func (o *object) get(key, want string, into any) bool {
 	if o.err != nil || !o.present(key) {
@@ -109,6 +114,15 @@ func (o *object) boolean(key string, fallback bool) bool {
 		return fallback
 	}
 	return b
+}
+
+// object returns an object of its own, whose faults name the key; nil where there is none.
+func (o *object) object(key string) *object {
+	inner := &object{file: o.file + ": " + key}
+	if !o.get(key, "an object", &inner.values) {
+		return nil
+	}
+	return inner
 }
 
 // number returns a number from lo to hi.

@@ -32,13 +32,15 @@ type family struct {
 // architecture is a trunk with a head. kind is what the head is by itself: HeadSparse for masked-LM heads, which serve as
 // embeddings unless sparse vectors are asked for. chain reads the head's own layers; nil: it has none.
 type architecture struct {
-	kind  HeadKind
-	chain func(c *object, t *tensors, m *Model) []Dense
+	kind     HeadKind
+	chain    func(c *object, t *tensors, m *Model) []Dense
+	causalLM bool // a language model: without modules.json it pools the last token, as long as its attention is causal
 }
 
 // families by model_type.
 var families = map[string]family{
-	"bert": bert,
+	"bert":  bert,
+	"qwen3": qwen3,
 }
 
 // Families returns the supported values of model_type, sorted.
@@ -47,8 +49,8 @@ func Families() []string { return slices.Sorted(maps.Keys(families)) }
 // Read reads what the model in folder dir is, and checks that tensors has every weight of it in the right shape.
 //
 // config.json tells the transformer. modules.json and its folders, where present, tell pooling, dense modules and normalisation; without it
-// classifiers are what config.json says and all others are embedding models with mean pooling and no normalisation, as
-// sentence-transformers treats a plain transformers folder. A weight of a module in folder F is named "F/name".
+// classifiers are what config.json says and all others are embedding models without normalisation, with mean pooling or, for causal
+// language models, that of the last token, as sentence-transformers treats a plain transformers folder. A weight of a module in folder F is named "F/name".
 //
 // Errors are *status.Error: Unsupported names what this package does not know; WeightsNotFound a missing tensor; InvalidArgument a
 // wrong option; Start everything else that is wrong with the folder, by file, key, value and limit.

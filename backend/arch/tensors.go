@@ -55,6 +55,16 @@ func (t *tensors) linear(name string, in, out int) Linear {
 	return Linear{Weight: t.need(name+".weight", out, in), Bias: t.need(name+".bias", out), In: in, Out: out}
 }
 
+// linearWithoutBias is torch's nn.Linear with bias=False.
+func (t *tensors) linearWithoutBias(name string, in, out int) Linear {
+	return Linear{Weight: t.need(name+".weight", out, in), In: in, Out: out}
+}
+
+// rmsNorm is x / sqrt(mean(x^2) + eps) * weight.
+func (t *tensors) rmsNorm(name string, width int, eps float32) *Norm {
+	return &Norm{Kind: RMSNorm, Weight: t.need(name+".weight", width), Eps: eps}
+}
+
 // layerNorm is torch's nn.LayerNorm. Checkpoints converted from TensorFlow call weight and bias gamma and beta.
 func (t *tensors) layerNorm(name string, width int, eps float32) *Norm {
 	weight, bias := name+".weight", name+".bias"

@@ -2,6 +2,7 @@ package device
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"sync"
 	"testing"
@@ -10,50 +11,138 @@ import (
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 	"github.com/NVIDIA/go-nvml/pkg/nvml/mock"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
+
+// TestMain checks that every Close ends what waits for events.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // machine scripts NVML through go-nvml's mock: what each question is answered with, by a field of its own.
 type machine struct {
 	mock.Interface
 	gpus                                                    []*mock.Device
 	init, driver, cuda, count, handle, uuid, name, shutdown nvml.Return
-	memory, ecc, power                                      nvml.Return
-	throttle                                                uint64
+	memory, ecc, power, eventSet, eventTypes, register      nvml.Return
+	throttle, types                                         uint64
 	clock                                                   time.Time
+	old                                                     bool                // the driver lacks what came with 450
+	events                                                  chan nvml.EventData // what Wait gives
+	waits                                                   nvml.Return         // what Wait gives instead, unless SUCCESS
+	set                                                     *mock.EventSet
 }
 
 func newMachine(n int) *machine {
-	m := &machine{clock: time.Unix(1000, 0)}
+	m := &machine{clock: time.Unix(1000, 0), types: nvml.EventTypeXidCriticalError | nvml.EventTypePState, events: make(chan nvml.EventData)}
 	m.InitFunc = func() nvml.Return { return m.init }
 	m.ShutdownFunc = func() nvml.Return { return m.shutdown }
 	m.SystemGetDriverVersionFunc = func() (string, nvml.Return) { return "550.54.15", m.driver }
 	m.SystemGetCudaDriverVersionFunc = func() (int, nvml.Return) { return 12040, m.cuda }
 	m.DeviceGetCountFunc = func() (int, nvml.Return) { return len(m.gpus), m.count }
 	m.DeviceGetHandleByIndexFunc = func(i int) (nvml.Device, nvml.Return) { return m.gpus[i], m.handle }
-	for range n {
-		m.gpus = append(m.gpus, &mock.Device{
-			GetUUIDFunc:             func() (string, nvml.Return) { return "GPU-1", m.uuid },
-			GetNameFunc:             func() (string, nvml.Return) { return "NVIDIA H100", m.name },
-			GetMemoryInfoFunc:       func() (nvml.Memory, nvml.Return) { return nvml.Memory{Total: 80 << 30, Used: 3 << 30}, m.memory },
-			GetTemperatureFunc:      func(nvml.TemperatureSensors) (uint32, nvml.Return) { return 45, nvml.SUCCESS },
-			GetPowerUsageFunc:       func() (uint32, nvml.Return) { return 350_500, m.power },
-			GetUtilizationRatesFunc: func() (nvml.Utilization, nvml.Return) { return nvml.Utilization{Gpu: 25}, nvml.SUCCESS },
-			GetTotalEccErrorsFunc: func(kind nvml.MemoryErrorType, since nvml.EccCounterType) (uint64, nvml.Return) {
-				if kind != nvml.MEMORY_ERROR_TYPE_UNCORRECTED || since != nvml.VOLATILE_ECC {
-					return 0, nvml.ERROR_INVALID_ARGUMENT
-				}
-				return 2, m.ecc
-			},
-			GetCurrentClocksThrottleReasonsFunc: func() (uint64, nvml.Return) { return m.throttle, nvml.SUCCESS },
-		})
+	m.ExtensionsFunc = func() nvml.ExtendedInterface {
+		return &mock.ExtendedInterface{LookupSymbolFunc: func(name string) error {
+			if m.old {
+				return errors.New(name + ": undefined symbol")
+			}
+			return nil
+		}}
+	}
+	m.set = &mock.EventSet{FreeFunc: func() nvml.Return { return nvml.SUCCESS }, WaitFunc: m.wait}
+	m.EventSetCreateFunc = func() (nvml.EventSet, nvml.Return) { return m.set, m.eventSet }
+	for i := range n {
+		m.gpus = append(m.gpus, m.newGPU(i))
 	}
 	return m
 }
 
-func (m *machine) open() (Monitor, error) {
-	return open(m, func() error { return errors.New("the loader's reason") }, func() time.Time { return m.clock })
+func (m *machine) newGPU(i int) *mock.Device {
+	return &mock.Device{
+		GetUUIDFunc: func() (string, nvml.Return) { return fmt.Sprintf("GPU-%d", i), m.uuid },
+		GetNameFunc: func() (string, nvml.Return) { return "NVIDIA H100", m.name },
+		GetPciInfoFunc: func() (nvml.PciInfo, nvml.Return) {
+			info := nvml.PciInfo{}
+			for k, c := range fmt.Sprintf("00000000:%dB:00.0", i) {
+				info.BusId[k] = int8(c)
+			}
+			return info, nvml.SUCCESS
+		},
+		GetCudaComputeCapabilityFunc: func() (int, int, nvml.Return) { return 9, 0, nvml.SUCCESS },
+		GetMigModeFunc:               func() (int, int, nvml.Return) { return 0, 0, nvml.ERROR_NOT_SUPPORTED },
+		GetMemoryInfoFunc:            func() (nvml.Memory, nvml.Return) { return nvml.Memory{Total: 80 << 30, Used: 3 << 30}, m.memory },
+		GetTemperatureFunc:           func(nvml.TemperatureSensors) (uint32, nvml.Return) { return 45, nvml.SUCCESS },
+		GetPowerUsageFunc:            func() (uint32, nvml.Return) { return 350_500, m.power },
+		GetEnforcedPowerLimitFunc:    func() (uint32, nvml.Return) { return 700_000, m.power },
+		GetUtilizationRatesFunc:      func() (nvml.Utilization, nvml.Return) { return nvml.Utilization{Gpu: 25, Memory: 10}, nvml.SUCCESS },
+		GetClockInfoFunc: func(clock nvml.ClockType) (uint32, nvml.Return) {
+			return map[nvml.ClockType]uint32{nvml.CLOCK_SM: 1980, nvml.CLOCK_MEM: 2619}[clock], nvml.SUCCESS
+		},
+		GetTotalEccErrorsFunc: func(kind nvml.MemoryErrorType, since nvml.EccCounterType) (uint64, nvml.Return) {
+			if since != nvml.VOLATILE_ECC {
+				return 0, nvml.ERROR_INVALID_ARGUMENT
+			}
+			return map[nvml.MemoryErrorType]uint64{nvml.MEMORY_ERROR_TYPE_CORRECTED: 7, nvml.MEMORY_ERROR_TYPE_UNCORRECTED: 2}[kind], m.ecc
+		},
+		GetRemappedRowsFunc:                 func() (int, int, bool, bool, nvml.Return) { return 3, 1, true, true, m.ecc },
+		GetRetiredPagesPendingStatusFunc:    func() (nvml.EnableState, nvml.Return) { return nvml.FEATURE_ENABLED, m.ecc },
+		GetCurrentClocksThrottleReasonsFunc: func() (uint64, nvml.Return) { return m.throttle, nvml.SUCCESS },
+		GetSupportedEventTypesFunc:          func() (uint64, nvml.Return) { return m.types, m.eventTypes },
+		RegisterEventsFunc:                  func(uint64, nvml.EventSet) nvml.Return { return m.register },
+	}
+}
+
+// cut makes GPU i one of two MIG devices, in GPU instances 1 and 2, with an empty place between them.
+func (m *machine) cut(i int) (migs [3]*mock.Device) {
+	for k := range migs {
+		migs[k] = &mock.Device{
+			GetUUIDFunc:              func() (string, nvml.Return) { return fmt.Sprintf("MIG-%d-%d", i, k), m.uuid },
+			GetNameFunc:              func() (string, nvml.Return) { return "NVIDIA H100 MIG 3g.40gb", m.name },
+			GetMemoryInfoFunc:        func() (nvml.Memory, nvml.Return) { return nvml.Memory{Total: 40 << 30, Used: 1 << 30}, m.memory },
+			GetGpuInstanceIdFunc:     func() (int, nvml.Return) { return k, nvml.SUCCESS },
+			GetComputeInstanceIdFunc: func() (int, nvml.Return) { return 0, nvml.SUCCESS },
+		}
+	}
+	m.gpus[i].GetMigModeFunc = func() (int, int, nvml.Return) { return nvml.DEVICE_MIG_ENABLE, nvml.DEVICE_MIG_ENABLE, nvml.SUCCESS }
+	m.gpus[i].GetMaxMigDeviceCountFunc = func() (int, nvml.Return) { return len(migs), nvml.SUCCESS }
+	m.gpus[i].GetMigDeviceHandleByIndexFunc = func(k int) (nvml.Device, nvml.Return) {
+		if k == 1 {
+			return nil, nvml.ERROR_NOT_FOUND
+		}
+		return migs[k], nvml.SUCCESS
+	}
+	return migs
+}
+
+func (m *machine) wait(ms uint32) (nvml.EventData, nvml.Return) {
+	if m.waits != nvml.SUCCESS {
+		return nvml.EventData{}, m.waits
+	}
+	select {
+	case e := <-m.events:
+		return e, nvml.SUCCESS
+	case <-time.After(time.Duration(ms) * time.Millisecond / 10): // a test has less time
+		return nvml.EventData{}, nvml.ERROR_TIMEOUT
+	}
+}
+
+// xid reports an error of the whole of device d, unless instances say otherwise, and returns once it is counted.
+func (m *machine) xid(d nvml.Device, code uint64, instances ...uint32) {
+	e := nvml.EventData{Device: d, EventType: nvml.EventTypeXidCriticalError, EventData: code, GpuInstanceId: anyInstance, ComputeInstanceId: anyInstance}
+	if len(instances) > 0 {
+		e.GpuInstanceId, e.ComputeInstanceId = instances[0], instances[1]
+	}
+	m.events <- e
+	m.events <- nvml.EventData{EventType: nvml.EventTypePState} // is taken when e has been counted
+}
+
+// open returns a monitor that the test's end closes.
+func (m *machine) open(t *testing.T) (Monitor, error) {
+	mon, err := open(m, func() error { return errors.New("the loader's reason") }, func() time.Time { return m.clock })
+	if err == nil {
+		t.Cleanup(func() { _ = mon.Close() })
+	}
+	return mon, err
 }
 
 // samples is how often device i was read.
@@ -62,14 +151,16 @@ func (m *machine) samples(i int) int { return len(m.gpus[i].GetMemoryInfoCalls()
 func TestDevices(t *testing.T) {
 	m := newMachine(2)
 	m.throttle = nvml.ClocksThrottleReasonGpuIdle | nvml.ClocksThrottleReasonSwPowerCap | nvml.ClocksThrottleReasonHwThermalSlowdown
-	mon, err := m.open()
+	mon, err := m.open(t)
 	require.NoError(t, err)
 	require.Equal(t, "NVIDIA devices: 2, driver 550.54.15, CUDA 12.4", mon.Describe())
 	devices := mon.Devices()
 	require.Len(t, devices, 2)
 	require.Equal(t, Device{
-		Index: 1, UUID: "GPU-1", Name: "NVIDIA H100", Driver: "550.54.15", CUDA: "12.4",
-		MemoryTotal: 80 << 30, MemoryUsed: 3 << 30, TemperatureC: 45, PowerW: 350.5, Utilization: 0.25, ECCUncorrected: 2,
+		Index: 1, UUID: "GPU-1", Name: "NVIDIA H100", Driver: "550.54.15", CUDA: "12.4", PCIBusID: "00000000:1B:00.0", ComputeCapability: "9.0",
+		MemoryTotal: 80 << 30, MemoryUsed: 3 << 30, TemperatureC: 45, PowerW: 350.5, PowerLimitW: 700, Utilization: 0.25, MemoryUtilization: 0.1,
+		SMClockHz: 1.98e9, MemoryClockHz: 2.619e9, ECCCorrected: 7, ECCUncorrected: 2,
+		RemappedRows: 4, RowRemapPending: true, RowRemapFailed: true, RetiredPagesPending: true,
 		ThrottleReasons: []string{"sw_power_cap", "hw_thermal_slowdown"},
 	}, devices[1])
 	require.NoError(t, mon.Health())
@@ -80,7 +171,7 @@ func TestDevices(t *testing.T) {
 
 func TestSamplesAreShared(t *testing.T) {
 	m := newMachine(1)
-	mon, err := m.open()
+	mon, err := m.open(t)
 	require.NoError(t, err)
 	require.Zero(t, m.samples(0), "opening reads nothing that changes")
 	var wait sync.WaitGroup
@@ -103,12 +194,14 @@ func TestSamplesAreShared(t *testing.T) {
 func TestMissingReadings(t *testing.T) {
 	m := newMachine(1)
 	m.memory, m.power, m.ecc = nvml.ERROR_NO_PERMISSION, nvml.ERROR_NOT_SUPPORTED, nvml.ERROR_NOT_SUPPORTED
-	mon, err := m.open()
+	mon, err := m.open(t)
 	require.NoError(t, err)
 	d := mon.Devices()[0]
 	require.Zero(t, d.MemoryTotal)
 	require.True(t, math.IsNaN(d.PowerW))
-	require.Zero(t, d.ECCUncorrected)
+	require.True(t, math.IsNaN(d.PowerLimitW))
+	require.Zero(t, d.ECCCorrected+d.ECCUncorrected+d.RemappedRows)
+	require.False(t, d.RowRemapPending || d.RowRemapFailed || d.RetiredPagesPending)
 	require.Equal(t, 45.0, d.TemperatureC)
 	require.NoError(t, mon.Health())
 }
@@ -116,7 +209,7 @@ func TestMissingReadings(t *testing.T) {
 func TestLostDevice(t *testing.T) {
 	for _, ret := range []nvml.Return{nvml.ERROR_GPU_IS_LOST, nvml.ERROR_RESET_REQUIRED, nvml.ERROR_UNKNOWN} {
 		m := newMachine(2)
-		mon, err := m.open()
+		mon, err := m.open(t)
 		require.NoError(t, err)
 		require.NoError(t, mon.Health())
 		m.gpus[1].GetPowerUsageFunc = func() (uint32, nvml.Return) { return 0, ret }
@@ -125,6 +218,8 @@ func TestLostDevice(t *testing.T) {
 		require.Equal(t, status.Unhealthy, status.CodeOf(err))
 		require.ErrorContains(t, err, "device 1 (NVIDIA H100, GPU-1): "+ret.Error())
 		require.NotContains(t, err.Error(), "device 0")
+		require.NoError(t, mon.Health("GPU-0"), "that device is not used")
+		require.Equal(t, err, mon.Health("GPU-0", "GPU-1"))
 		require.Len(t, mon.Devices(), 2, "a lost device is still listed")
 
 		m.gpus[1].GetPowerUsageFunc = m.gpus[0].GetPowerUsageFunc
@@ -135,7 +230,7 @@ func TestLostDevice(t *testing.T) {
 
 func TestClose(t *testing.T) {
 	m := newMachine(1)
-	mon, err := m.open()
+	mon, err := m.open(t)
 	require.NoError(t, err)
 	require.NoError(t, mon.Close())
 	require.NoError(t, mon.Close())
@@ -143,10 +238,11 @@ func TestClose(t *testing.T) {
 	require.Empty(t, mon.Devices())
 	require.NoError(t, mon.Health())
 	require.Zero(t, m.samples(0))
+	require.Len(t, m.set.FreeCalls(), 1)
 
 	m = newMachine(1)
 	m.shutdown = nvml.ERROR_UNKNOWN
-	mon, err = m.open()
+	mon, err = m.open(t)
 	require.NoError(t, err)
 	require.ErrorContains(t, mon.Close(), "shutdown")
 }
@@ -165,7 +261,7 @@ func TestOpenEmpty(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			m := newMachine(c.gpus)
 			m.init = c.ret
-			mon, err := m.open()
+			mon, err := m.open(t)
 			require.NoError(t, err)
 			require.Equal(t, c.want, mon.Describe())
 			require.Empty(t, mon.Devices())
@@ -190,7 +286,7 @@ func TestOpenFails(t *testing.T) {
 	} {
 		m := newMachine(1)
 		set(m)
-		_, err := m.open()
+		_, err := m.open(t)
 		require.ErrorContains(t, err, want)
 		require.Equal(t, status.Start, status.CodeOf(err))
 		if m.init == nvml.SUCCESS {
@@ -216,6 +312,9 @@ func TestOpen(t *testing.T) {
 		require.NotEmpty(t, d.UUID)
 		require.NotEmpty(t, d.Name)
 		require.NotEmpty(t, d.Driver)
+		require.NotEmpty(t, d.PCIBusID)
+		require.NotEmpty(t, d.ComputeCapability)
+		require.Empty(t, d.Trouble)
 		require.False(t, d.Utilization < 0 || d.Utilization > 1)
 	}
 	require.NoError(t, mon.Health())
@@ -228,11 +327,19 @@ func TestFake(t *testing.T) {
 	f.Devices()[0].ThrottleReasons[0] = "changed by the caller"
 	require.Equal(t, []Device{{Name: "a", ThrottleReasons: []string{"x"}}}, f.Devices())
 	require.NoError(t, f.Health())
-	lost := errors.New("lost")
-	f.SetHealth(lost)
-	f.SetDevices()
-	require.ErrorIs(t, f.Health(), lost)
-	require.Empty(t, f.Devices())
+	f.SetDevices(Device{UUID: "GPU-1", Name: "a"}, Device{Index: 1, UUID: "GPU-2", Name: "b"})
+	f.SetXid("GPU-2", 13)
+	require.NoError(t, f.Health())
+	f.SetXid("GPU-2", 79)
+	require.EqualError(t, f.Health(), "NVML: device 1 (b, GPU-2): Xid error 79 (GPU has fallen off the bus): end this process, "+
+		"then do what NVIDIA's Xid catalog says of it")
+	require.NoError(t, f.Health("GPU-1"))
+	require.Equal(t, uint64(2), f.Devices()[1].XidErrors)
+	require.Equal(t, uint64(79), f.Devices()[1].LastXid)
+	f.SetTrouble("GPU-2", "")
+	f.SetTrouble("GPU-1", "lost")
+	require.EqualError(t, f.Health(), "NVML: device 0 (a, GPU-1): lost")
+	require.Panics(t, func() { f.SetXid("GPU-3", 79) })
 	require.NoError(t, f.Close())
 	require.True(t, f.Closed())
 	require.NoError(t, f.Health())

@@ -1,7 +1,9 @@
 package device
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"sync"
 )
 
@@ -9,7 +11,6 @@ import (
 type Fake struct {
 	mu      sync.Mutex // guards what follows
 	devices []Device
-	health  error
 	closed  bool
 }
 
@@ -29,11 +30,29 @@ func (f *Fake) SetDevices(devices ...Device) {
 	f.devices = cloneDevices(devices)
 }
 
-// SetHealth sets what Health returns.
-func (f *Fake) SetHealth(err error) {
+// SetTrouble makes the device with this UUID unhealthy, or healthy again with an empty trouble.
+func (f *Fake) SetTrouble(uuid, trouble string) {
+	f.change(uuid, func(d *Device) { d.Trouble = trouble })
+}
+
+// SetXid gives the device with this UUID an Xid error, with the same consequences as a real one.
+func (f *Fake) SetXid(uuid string, code uint64) {
+	f.change(uuid, func(d *Device) {
+		x := xids{count: d.XidErrors, last: d.LastXid}
+		x.add(code)
+		d.XidErrors, d.LastXid, d.Trouble = x.count, x.last, cmp.Or(d.Trouble, x.trouble())
+	})
+}
+
+// change panics where no device has the UUID: the test is wrong.
+func (f *Fake) change(uuid string, set func(*Device)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.health = err
+	i := slices.IndexFunc(f.devices, func(d Device) bool { return d.UUID == uuid })
+	if i < 0 {
+		panic(fmt.Sprintf("device.Fake: no device %q", uuid))
+	}
+	set(&f.devices[i])
 }
 
 // Closed reports whether Close was called.
@@ -53,15 +72,8 @@ func (f *Fake) Devices() []Device {
 	return cloneDevices(f.devices)
 }
 
-// Health returns the scripted error; nil once closed.
-func (f *Fake) Health() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		return nil
-	}
-	return f.health
-}
+// Health tells the devices' troubles, as Monitor has it; nil once closed.
+func (f *Fake) Health(uuids ...string) error { return health(f.Devices(), uuids) }
 
 // Describe says how many devices are scripted.
 func (f *Fake) Describe() string {

@@ -32,6 +32,7 @@ type Info struct {
 	Name        string            // "onnxruntime", "tensorrt", "mock"
 	Version     string            // of the library that runs the model
 	Device      string            // "cpu", "cuda:0"
+	DeviceUUIDs []string          // of the GPUs or MIG devices that run the model, as NVML has them ("GPU-..."); empty on CPU
 	Precision   string            // of the computation: "float32"
 	Limits      Limits            //
 	Outputs     Outputs           // what it can compute for this model

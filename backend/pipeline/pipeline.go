@@ -45,6 +45,7 @@ type Pipeline struct {
 	runContext context.Context // ends when runs must stop: the last stage of Close
 	stopRuns   context.CancelFunc
 	workers    sync.WaitGroup
+	runners    []*runner // of the slots, in their order
 
 	mu          sync.Mutex // guards what follows, and the scheduling fields of calls
 	readyCond   *sync.Cond // a call became ready, a wait ended, or closing
@@ -76,7 +77,9 @@ func New(eng engine.Engine, config Config, metrics *Metrics, log *zap.Logger) *P
 	slots := eng.Slots()
 	p.workers.Add(len(slots) + config.PrepareWorkers)
 	for i, slot := range slots {
-		go newRunner(p, i, slot).loop()
+		r := newRunner(p, i, slot)
+		p.runners = append(p.runners, r)
+		go r.loop()
 	}
 	for range config.PrepareWorkers {
 		go p.prepareLoop()
@@ -144,6 +147,26 @@ func (p *Pipeline) Close(ctx context.Context) error {
 }
 
 const defaultCloseGrace = 5 * time.Second
+
+// UseSlot gives f the engine's slot i for itself: it waits for the run under way there, and later runs wait for f. Close waits for f as
+// for a run. It is for measuring the bare engine.
+func (p *Pipeline) UseSlot(i int, f func(engine.Slot) error) error {
+	if i < 0 || i >= len(p.runners) {
+		return status.Errorf(status.InvalidArgument, "slot %d: the engine has slots 0 to %d", i, len(p.runners)-1)
+	}
+	p.mu.Lock()
+	if p.closing {
+		p.mu.Unlock()
+		return status.Errorf(status.ShutDown, "the backend is shut down")
+	}
+	p.workers.Add(1)
+	p.mu.Unlock()
+	defer p.workers.Done()
+	r := p.runners[i]
+	r.use.Lock()
+	defer r.use.Unlock()
+	return f(r.slot)
+}
 
 // prepareLoop is a prepare worker: it takes calls in turn, a few items each, so that a huge call does not hold back others.
 func (p *Pipeline) prepareLoop() {

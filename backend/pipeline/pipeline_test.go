@@ -351,3 +351,24 @@ func (h *harness) metric(name string) *dto.MetricFamily {
 }
 
 func repeat(n, length int) []int { return slices.Repeat([]int{length}, n) }
+
+// TestUseSlotExcludesRuns has a slot used by hand while a call waits for it.
+func TestUseSlotExcludesRuns(t *testing.T) {
+	e := newAdder(1, engine.Limits{}, nil)
+	h := newHarness(t, e, nil)
+	var calls sync.WaitGroup
+	require.NoError(t, h.UseSlot(0, func(s engine.Slot) error {
+		require.Same(t, e.slots[0], s)
+		calls.Go(func() { h.ok(tagged(t, 1, 2)) })
+		time.Sleep(20 * time.Millisecond)
+		require.Zero(t, e.count.Load(), "a run while the slot is used")
+		return nil
+	}))
+	calls.Wait()
+	require.EqualValues(t, 1, e.count.Load())
+	failure := status.Errorf(status.Inference, "mine")
+	require.Equal(t, error(failure), h.UseSlot(0, func(engine.Slot) error { return failure }))
+	require.ErrorContains(t, h.UseSlot(1, nil), "slot 1: the engine has slots 0 to 0")
+	h.close()
+	require.Equal(t, status.ShutDown, status.CodeOf(h.UseSlot(0, nil)))
+}

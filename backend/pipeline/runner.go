@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/bits"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +25,7 @@ type runner struct {
 	p     *Pipeline
 	index int
 	slot  engine.Slot
+	use   sync.Mutex // held by who uses slot: a run with its retries, or UseSlot
 	picks []pick
 	// staged[k] tells whether pick k of the current run is in the slot's batch: callers who have left are not.
 	staged []bool
@@ -133,6 +135,8 @@ const maxPassed = 16
 
 // execute runs the picks, halving a failed run again and again so that only the item that fails is told so.
 func (r *runner) execute() {
+	r.use.Lock()
+	defer r.use.Unlock()
 	// Each halving on the way to a culprit costs two runs. There is room for eight culprits: more would let a broken engine
 	// multiply the load.
 	retries := 8 * 2 * bits.Len(uint(len(r.picks)))

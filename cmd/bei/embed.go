@@ -47,6 +47,7 @@ cannot be embedded, such as an empty one, ends the command with an error that na
 		RunE: func(c *cobra.Command, args []string) error { return flags.run(c, args[0]) },
 	}
 	flags.open.register(c)
+	flags.open.registerEngine(c)
 	c.Flags().StringVar(&flags.format, "format", "json", "json or npy")
 	c.Flags().StringVarP(&flags.output, "output", "o", "", "file to write to (default: standard output)")
 	c.Flags().StringVar(&flags.promptName, "prompt-name", "", "the model's prompt to put before each line")
@@ -91,7 +92,7 @@ func (f *embedFlags) run(c *cobra.Command, folder string) (err error) {
 
 // embed carries lines from standard input to w.
 func (f *embedFlags) embed(c *cobra.Command, b *backend.Backend, w vectorWriter, columns int) error {
-	progress := newProgress(c.ErrOrStderr())
+	progress := newProgress(c.ErrOrStderr(), "embedding")
 	if isTerminal(c.InOrStdin()) {
 		fmt.Fprintln(c.ErrOrStderr(), "bei: reading lines from the terminal; Ctrl-D ends them")
 	}
@@ -166,7 +167,7 @@ func eachLine(ctx context.Context, in io.Reader, do func(line string) error) err
 		case err := <-ended:
 			return err
 		case <-ctx.Done():
-			return errors.New("interrupted")
+			return errInterrupted
 		}
 	}
 }
@@ -177,8 +178,8 @@ func isTerminal(stream any) bool {
 }
 
 // newProgress shows lines done and their rate, where stderr is a terminal.
-func newProgress(stderr io.Writer) *progressbar.ProgressBar {
+func newProgress(stderr io.Writer, description string) *progressbar.ProgressBar {
 	return progressbar.NewOptions(-1, progressbar.OptionSetWriter(stderr), progressbar.OptionSetVisibility(isTerminal(stderr)),
-		progressbar.OptionSetDescription("embedding"), progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString("lines"),
+		progressbar.OptionSetDescription(description), progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString("lines"),
 		progressbar.OptionClearOnFinish())
 }

@@ -51,6 +51,7 @@ the engine that runs it here, and the choices that the engine made.`,
 		},
 	}
 	flags.register(c)
+	flags.registerEngine(c)
 	c.Flags().BoolVar(&schema, "schema", false, "print the JSON Schema of --options instead")
 	return c
 }

@@ -34,13 +34,14 @@ A model is a folder as Hugging Face keeps it: config.json, model.safetensors, to
 sentence-transformers where there are any.`,
 		Example: `  bei info models/all-MiniLM-L6-v2
   echo "How do I reset my password?" | bei embed models/all-MiniLM-L6-v2
-  bei embed models/all-MiniLM-L6-v2 --format npy --output vectors.npy < lines.txt`,
+  bei embed models/all-MiniLM-L6-v2 --format npy --output vectors.npy < lines.txt
+  bei bench models/all-MiniLM-L6-v2 --batches 1x32,32x128`,
 		Version:       backend.Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newInfoCommand(), newEmbedCommand())
+	root.AddCommand(newInfoCommand(), newEmbedCommand(), newBenchCommand(), newCalibrateCommand())
 	return root
 }
 
@@ -55,6 +56,9 @@ func oneFolder(c *cobra.Command, args []string) error {
 // openFlags are the flags of commands that open a model.
 type openFlags struct {
 	options string
+	engine  string
+	device  string
+	dtype   string
 	threads int
 	verbose bool
 }
@@ -65,13 +69,34 @@ func (f *openFlags) register(c *cobra.Command) {
 	c.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log to stderr what is done")
 }
 
+// registerEngine adds the flags of commands that any engine can serve.
+func (f *openFlags) registerEngine(c *cobra.Command) {
+	c.Flags().StringVar(&f.engine, "engine", "", "onnxruntime, tensorrt or mock (default: the best of this machine)")
+	c.Flags().StringVar(&f.device, "device", "", "cpu or cuda (default: what the engine finds best)")
+	c.Flags().StringVar(&f.dtype, "dtype", "", "precision of the computation: float32, float16, bfloat16 or float8 (default: the engine's choice)")
+}
+
 // open opens the model in folder.
 func (f *openFlags) open(ctx context.Context, folder string) (*backend.Backend, error) {
-	c, err := backend.ParseConfig([]byte(f.options))
+	c, err := f.config(folder)
 	if err != nil {
 		return nil, err
 	}
+	return backend.Open(ctx, c)
+}
+
+// config is what the flags say of the model in folder.
+func (f *openFlags) config(folder string) (backend.Config, error) {
+	c, err := backend.ParseConfig([]byte(f.options))
+	if err != nil {
+		return c, err
+	}
 	c.Model = folder
+	for _, o := range []struct{ flag, option *string }{{&f.engine, &c.Engine}, {&f.device, &c.Device}, {&f.dtype, &c.DType}} {
+		if *o.flag != "" {
+			*o.option = *o.flag
+		}
+	}
 	if f.threads != 0 {
 		c.Threads = f.threads
 	}
@@ -87,10 +112,7 @@ func (f *openFlags) open(ctx context.Context, folder string) (*backend.Backend, 
 	// The command line's values must stand up to the schema as well.
 	text, err := json.Marshal(c)
 	if err != nil {
-		return nil, err
+		return c, err
 	}
-	if c, err = backend.ParseConfig(text); err != nil {
-		return nil, err
-	}
-	return backend.Open(ctx, c)
+	return backend.ParseConfig(text)
 }

@@ -1,7 +1,7 @@
 """The tiny models: what each is, and how its folder is written. generate.py computes their golden vectors.
 
 Widths are awkward on purpose (head sizes 7, 18, 20, eps up to 0.01, weights of size one), so that a wrong activation, eps,
-pooling, scale or name moves the results visibly.
+pooling, scale or name moves the results visibly. The exception is qwen3-multiples-of-16, for products in FP8.
 """
 
 import dataclasses
@@ -15,8 +15,7 @@ import torch
 import transformers
 
 HERE = pathlib.Path(__file__).resolve().parent
-TOKENIZER = HERE.parent / "tokenizer" / "bert" / "tokenizer.json"
-VOCAB_SIZE = 320
+TOKENIZERS = HERE.parent / "tokenizer"
 CLASSIC, NEW = "classic", "6.x"  # how sentence-transformers wrote its files before and since version 6
 TYPES = {
     CLASSIC: {
@@ -51,7 +50,7 @@ class Dense:
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """One folder. task: a transformers class; pooling, dense, normalize and prompts are for BertModel only."""
+    """One folder. task: a transformers class; pooling, dense, normalize and prompts are for embedding models only."""
 
     name: str
     hidden: int
@@ -79,6 +78,51 @@ class Spec:
     def folder(self) -> pathlib.Path:
         return HERE / self.name
 
+    @property
+    def is_embedding(self) -> bool:
+        return self.task == "BertModel"
+
+    @property
+    def tokenizer(self) -> pathlib.Path:
+        return TOKENIZERS / "bert" / "tokenizer.json"
+
+    @property
+    def vocab_size(self) -> int:
+        return 320
+
+    @property
+    def types(self) -> int:
+        return 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Qwen3(Spec):
+    """A Qwen3 as an embedding model. more: what config.json has beside the sizes. pooling (): no sentence-transformers files."""
+
+    kv_heads: int = 1
+    head_dim: int = 8
+    act: str = "silu"
+    eps: float = 1e-2
+    task: str = "Qwen3Model"
+    prefix: bool = False  # the names begin with "model.", as those of Qwen3ForCausalLM do
+    more: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_embedding(self) -> bool:
+        return True
+
+    @property
+    def tokenizer(self) -> pathlib.Path:
+        return TOKENIZERS / "qwen" / "tokenizer.json"
+
+    @property
+    def vocab_size(self) -> int:
+        return 402
+
+    @property
+    def types(self) -> int:
+        return 1
+
 
 SPECS = (
     Spec("bert-mean", hidden=60, heads=3, intermediate=72, eps=1e-5),
@@ -94,24 +138,35 @@ SPECS = (
     Spec("bert-reranker", hidden=24, heads=2, intermediate=32, task="BertForSequenceClassification", labels=("LABEL_0",)),
     Spec("bert-token-classifier", hidden=24, heads=2, intermediate=32, task="BertForTokenClassification", labels=("O", "B-PER", "I-PER", "B-LOC", "I-LOC")),
     Spec("bert-masked-lm", hidden=20, heads=2, intermediate=28, task="BertForMaskedLM"),
+    # As Qwen3-Embedding is: a language model's class, without its head and without its prefix.
+    Qwen3("qwen3-lasttoken", hidden=40, heads=6, kv_heads=2, head_dim=10, intermediate=52, task="Qwen3ForCausalLM", pooling=("lasttoken",), prompts={"query": "Where is: ", "document": ""}, more={"rope_theta": 5000, "rope_scaling": None, "sliding_window": None, "max_window_layers": 2, "tie_word_embeddings": True}),
+    Qwen3("qwen3-bidirectional", hidden=36, heads=3, kv_heads=3, head_dim=14, intermediate=41, eps=1e-3, files=NEW, more={"is_causal": False, "use_bidirectional_attention": True, "rope_theta": 100.5}),
+    Qwen3("qwen3-sliding-window", hidden=28, heads=4, kv_heads=1, head_dim=6, intermediate=30, layers=3, task="Qwen3ForCausalLM", prefix=True, pooling=("weightedmean",), normalize=False, more={"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1, "rope_theta": 300}),
+    Qwen3("qwen3-bidirectional-window", hidden=20, heads=2, intermediate=24, dtype=torch.float16, more={"is_causal": False, "use_sliding_window": True, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}),
+    Qwen3("qwen3-bf16-bias", hidden=24, heads=5, kv_heads=5, head_dim=12, intermediate=33, dtype=torch.bfloat16, pooling=("lasttoken", "mean"), dense=(Dense(17),), prefix=True, shards=2, more={"rope_parameters": {"rope_type": "default", "rope_theta": 2000.0}, "attention_bias": True}),
+    Qwen3("qwen3-multiples-of-16", hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=96, dtype=torch.bfloat16, eps=1e-6, pooling=("lasttoken",), more={"rope_theta": 1000000}),
+    Qwen3("qwen3-plain-folder", hidden=20, heads=2, intermediate=24, layers=1, task="Qwen3ForCausalLM", dtype=torch.bfloat16, prefix=True, pooling=(), normalize=False),
+    Qwen3("qwen3-rope-linear", hidden=20, heads=2, intermediate=24, layers=1, dtype=torch.bfloat16, more={"rope_theta": 100, "rope_scaling": {"type": "linear", "factor": 2.5}}),
+    Qwen3("qwen3-rope-llama3", hidden=20, heads=2, head_dim=16, intermediate=24, layers=1, dtype=torch.bfloat16, more={"rope_parameters": {"rope_theta": 100, "rope_type": "llama3", "factor": 4, "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 30}}),
+    Qwen3("qwen3-rope-yarn", hidden=20, heads=2, head_dim=16, intermediate=24, layers=1, dtype=torch.bfloat16, more={"rope_theta": 100, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "beta_fast": 3, "original_max_position_embeddings": 30}}),
 )
 
 
 def random_tensor(key: str, shape: torch.Size) -> torch.Tensor:
     """Values seeded by the tensor's own key, so that adding a model or a tensor changes no other."""
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))
-    if "LayerNorm" in key:
+    if "LayerNorm" in key or "norm.weight" in key:
         return 1 + 0.3 * noise if key.endswith("weight") else 0.3 * noise
     if key.endswith("bias"):
         return 0.3 * noise
-    if "embeddings" in key:
+    if "embeddings" in key or "embed_tokens" in key:
         return 0.7 * noise
     return 1.3 * noise / shape[-1] ** 0.5
 
 
 def stored_name(spec: Spec, name: str) -> str:
     if spec.prefix:
-        name = "bert." + name
+        name = ("model." if isinstance(spec, Qwen3) else "bert.") + name
     if spec.gamma_beta:
         name = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
     return name
@@ -123,10 +178,13 @@ def write_json(path: pathlib.Path, content: dict | list) -> None:
 
 
 def write_config(spec: Spec) -> None:
+    if isinstance(spec, Qwen3):
+        write_qwen3_config(spec)
+        return
     config = {
         "architectures": [spec.task],
         "model_type": "bert",
-        "vocab_size": VOCAB_SIZE,
+        "vocab_size": spec.vocab_size,
         "hidden_size": spec.hidden,
         "num_hidden_layers": spec.layers,
         "num_attention_heads": spec.heads,
@@ -143,10 +201,34 @@ def write_config(spec: Spec) -> None:
         config["id2label"] = {str(i): label for i, label in enumerate(spec.labels)}
         config["label2id"] = {label: i for i, label in enumerate(spec.labels)}
     write_json(spec.folder / "config.json", config)
-    shutil.copyfile(TOKENIZER, spec.folder / "tokenizer.json")
+    shutil.copyfile(spec.tokenizer, spec.folder / "tokenizer.json")
     tokenizer_config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
     tokenizer_config |= {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
     if spec.files == NEW or spec.task != "BertModel":
+        tokenizer_config["model_max_length"] = spec.max_seq_length
+    write_json(spec.folder / "tokenizer_config.json", tokenizer_config)
+
+
+def write_qwen3_config(spec: Qwen3) -> None:
+    write_json(spec.folder / "config.json", {
+        "architectures": [spec.task],
+        "model_type": "qwen3",
+        "vocab_size": spec.vocab_size,
+        "hidden_size": spec.hidden,
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads,
+        "num_key_value_heads": spec.kv_heads,
+        "head_dim": spec.head_dim,
+        "intermediate_size": spec.intermediate,
+        "hidden_act": spec.act,
+        "rms_norm_eps": spec.eps,
+        "max_position_embeddings": spec.positions,
+        "dtype": str(spec.dtype).removeprefix("torch."),
+    } | spec.more)
+    shutil.copyfile(spec.tokenizer, spec.folder / "tokenizer.json")
+    tokenizer_config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"], "padding_side": "left"}
+    tokenizer_config |= {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    if spec.files == NEW or not spec.pooling:
         tokenizer_config["model_max_length"] = spec.max_seq_length
     write_json(spec.folder / "tokenizer_config.json", tokenizer_config)
 
@@ -191,10 +273,11 @@ def write_modules(spec: Spec) -> None:
 def write_weights(spec: Spec) -> None:
     """Every tensor of the transformers class, in spec.dtype, and the int64 buffer that old checkpoints carry."""
     config = transformers.AutoConfig.from_pretrained(spec.folder)
-    parameters = getattr(transformers, spec.task)(config).named_parameters()
+    parameters = getattr(transformers, "Qwen3Model" if isinstance(spec, Qwen3) else spec.task)(config).named_parameters()
     tensors = {stored_name(spec, name): random_tensor(f"{spec.name}/{name}", p.shape).to(spec.dtype) for name, p in parameters}
-    base = "" if spec.task == "BertModel" else "bert."
-    tensors[stored_name(spec, base + "embeddings.position_ids")] = torch.arange(spec.positions).unsqueeze(0)
+    if not isinstance(spec, Qwen3):
+        base = "" if spec.task == "BertModel" else "bert."
+        tensors[stored_name(spec, base + "embeddings.position_ids")] = torch.arange(spec.positions).unsqueeze(0)
     if spec.shards == 1:
         safetensors.torch.save_file(tensors, spec.folder / "model.safetensors", {"format": "pt"})
         return
@@ -212,6 +295,6 @@ def write_folder(spec: Spec) -> None:
     shutil.rmtree(spec.folder, ignore_errors=True)
     spec.folder.mkdir()
     write_config(spec)
-    if spec.task == "BertModel":
+    if spec.is_embedding and spec.pooling:
         write_modules(spec)
     write_weights(spec)

@@ -26,7 +26,7 @@ import tokenizers
 import torch
 import transformers
 
-from folders import SPECS, TOKENIZER, VOCAB_SIZE, Spec, random_tensor, write_folder
+from folders import SPECS, Qwen3, Spec, random_tensor, write_folder
 
 TEXTS = (
     "the quick brown fox jumps over the lazy dog",
@@ -54,7 +54,7 @@ class Reference:
     def __init__(self, spec: Spec):
         self.spec = spec
         folder = str(spec.folder)
-        if spec.task == "BertModel":
+        if spec.is_embedding:
             self.sentence = sentence_transformers.SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": torch.float32, "attn_implementation": "eager"}).eval()
             self.max_length = self.sentence.max_seq_length
             self.model = self.sentence[0].auto_model
@@ -65,12 +65,16 @@ class Reference:
         for name, parameter in self.model.named_parameters():
             stored = random_tensor(f"{spec.name}/{name}", parameter.shape).to(spec.dtype)
             assert torch.equal(parameter, stored.float()), f"{spec.name}: {name} was not loaded from the file"
-        content = json.loads(TOKENIZER.read_text(encoding="utf-8")) | {"padding": None, "truncation": None}
+        content = json.loads(spec.tokenizer.read_text(encoding="utf-8")) | {"padding": None, "truncation": None}
         self.tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
         self.tokenizer.enable_truncation(self.max_length)
 
     def run(self, item: dict) -> tuple[numpy.ndarray | None, numpy.ndarray]:
         inputs = {key: torch.tensor([item[key]]) for key in ("input_ids", "token_type_ids", "position_ids")}
+        if isinstance(self.spec, Qwen3):
+            del inputs["token_type_ids"]
+            # Without a mask transformers takes positions that do not count up for several sequences in one row.
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         outputs = self.model(**inputs)
         if self.sentence is not None:
             rows = outputs.last_hidden_state
@@ -117,8 +121,8 @@ def token_items(spec: Spec) -> list[dict]:
     items = [{"input_ids": [2], "token_type_ids": [0], "position_ids": [0]}]
     for length in (5, 13):
         items.append({
-            "input_ids": [rng.randrange(VOCAB_SIZE) for _ in range(length)],
-            "token_type_ids": [rng.randrange(2) for _ in range(length)],
+            "input_ids": [rng.randrange(spec.vocab_size) for _ in range(length)],
+            "token_type_ids": [rng.randrange(spec.types) for _ in range(length)],
             "position_ids": rng.sample(range(spec.positions), length),
         })
     return items
@@ -150,8 +154,8 @@ def make(spec: Spec) -> None:
         "name": spec.name,
         "task": spec.task,
         "max_length": reference.max_length,
-        "pooling": list(spec.pooling) if spec.task == "BertModel" else None,
-        "normalize": spec.normalize if spec.task == "BertModel" else False,
+        "pooling": list(spec.pooling) if spec.is_embedding else None,
+        "normalize": spec.normalize if spec.is_embedding else False,
         "dim": len(pooled[0]) if has_pooled else 0,
         "token_dim": results[0][1].shape[1],
         "labels": list(spec.labels),

@@ -116,7 +116,14 @@ func (e *Engine) loadCUDA(m *arch.Model, w *weights.Set, o Options) error {
 	if c.forms[string(formMulti)] {
 		e.graph.align = rowsOfBias
 	}
-	e.session, err = builder.Session(g.encode())
+	if e.session, err = builder.Session(g.encode()); err != nil || o.emulate {
+		return err
+	}
+	uuid, err := ort.CUDAUUID(o.DeviceID)
+	if err != nil {
+		e.session.Close()
+	}
+	e.info.DeviceUUIDs = []string{uuid}
 	return err
 }
 

@@ -70,6 +70,8 @@ func TestCUDA(t *testing.T) {
 				c := suite.MiniLM(t)
 				e := onCUDA(precision)(t, c.Model, c.Weights, engine.Limits{})
 				t.Logf("%+v", e.Info())
+				require.Len(t, e.Info().DeviceUUIDs, 1)
+				require.Regexp(t, `^GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`, e.Info().DeviceUUIDs[0])
 				require.NoError(t, suite.Verify(e, &c, bounds))
 				require.NoError(t, e.Close())
 			})
@@ -150,6 +152,7 @@ func TestCUDARefuses(t *testing.T) {
 	}{
 		"dtype":      {func(_ *arch.Model, o *onnx.Options) { o.Precision = "float8" }, status.Unsupported, `dtype "float8" on device "cuda"`},
 		"device id":  {func(_ *arch.Model, o *onnx.Options) { o.DeviceID = -1 }, status.InvalidArgument, "device id -1"},
+		"calibrate":  {func(_ *arch.Model, o *onnx.Options) { o.Calibrate = true }, status.Unsupported, `calibrate on device "cuda"`},
 		"max tokens": {func(_ *arch.Model, o *onnx.Options) { o.Limits.MaxTokens = 1 << 16 }, status.InvalidArgument, "limits.max_tokens is 65536; it must be 1 to 65535"},
 		"activation": {func(m *arch.Model, _ *onnx.Options) { m.Layers[0].MLP.Activation = 99 }, status.Unsupported, "activation 99"},
 		"norm":       {func(m *arch.Model, _ *onnx.Options) { m.Embeddings.Norm.Kind = 99 }, status.Unsupported, "norm kind 99"},

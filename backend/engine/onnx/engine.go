@@ -29,6 +29,8 @@ type Options struct {
 	Threads   int           // of one run, the calling one included; default: physical cores that the process may use; on cuda 1
 	Slots     int           // runs at once, which share the threads; default 1, on cuda 2
 	Limits    engine.Limits // each zero field is a default; MaxLength and BestTokens are cut to what the rest allows
+	// Calibrate makes every run look for the largest magnitude of each linear map's input, too; see Maxima. On the CPU only.
+	Calibrate bool
 	// Logger receives ONNX Runtime's warnings and errors, on its threads. It is one for the process: the last Open with
 	// a Logger sets it.
 	Logger func(severity ort.Severity, message string)
@@ -66,6 +68,7 @@ type Engine struct {
 	session *ort.Session
 	graph   *deviceGraph // nil on the CPU
 	lost    atomic.Pointer[error]
+	maxima  *maxima // nil: not opened for calibration
 
 	running sync.RWMutex // runs hold it for reading, Close for writing
 	closed  bool
@@ -123,7 +126,10 @@ func Open(ctx context.Context, m *arch.Model, w *weights.Set, o Options) (engine
 	if err := e.slots[0].(*slot).check(ctx); err != nil {
 		return nil, e.failed(err)
 	}
-	return e, nil
+	if e.maxima != nil { // the check's token is none of the caller's
+		_, _, err = Maxima(e)
+	}
+	return e, err
 }
 
 func (e *Engine) failed(err error) error {
@@ -148,12 +154,15 @@ func (e *Engine) load(m *arch.Model, w *weights.Set, o Options) error {
 		return err
 	}
 	e.info.Outputs, e.info.PooledWidth, e.info.TokenWidth = l.outputs, l.pooled, l.tokens
+	if o.Calibrate {
+		e.maxima = &maxima{keys: l.keys, amax: make([]float32, len(l.keys))}
+	}
 	e.session, err = builder.Session(g.encode())
 	return err
 }
 
 func newLowering(g *graph, b *binder, m *arch.Model, o Options) *lowering {
-	return &lowering{g: g, b: b, m: m, positions: max(m.MaxPositions, m.Embeddings.PositionOffset+o.Limits.MaxLength)}
+	return &lowering{g: g, b: b, m: m, positions: max(m.MaxPositions, m.Embeddings.PositionOffset+o.Limits.MaxLength), calibrate: o.Calibrate}
 }
 
 // Info implements engine.Engine.

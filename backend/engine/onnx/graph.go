@@ -16,7 +16,7 @@ var (
 // Names of inputs and outputs: ort.Packed's.
 const (
 	inputIDs, typeIDs, positionIDs, cuSeqLens, poolSkip = "input_ids", "type_ids", "position_ids", "cu_seqlens", "pool_skip"
-	outputPooled, outputTokenVectors                    = "pooled", "token_vectors"
+	outputPooled, outputTokenVectors, outputMaxima      = "pooled", "token_vectors", "maxima"
 )
 
 // rows is a tensor [tokens or sequences, width] between nodes. The zero rows is "absent".
@@ -39,6 +39,7 @@ type graph struct {
 	inputs       []value
 	outputs      []value
 	values       []value
+	named        int // values ever declared; outputs leave the list
 }
 
 func newGraph(dtype ort.DataType, opsets ...opset) *graph {
@@ -64,7 +65,8 @@ func (g *graph) packedInputs() {
 
 // value declares a tensor of a new name.
 func (g *graph) value(dtype ort.DataType, dims ...dim) string {
-	name := fmt.Sprintf("v%d", len(g.values))
+	name := fmt.Sprintf("v%d", g.named)
+	g.named++
 	g.values = append(g.values, value{name, dtype, dims})
 	return name
 }

@@ -23,6 +23,8 @@ func (o Options) withDefaults(m *arch.Model) (Options, error) {
 		o.Device = CPU
 	}
 	switch {
+	case o.Device == CUDA && o.Calibrate:
+		return o, status.Errorf(status.Unsupported, "engine onnxruntime: calibrate on device %q: it calibrates on %q only", CUDA, CPU)
 	case o.Device == CUDA:
 		return o.withCUDADefaults(m)
 	case o.Device != CPU:

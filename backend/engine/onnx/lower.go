@@ -2,6 +2,7 @@ package onnx
 
 import (
 	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/calibration"
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
 	"github.com/basetenlabs/bei-runtime/backend/status"
@@ -15,9 +16,12 @@ type lowering struct {
 	b         *binder
 	m         *arch.Model
 	positions int // rows of rope's tables
+	calibrate bool
 	outputs   engine.Outputs
-	pooled    int // columns
-	tokens    int // columns
+	pooled    int      // columns
+	tokens    int      // columns
+	keys      []string // of maxima
+	maxima    []rows   // [1, 1] each; where calibrate is set
 	refused   error
 }
 
@@ -53,7 +57,7 @@ func (l *lowering) lower() error {
 	}
 	s := stream{x: x}
 	for i := range l.m.Layers {
-		if err := l.layer(&s, &l.m.Layers[i]); err != nil {
+		if err := l.layer(&s, i); err != nil {
 			return status.Errorf(status.CodeOf(err), "layer %d: %w", i, err)
 		}
 	}
@@ -68,6 +72,9 @@ func (l *lowering) lower() error {
 	}
 	if err := l.head(hidden); err != nil {
 		return err
+	}
+	if len(l.maxima) > 0 {
+		l.g.output(l.g.join(l.maxima...), outputMaxima)
 	}
 	return l.refused
 }
@@ -141,6 +148,7 @@ func (l *lowering) embeddings() (rows, error) {
 	if err != nil || e.Projection == nil {
 		return x, err
 	}
+	l.observe(calibration.EmbeddingProjection, x)
 	y, bias, err := l.linear(x, *e.Projection)
 	return l.activate(y, bias, arch.Identity), err
 }
@@ -176,11 +184,12 @@ func (l *lowering) normalise(s *stream, n *arch.Norm, keep bool) (rows, error) {
 	return y, err
 }
 
-func (l *lowering) layer(s *stream, layer *arch.Layer) error {
-	if err := l.block(s, layer.AttentionNorms, func(x rows) (rows, string, error) { return l.attention(x, &layer.Attention) }); err != nil {
+func (l *lowering) layer(s *stream, i int) error {
+	layer := &l.m.Layers[i]
+	if err := l.block(s, layer.AttentionNorms, func(x rows) (rows, string, error) { return l.attention(i, x, &layer.Attention) }); err != nil {
 		return err
 	}
-	return l.block(s, layer.MLPNorms, func(x rows) (rows, string, error) { return l.mlp(x, &layer.MLP) })
+	return l.block(s, layer.MLPNorms, func(x rows) (rows, string, error) { return l.mlp(i, x, &layer.MLP) })
 }
 
 // block is x = Residual(x + After(f(Before(x)))).
@@ -214,18 +223,22 @@ func (l *lowering) block(s *stream, norms arch.BlockNorms, f func(x rows) (y row
 }
 
 // mlp is Down(act(Up(x))), or Down(act(Gate(x)) * Up(x)).
-func (l *lowering) mlp(x rows, m *arch.MLP) (rows, string, error) {
-	if !m.Gated() {
-		y, bias, err := l.linear(x, m.Up)
-		if err != nil {
+func (l *lowering) mlp(layer int, x rows, m *arch.MLP) (rows, string, error) {
+	l.observe(calibration.MLPUp(layer), x)
+	var y rows
+	if m.Gated() {
+		var err error
+		if y, err = l.gated(x, m); err != nil {
 			return y, "", err
 		}
-		return l.linear(l.activate(y, bias, m.Activation), m.Down)
+	} else {
+		up, bias, err := l.linear(x, m.Up)
+		if err != nil {
+			return up, "", err
+		}
+		y = l.activate(up, bias, m.Activation)
 	}
-	y, err := l.gated(x, m)
-	if err != nil {
-		return y, "", err
-	}
+	l.observe(calibration.MLPDown(layer), y)
 	return l.linear(y, m.Down)
 }
 
@@ -261,6 +274,7 @@ func (l *lowering) head(hidden rows) error {
 
 func (l *lowering) chain(x rows, chain []arch.Dense) (rows, error) {
 	for i := range chain {
+		l.observe(calibration.Head(i), x)
 		y, bias, err := l.linear(x, chain[i].Linear)
 		if err != nil {
 			return x, err

@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/calibration"
 	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
@@ -36,7 +37,7 @@ func (l *lowering) product(x rows, w linear, maps []arch.Linear) (rows, string, 
 }
 
 // attention is the whole block: joined projections, attention, output projection.
-func (l *lowering) attention(x rows, a *arch.Attention) (rows, string, error) {
+func (l *lowering) attention(layer int, x rows, a *arch.Attention) (rows, string, error) {
 	width := 0
 	for _, m := range a.QKV {
 		width += m.Out
@@ -45,10 +46,12 @@ func (l *lowering) attention(x rows, a *arch.Attention) (rows, string, error) {
 		return x, "", status.Errorf(status.Start, "%d columns of query, key and value do not fit %d heads, %d kv heads of size %d",
 			width, a.Heads, a.KVHeads, a.HeadDim)
 	}
+	l.observe(calibration.AttentionQKV(layer), x)
 	y, err := l.attend(x, a)
 	if err != nil {
 		return y, "", err
 	}
+	l.observe(calibration.AttentionOut(layer), y)
 	return l.linear(y, a.Out)
 }
 
@@ -77,14 +80,7 @@ func (l *lowering) ropeTables(r *arch.Rope, dtype ort.DataType) (cos, sin string
 	table := func(kind string, f func(float64) float64) (string, error) {
 		key := fmt.Sprintf("rope %s %g %b", kind, r.Factor, r.InvFreq)
 		return l.b.make(key, dtype, []int{l.positions, len(r.InvFreq)}, func(dst []float32) ([]float32, error) {
-			for p := range l.positions {
-				for _, freq := range r.InvFreq {
-					// The angle is rounded to float32, as in the models' own code: at high positions that is seen in
-					// the result.
-					dst = append(dst, float32(f(float64(float32(p)*freq))*float64(r.Factor)))
-				}
-			}
-			return dst, nil
+			return append(dst, r.Table(f, l.positions)...), nil
 		})
 	}
 	if cos, err = table("cos", math.Cos); err != nil {
@@ -94,53 +90,21 @@ func (l *lowering) ropeTables(r *arch.Rope, dtype ort.DataType) (cos, sin string
 	return cos, sin, err
 }
 
-// relativeBias binds the learned bias of each head by distance, [heads, 2 * max + 1], from its buckets. From
-// MaxDistance on every distance is in the last bucket.
+// relativeBias binds the learned bias of each head by distance, [heads, 2 * max + 1], from its buckets.
 func (l *lowering) relativeBias(r *arch.RelativeBias, heads int) (string, error) {
-	if r.Buckets < 4 || r.MaxDistance <= r.Buckets || r.MaxDistance > 1<<20 {
-		return "", status.Errorf(status.Unsupported, "engine onnxruntime: relative bias of %d buckets up to distance %d",
-			r.Buckets, r.MaxDistance)
+	if err := r.Check(); err != nil {
+		return "", status.Errorf(status.CodeOf(err), "engine onnxruntime: %w", err)
 	}
 	stored, err := l.b.open(r.Weight)
 	if err != nil {
 		return "", err
 	}
-	width := 2*r.MaxDistance + 1
 	key := fmt.Sprintf("relative %s %d %d %t", r.Weight.Name, r.Buckets, r.MaxDistance, r.Bidirectional)
-	return l.b.make(key, ort.Float32, []int{heads, width}, func(dst []float32) ([]float32, error) {
+	return l.b.make(key, ort.Float32, []int{heads, 2*r.MaxDistance + 1}, func(dst []float32) ([]float32, error) {
 		table := stored.AppendFloat32(nil)
 		if len(table) != r.Buckets*heads {
 			return nil, status.Errorf(status.Start, "tensor %q must be [%d buckets, %d heads]", r.Weight.Name, r.Buckets, heads)
 		}
-		for h := range heads {
-			for i := range width {
-				dst = append(dst, table[bucket(r, i-r.MaxDistance)*heads+h])
-			}
-		}
-		return dst, nil
+		return append(dst, r.ByDistance(table, heads)...), nil
 	})
-}
-
-// bucket is T5's: half of the buckets for exact distances, the rest in logarithmic steps (relative_position_bucket in
-// https://github.com/google-research/text-to-text-transfer-transformer and its copies). distance: key minus query. In
-// float32, as there: on the borders between buckets rounding decides.
-func bucket(r *arch.RelativeBias, distance int) int {
-	buckets, first := r.Buckets, 0
-	if r.Bidirectional {
-		buckets /= 2
-		if distance > 0 {
-			first = buckets
-		} else {
-			distance = -distance
-		}
-	} else {
-		distance = max(-distance, 0)
-	}
-	exact := buckets / 2
-	if distance < exact {
-		return first + distance
-	}
-	ratio := float32(math.Log(float64(float32(distance) / float32(exact))))
-	steps := ratio / float32(math.Log(float64(r.MaxDistance)/float64(exact))) * float32(buckets-exact)
-	return first + min(exact+int(steps), buckets-1)
 }

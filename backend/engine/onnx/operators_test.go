@@ -155,19 +155,6 @@ func TestOperatorsRefuse(t *testing.T) {
 	require.NoError(t, one(t, "Attention", plain, attentionAttrs(), cu(0, 0, 4)), "rows outside every sequence")
 }
 
-func TestBuckets(t *testing.T) {
-	// Values of transformers' MPNetEncoder.relative_position_bucket with 32 buckets and distance 128, on the borders in
-	// particular.
-	both := &arch.RelativeBias{Buckets: 32, MaxDistance: 128, Bidirectional: true}
-	for distance, want := range map[int]int{0: 0, -1: 1, 1: 17, -7: 7, -8: 8, -11: 8, -12: 9, -15: 9, -16: 10, 16: 26, -32: 12, -63: 13, -64: 14, -91: 15, -127: 15, -128: 15, 128: 31} {
-		require.Equal(t, want, bucket(both, distance), "distance %d", distance)
-	}
-	left := &arch.RelativeBias{Buckets: 32, MaxDistance: 128}
-	for distance, want := range map[int]int{0: 0, 5: 0, -15: 15, -16: 16, -19: 17, -32: 21, -64: 26, -128: 31} {
-		require.Equal(t, want, bucket(left, distance), "distance %d", distance)
-	}
-}
-
 func TestUnknownChoicesAreRefused(t *testing.T) {
 	require.Equal(t, status.Unsupported, status.CodeOf(supported(&arch.Model{Head: arch.Head{Kind: arch.HeadSparse}})))
 	require.Equal(t, status.Unsupported, status.CodeOf(supported(&arch.Model{Head: arch.Head{Kind: 77}})))

@@ -16,7 +16,7 @@ type slot struct {
 	runner *ort.Runner
 	device *deviceRun // nil on the CPU
 	// Memory of the outputs, as much as runs have needed so far.
-	pooled, tokenVectors []float32
+	pooled, tokenVectors, maxima []float32
 }
 
 // Batch implements engine.Slot.
@@ -44,13 +44,20 @@ func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 		out.TokenVectors = grow(&s.tokenVectors, b.Tokens()*e.info.TokenWidth)
 	}
 	if b.Tokens() > 0 && b.Outputs != 0 {
+		var seen []float32
+		if e.maxima != nil {
+			seen = grow(&s.maxima, len(e.maxima.keys))
+		}
 		err := s.runner.Run(ctx, e.session, &ort.Packed{
 			InputIDs: b.InputIDs, TypeIDs: b.TypeIDs, PositionIDs: b.PositionIDs, CuSeqLens: b.CuSeqLens, PoolSkip: b.PoolSkip,
 			Pooled: out.Pooled, PooledWidth: e.info.PooledWidth, TokenVectors: out.TokenVectors, TokenWidth: e.info.TokenWidth,
-			Shrink: b.Tokens() > 2*e.info.Limits.BestTokens,
+			Maxima: seen, Shrink: b.Tokens() > 2*e.info.Limits.BestTokens,
 		})
 		if err != nil {
 			return engine.Output{}, err
+		}
+		if e.maxima != nil {
+			e.maxima.add(seen, b.Tokens())
 		}
 	}
 	if out.Pooled != nil {

@@ -156,8 +156,7 @@ func synthesise(t testing.TB, name string, build func(k *maker) *arch.Model) Cas
 	c.Weights, err = weights.Open(dir)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.Weights.Close()) })
-	r := &reference{t: t, m: c.Model, weights: c.Weights, cache: make(map[string][]float64)}
-	r.fill(c.Sequences)
+	newReference(t, &c).fill(c.Sequences)
 	return c
 }
 

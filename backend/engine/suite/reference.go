@@ -17,9 +17,14 @@ type reference struct {
 	m       *arch.Model
 	weights *weights.Set
 	cache   map[string][]float64
+	seen    map[string]float64 // largest magnitude of a linear map's input, by its weight
 }
 
 type vectors [][]float64
+
+func newReference(t testing.TB, c *Case) *reference {
+	return &reference{t: t, m: c.Model, weights: c.Weights, cache: make(map[string][]float64), seen: make(map[string]float64)}
+}
 
 // tensor returns a weight, row after row; nil where it is absent.
 func (r *reference) tensor(t arch.Tensor) []float64 {
@@ -93,6 +98,9 @@ func (r *reference) linear(l arch.Linear, x vectors) vectors {
 	w, bias := r.tensor(l.Weight), r.tensor(l.Bias)
 	y := make(vectors, len(x))
 	for t := range x {
+		for _, v := range x[t] {
+			r.seen[l.Weight.Name] = max(r.seen[l.Weight.Name], math.Abs(v))
+		}
 		for o := range l.Out {
 			sum := 0.0
 			if bias != nil {

@@ -59,6 +59,17 @@ func (b *Builder) CUDA(device int, options map[string]string) error {
 	return err
 }
 
+// CUDAUUID returns the UUID of a CUDA device as NVML has it, but for the prefix, which is a GPU's for MIG devices, too. A session must
+// have been created on the device.
+func CUDAUUID(device int) (string, error) {
+	var u [16]byte
+	err := check(status.Start, fmt.Sprintf("UUID of CUDA device %d", device), C.bei_ort_cuda_uuid(C.int32_t(device), (*C.uchar)(&u[0])))
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("GPU-%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:]), nil
+}
+
 // Free releases the builder and what it still owns.
 func (b *Builder) Free() {
 	C.bei_ort_builder_free(b.c)
@@ -163,7 +174,8 @@ type Packed struct {
 	PooledWidth                    int
 	TokenVectors                   []float32 // [T, TokenWidth]; nil: not fetched
 	TokenWidth                     int
-	Shrink                         bool // give memory that only this run needed back to the system
+	Maxima                         []float32 // [1, len]; nil: not fetched
+	Shrink                         bool      // give memory that only this run needed back to the system
 }
 
 // Run computes p's outputs. At least one must be wanted. When ctx ends, the run ends between two nodes of the graph and
@@ -178,7 +190,8 @@ func (r *Runner) Run(ctx context.Context, s *Session, p *Packed) error {
 			ids(p.InputIDs), ids(p.TypeIDs), ids(p.PositionIDs), ids(p.CuSeqLens), ids(p.PoolSkip),
 			C.int64_t(len(p.InputIDs)), C.int64_t(len(p.CuSeqLens)-1),
 			(*C.float)(unsafe.SliceData(p.Pooled)), C.int64_t(p.PooledWidth),
-			(*C.float)(unsafe.SliceData(p.TokenVectors)), C.int64_t(p.TokenWidth), shrink)
+			(*C.float)(unsafe.SliceData(p.TokenVectors)), C.int64_t(p.TokenWidth),
+			(*C.float)(unsafe.SliceData(p.Maxima)), C.int64_t(len(p.Maxima)), shrink)
 	})
 }
 

@@ -39,6 +39,9 @@ char *bei_ort_has_provider(const char *name, int32_t *out);
 char *bei_ort_builder_cuda(bei_ort_builder *builder, int32_t device, const char *const *keys, const char *const *values,
                            size_t count);
 
+// The UUID of a CUDA device, after a session was created on it.
+char *bei_ort_cuda_uuid(int32_t device, unsigned char uuid[16]);
+
 // Gives an external initializer of the model its numbers. type: an ONNXTensorElementDataType. data must stay readable
 // until the session is created, which copies or packs it; not longer.
 char *bei_ort_builder_add(bei_ort_builder *builder, const char *name, int32_t type, const int64_t *dims, size_t rank,
@@ -67,13 +70,13 @@ void bei_ort_run_terminate(bei_ort_run *run);
 void bei_ort_run_reset(bei_ort_run *run);
 
 // Runs a model whose inputs are the bound ones and input_ids, type_ids, position_ids [tokens], cu_seqlens [sequences +
-// 1] and pool_skip [sequences], all int32, and outputs pooled [sequences, pooled_width] and token_vectors [tokens,
-// token_width], float32, written in place; a NULL output is not fetched. shrink: give the memory that this run needed
-// beyond earlier ones back.
+// 1] and pool_skip [sequences], all int32, and outputs pooled [sequences, pooled_width], token_vectors [tokens,
+// token_width] and maxima [1, maxima_width], float32, written in place; a NULL output is not fetched. shrink: give the
+// memory that this run needed beyond earlier ones back.
 char *bei_ort_run_packed(bei_ort_session *session, bei_ort_run *run, const int32_t *input_ids, const int32_t *type_ids,
                          const int32_t *position_ids, const int32_t *cu_seqlens, const int32_t *pool_skip,
                          int64_t tokens, int64_t sequences, float *pooled, int64_t pooled_width, float *token_vectors,
-                         int64_t token_width, int32_t shrink);
+                         int64_t token_width, float *maxima, int64_t maxima_width, int32_t shrink);
 
 // A tensor over memory of bei_ort_host_new.
 enum { BEI_ORT_MAX_RANK = 4, BEI_ORT_MAX_TENSORS = 40 };

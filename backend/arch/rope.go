@@ -1,0 +1,171 @@
+package arch
+
+import (
+	"maps"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/basetenlabs/bei-runtime/backend/status"
+)
+
+// Limits of rope's numbers.
+const (
+	maxRopeTheta  = 1e12
+	maxRopeFactor = 1e6
+)
+
+// scaling is a variant of rope: the keys that it takes beside rope_type and rope_theta, and what it makes of the frequencies.
+type scaling struct {
+	keys  []string
+	scale func(c *object, r *Rope, theta float64, original int)
+}
+
+// scalings by transformers' rope_type (modeling_rope_utils.py), whose float32 arithmetic they follow.
+var scalings = map[string]scaling{
+	"default": {scale: func(*object, *Rope, float64, int) {}},
+	"linear":  {[]string{"factor"}, linearRope},
+	"llama3":  {[]string{"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}, llama3Rope},
+	"yarn": {[]string{"factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate",
+		"original_max_position_embeddings"}, yarnRope},
+}
+
+// rope reads rope_theta with rope_scaling, or rope_parameters with both in one as transformers 5 writes them, into a rotation of whole
+// heads. positions is max_position_embeddings.
+func (o *object) rope(dim, positions int) *Rope {
+	if dim%2 != 0 {
+		o.fail(status.Start, "head_dim is %d; rope needs an even one", dim)
+	}
+	theta := o.number("rope_theta", 10000, 1, maxRopeTheta)
+	if f := o.number("partial_rotary_factor", 1, 0, 1); f != 1 {
+		o.fail(status.Unsupported, "partial_rotary_factor %s is not supported; supported: 1", quoteJSON(o.values["partial_rotary_factor"]))
+	}
+	original := o.integer("original_max_position_embeddings", 0, 1, maxTable)
+	p := o.object("rope_scaling") // the older name; where it says anything, transformers does not look at the other
+	if p == nil || len(p.values) == 0 {
+		p = o.object("rope_parameters")
+	}
+	if p == nil {
+		p = &object{file: o.file}
+	}
+	theta = p.number("rope_theta", theta, 1, maxRopeTheta)
+	kind := p.text("rope_type", p.text("type", "default"))
+	s, ok := scalings[kind]
+	if !ok {
+		p.fail(status.Unsupported, "rope_type %s is not supported; supported: %s", quote(kind), strings.Join(slices.Sorted(maps.Keys(scalings)), ", "))
+	}
+	for _, key := range slices.Sorted(maps.Keys(p.values)) {
+		switch {
+		case key == "rope_type" || key == "type" || key == "rope_theta" || slices.Contains(s.keys, key):
+		case key == "partial_rotary_factor":
+			if f := p.number(key, 1, 0, 1); f != 1 {
+				p.fail(status.Unsupported, "%s %s is not supported; supported: 1", key, quoteJSON(p.values[key]))
+			}
+		case p.present(key):
+			p.fail(status.Unsupported, "%s %s is not supported for rope_type %s", quote(key), quoteJSON(p.values[key]), quote(kind))
+		}
+	}
+	if o.err == nil {
+		o.err = p.err
+	}
+	if o.err != nil {
+		return nil
+	}
+	if original == 0 {
+		original = p.integer("original_max_position_embeddings", positions, 1, maxTable)
+	}
+	r := &Rope{Kind: RopeHalf, Dim: dim, InvFreq: make([]float32, dim/2), Factor: 1}
+	for i := range r.InvFreq {
+		exponent := float32(2*i) / float32(dim)
+		r.InvFreq[i] = 1 / float32(math.Pow(float64(float32(theta)), float64(exponent)))
+	}
+	s.scale(p, r, theta, original)
+	for i, f := range append([]float32{r.Factor}, r.InvFreq...) {
+		if math.IsNaN(float64(f)) || math.IsInf(float64(f), 0) {
+			p.fail(status.Start, "its numbers make frequency %d not finite", i-1)
+		}
+	}
+	o.err = p.err
+	return r
+}
+
+// factor is a scaling's factor, which it must have.
+func (o *object) factor() float32 {
+	if !o.present("factor") {
+		o.fail(status.Start, "factor is missing")
+	}
+	return float32(o.number("factor", 1, 1, maxRopeFactor))
+}
+
+func linearRope(c *object, r *Rope, _ float64, _ int) {
+	factor := c.factor()
+	for i := range r.InvFreq {
+		r.InvFreq[i] /= factor
+	}
+}
+
+// llama3Rope divides the frequencies of long waves, leaves those of short ones, and blends between.
+func llama3Rope(c *object, r *Rope, _ float64, original int) {
+	factor := c.factor()
+	for _, key := range []string{"low_freq_factor", "high_freq_factor"} {
+		if !c.present(key) {
+			c.fail(status.Start, "%s is missing", key)
+		}
+	}
+	low, high := c.number("low_freq_factor", 1, 1e-3, maxRopeFactor), c.number("high_freq_factor", 4, 1e-3, maxRopeFactor)
+	if c.err == nil && high <= low {
+		c.fail(status.Start, "high_freq_factor %g must be above low_freq_factor %g", high, low)
+	}
+	for i, f := range r.InvFreq {
+		length := 2 * math.Pi / float64(f)
+		switch {
+		case length < float64(original)/high:
+		case length > float64(original)/low:
+			r.InvFreq[i] = f / factor
+		default:
+			smooth := float32((float64(original)/length - low) / (high - low))
+			r.InvFreq[i] = (1-smooth)*f/factor + smooth*f
+		}
+	}
+}
+
+// yarnRope is YaRN (https://arxiv.org/abs/2309.00071): frequencies that turn less than beta_slow times in the original length are
+// divided, those that turn more than beta_fast times are left, and a ramp lies between; cosine and sine are scaled.
+func yarnRope(c *object, r *Rope, theta float64, original int) {
+	factor := c.factor()
+	fast, slow := c.number("beta_fast", 32, 0, maxRopeFactor), c.number("beta_slow", 1, 0, maxRopeFactor)
+	if fast == 0 { // as in transformers, 0 stands for the default
+		fast = 32
+	}
+	if slow == 0 {
+		slow = 1
+	}
+	mscale := func(scale float64) float64 {
+		if factor <= 1 {
+			return 1
+		}
+		return 0.1*scale*math.Log(float64(factor)) + 1
+	}
+	attention := mscale(1)
+	if all, some := c.number("mscale_all_dim", 0, 0, maxRopeFactor), c.number("mscale", 0, 0, maxRopeFactor); all != 0 && some != 0 {
+		attention = mscale(some) / mscale(all)
+	}
+	r.Factor = float32(c.number("attention_factor", attention, 0, maxRopeFactor))
+
+	dim := float64(r.Dim)
+	at := func(rotations float64) float64 { // the number of a frequency that turns so often
+		return dim * math.Log(float64(original)/(rotations*2*math.Pi)) / (2 * math.Log(theta))
+	}
+	low, high := at(fast), at(slow)
+	if c.boolean("truncate", true) {
+		low, high = math.Floor(low), math.Ceil(high)
+	}
+	low, high = max(low, 0), min(high, dim-1)
+	if low == high {
+		high += 0.001
+	}
+	for i, f := range r.InvFreq {
+		kept := 1 - float32(min(max((float64(i)-low)/(high-low), 0), 1))
+		r.InvFreq[i] = f/factor*(1-kept) + f*kept
+	}
+}

@@ -1,0 +1,322 @@
+"""Speed on a GPU: our engines beside torch eager and torch.compile, in one run and one table. `make bench_gpu` runs it.
+
+    python3 bench/gpu/bench.py [--models bert-base] [--contenders trt-fp16,eager] [--rounds 5] [--json FILE]
+
+It needs a built `bei` (dist/bei, or --bei) with the libraries of its engines, and torch, transformers and safetensors for the peers;
+on a machine without Go, bring dist/ along. Model folders with seeded random weights are made in --work at first (models.py).
+
+Each contender lives in processes of its own, which stay alive and take turns, round by round, in changing order. Before that
+each runs every batch once: engines build their plans, torch.compile compiles, each within its time. A contender that fails is a row that
+says why. Ours are measured as the library's embed call and as the bare engine, one batch at a time and, for the largest batch,
+with two in flight. The vectors of all are compared with torch's in fp32.
+
+Targets are printed as pass or miss and change nothing: the exit status is 0 unless nothing could be measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import array
+import base64
+import datetime
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path.insert(1, str(HERE.parent))
+
+import batches as token_batches  # noqa: E402 what follows lies in the folders above
+import contenders  # noqa: E402
+import models  # noqa: E402
+import tables  # noqa: E402
+from contender import cosines, progress  # noqa: E402
+
+# Those of the targets come first: they are compiled first.
+BATCHES = ["1x32", "mixed64", "32x512", "8x512", "8x128", "1x512", "128x128"]
+PREPARE_SHARE = 0.7  # of the time of a model, at most
+COMPILE_SHARE = 0.6  # of that, in which another shape may be begun
+FIRST_ITERATIONS, LEAST_ITERATIONS, MOST_ITERATIONS = 5, 3, 100
+
+
+def jobs_of(groups: list[contenders.Group], batch: str, in_flight_batches: list[str]) -> list[tuple]:
+    """What is measured of a batch in a round: contender, kind, batches in flight."""
+    jobs = []
+    for group in groups:
+        if contenders.is_ours(group.name):
+            flights = (1, tables.ADDED_IN_FLIGHT) if batch in in_flight_batches else (1,)
+            jobs += [(group, kind, in_flight) for in_flight in flights for kind in ("runtime", "engine")]
+        else:
+            jobs.append((group, "runtime", 1))
+    return jobs
+
+
+def iterations(seconds: list[float], turn: float) -> int:
+    """Calls that fill a turn, from what the turns before took."""
+    if not seconds:
+        return FIRST_ITERATIONS
+    return min(max(round(turn / statistics.median(seconds)), LEAST_ITERATIONS), MOST_ITERATIONS)
+
+
+def rounds(groups: list[contenders.Group], names: list[str], arguments: argparse.Namespace, deadline: float) -> tuple[dict, dict, int]:
+    """Lets the contenders take turns. Returns seconds by tables.key, modes by (contender, batch), and the number of whole rounds."""
+    seconds: dict[str, list[float]] = {}
+    modes: dict[tuple[str, str], str] = {}
+    for number in range(arguments.rounds):
+        progress(f"round {number + 1} of {arguments.rounds}")
+        for batch in names:
+            jobs = jobs_of(groups, batch, arguments.in_flight)
+            for k in range(len(jobs)):
+                group, kind, in_flight = jobs[(number + k) % len(jobs)]
+                if time.monotonic() > deadline:
+                    return seconds, modes, number
+                if not group.works(batch):
+                    continue
+                name = tables.key(group.name, batch, kind, in_flight)
+                job = {"batch": batch, "iterations": iterations(seconds.get(name, []), arguments.turn)}
+                if contenders.is_ours(group.name):
+                    job |= {"kind": kind, "in_flight": in_flight}
+                answer = group.ask(batch, job)
+                if answer:
+                    seconds.setdefault(name, []).extend(answer["seconds"])
+                    if "mode" in answer:
+                        modes[group.name, batch] = f"mode {answer['mode']}"
+    return seconds, modes, arguments.rounds
+
+
+def compare(groups: list[contenders.Group], folder: pathlib.Path, arguments: argparse.Namespace) -> tuple[dict, str, float | None]:
+    """Each contender's agreement with the reference, a tuple of the least cosine, and the least when the mean of the reference's vectors
+    is taken off first, or why there is none; what the reference is; and the greatest cosine of two of its different sequences."""
+    agreements, errors = {}, {}
+    vectors = {group.name: ask_vectors(group, arguments.vectors, errors) for group in groups}
+    jobs = [{"vectors": batch} for batch in arguments.vectors]
+    try:
+        answers = contenders.once("reference", [str(folder), "--device", arguments.device], arguments.prepare_seconds, jobs)
+        reference, what = dict(zip(arguments.vectors, answers)), "torch in fp32"
+    except contenders.FAULTS as error:
+        first = max(vectors, key=lambda name: len(vectors[name]))  # the first of those that have most
+        reference, what = vectors[first], f"{tables.label(first)}, since there is no other ({error})"
+    for name, answers in vectors.items():
+        common = [batch for batch in answers if batch in reference]
+        try:
+            pairs = [agreement(answers[batch], reference[batch]) for batch in common]
+            agreements[name] = [min(pair[i] for pair in pairs) for i in range(2)] if pairs else errors.get(name, "none of the batches")
+        except (RuntimeError, ZeroDivisionError) as error:
+            agreements[name] = str(error)
+    return agreements, what, max((alike(answer) for answer in reference.values() if answer["rows"] > 1), default=None)
+
+
+def ask_vectors(group: contenders.Group, names: list[str], errors: dict[str, str]) -> dict[str, dict]:
+    """A contender's vectors of each batch that it has. torch.compile is asked for batches that it has compiled only."""
+    answers = {}
+    for batch in names:
+        worker = next((worker for name, worker in group.workers.items() if group.works(name)), None)
+        if group.name == "compile":
+            worker = group.workers[batch] if group.works(batch) else None
+        if worker is None:
+            errors[group.name] = next(iter(group.failures.values()), f"it has compiled none of {', '.join(names)}")
+            continue
+        try:
+            worker.tell(vectors=batch)
+            answer = worker.reply(contenders.ANSWER_SECONDS)
+            if "error" in answer:
+                raise RuntimeError(answer["error"])
+            answers[batch] = answer
+        except contenders.FAULTS as error:
+            errors[group.name] = str(error)
+    return answers
+
+
+def agreement(answer: dict, reference: dict) -> tuple[float, float]:
+    """The least cosine of the rows of two answers, plain, and without the mean of the reference's rows: vectors of random
+    weights are much alike, so that only the latter tells right from wrong."""
+    rows = reference["rows"]
+    plain = min(cosines(answer["float32"], reference["float32"], rows))
+    if rows == 1:
+        return plain, plain
+    values = array.array("f", base64.b64decode(reference["float32"]))
+    width = len(values) // rows
+    mean = [sum(values[k::width]) / rows for k in range(width)]
+
+    def centred(text: str) -> str:
+        values = array.array("f", base64.b64decode(text))
+        return base64.b64encode(array.array("f", (value - mean[i % width] for i, value in enumerate(values))).tobytes()).decode()
+
+    return plain, min(cosines(centred(answer["float32"]), centred(reference["float32"]), rows))
+
+
+def alike(answer: dict) -> float:
+    """The greatest cosine of two neighbouring rows of vectors."""
+    data = base64.b64decode(answer["float32"])
+    row = len(data) // answer["rows"]
+    return max(cosines(answer["float32"], base64.b64encode(data[row:] + data[:row]).decode(), answer["rows"]))
+
+
+def make_folder(shape: str, arguments: argparse.Namespace, fp8: bool) -> pathlib.Path:
+    """The model's folder, made where it is missing."""
+    folder = arguments.work / shape
+    if (folder / "model.safetensors").exists() and (not fp8 or (folder / "bei-fp8.json").exists()):
+        return folder
+    progress(f"{shape}: writing {folder}")
+    command = [sys.executable, str(HERE / "models.py"), shape, str(folder), "--device", arguments.device, *(["--fp8"] if fp8 else [])]
+    if subprocess.run(command, stdout=sys.stderr).returncode != 0:
+        if not (folder / "model.safetensors").exists():
+            raise RuntimeError(f"{folder} could not be made; the message is above")
+        progress(f"{shape}: no bei-fp8.json; an engine in FP8 will say that it lacks it")
+    return folder
+
+
+def measure(shape: str, arguments: argparse.Namespace, deadline: float) -> dict:
+    """Everything about one model."""
+    config = models.SHAPES[shape]
+    dtype = "float32" if arguments.device == "cpu" else models.HALF[config["model_type"]]
+    names = arguments.batches
+    result = {
+        "shape": shape, "model_type": config["model_type"], "dtype": dtype,
+        "batches": {name: {"tokens": sum(sizes), "flops": models.flops(config, sizes)} for name in names for sizes in [token_batches.lengths(name)]},
+    }  # fmt: skip
+    folder = make_folder(shape, arguments, any("float8" in arguments.flags.get(name, contenders.BEI.get(name, "")) for name in arguments.contenders))
+    settings = {
+        "bei": str(arguments.bei), "flags": arguments.flags, "device": arguments.device, "dtype": dtype,
+        "compile_processes": arguments.compile_processes,
+        "compile_modes": arguments.compile_modes,
+    }  # fmt: skip
+    try:
+        options = ["--dtype", dtype, "--device", arguments.device]
+        [peak] = contenders.once("peak", options, arguments.prepare_seconds, [{"peak": arguments.peak}])
+        result |= {"peak_flops": peak["flops"], "peak_error": ""}
+    except contenders.FAULTS as error:
+        result |= {"peak_flops": None, "peak_error": f"not measured: {error}"}
+    limit = min(arguments.prepare_seconds, PREPARE_SHARE * max(deadline - time.monotonic(), 1))
+    settings["compile_seconds"] = min(arguments.compile_seconds, COMPILE_SHARE * limit)
+    groups = [contenders.make(name, folder, names, settings) for name in arguments.contenders]
+    try:
+        progress(f"{shape}: preparing {', '.join(arguments.contenders)} ({limit:.0f} s at most)")
+        threads = [threading.Thread(target=group.prepare, args=(limit,)) for group in groups]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for group in groups:
+            for batch, why in group.failures.items():
+                progress(f"{group.name} {batch}: {why}")
+        agreements, reference, likeness = compare(groups, folder, arguments)
+        seconds, modes, whole = rounds(groups, names, arguments, deadline)
+    finally:
+        for group in groups:
+            group.close()
+    return result | {
+        "seconds": seconds, "rounds": whole, "reference": reference, "alike": likeness,
+        "contenders": {
+            group.name: {
+                "ready": group.ready, "failures": group.failures, "agreement": agreements[group.name], "command": group.command,
+                "modes": {batch: mode for (name, batch), mode in modes.items() if name == group.name},
+            }
+            for group in groups
+        },
+    }  # fmt: skip
+
+
+def gpu() -> str:
+    """Name, driver and limits of the first GPU."""
+    query = "name,driver_version,memory.total,clocks.max.sm,power.limit"
+    try:
+        run = subprocess.run(["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"], capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"no GPU known ({error})"
+    fields = [field.strip() for field in run.stdout.splitlines()[0].split(",")]
+    return "{}, driver {}, {}, SM clock to {}, power to {}".format(*fields)
+
+
+def conditions(arguments: argparse.Namespace) -> dict:
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    names = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "gpu": gpu(), "cpu": ", ".join(sorted(names)) or platform.machine(), "cpus": len(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg()[0], "python": platform.python_version(), "kernel": platform.release(), "peak": arguments.peak,
+    }  # fmt: skip
+
+
+def words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    known = ", ".join([*contenders.BEI, *contenders.TORCH])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--models", type=words, default=["bert-base", "qwen3-0.6b"], help=f"shapes, of {', '.join(models.SHAPES)} (default: bert-base,qwen3-0.6b)")
+    add("--contenders", type=words, default=contenders.DEFAULT, help=f"of {known} (default: {','.join(contenders.DEFAULT)})")
+    add("--add", action="append", default=[], metavar="NAME=FLAGS", help="another contender of ours: flags of `bei bench`; may be repeated")
+    add("--batches", type=words, default=BATCHES, help=f"as `bei bench` names them (default: {','.join(BATCHES)})")
+    add("--in-flight", type=words, default=[tables.LARGE_BATCH], metavar="BATCHES", help="batches also measured with two in flight (default: %(default)s)")
+    add("--rounds", type=int, default=5, help="times that all take turns (default %(default)s)")
+    add("--turn", type=float, default=0.25, help="seconds of a turn, about (default %(default)s)")
+    add("--seconds", type=float, default=560, help="time for everything; models share it, and rounds end with it (default %(default)s)")
+    add("--prepare-seconds", type=float, default=300, help="time for plans and compilers of a model (default %(default)s)")
+    add("--compile-seconds", type=float, default=200, help="time in which torch.compile may begin with another shape (default %(default)s)")
+    add("--compile-processes", type=int, default=len(BATCHES), help="processes that share the shapes of torch.compile (default %(default)s)")
+    add("--compile-modes", type=words, default=["default", "reduce-overhead"], help="modes of torch.compile, of which the fastest counts "
+        "for each batch (default: default,reduce-overhead)")
+    add("--vectors", type=words, default=["mixed8:16-256", "8x128"], metavar="BATCHES", help="whose vectors are compared, torch.compile's "
+        "of measured batches only (default: mixed8:16-256,8x128)")
+    add("--peak", type=int, default=8192, help="rows of the matrices whose product is the peak (default %(default)s)")
+    add("--device", default="cuda", help="of torch: cuda or cpu (default %(default)s)")
+    add("--bei", type=pathlib.Path, default=ROOT / "dist" / "bei", help="the program (default: dist/bei)")
+    add("--work", type=pathlib.Path, default=ROOT / ".deps" / "bench-gpu", help="folder of the model folders (default: .deps/bench-gpu)")
+    add("--json", type=pathlib.Path, metavar="FILE", help="write all numbers there as well")
+    arguments = parser.parse_args(argv)
+    arguments.flags = {}
+    for text in arguments.add:
+        name, equals, flags = text.partition("=")
+        if not equals or not name or name in contenders.TORCH:
+            parser.error(f"--add {text!r}: it is NAME=FLAGS, such as trt-2=--engine tensorrt --dtype float16")
+        arguments.flags[name] = flags
+    arguments.contenders = list(dict.fromkeys([*arguments.contenders, *arguments.flags]))
+    for name in arguments.contenders:
+        if name not in {*contenders.BEI, *contenders.TORCH, *arguments.flags}:
+            parser.error(f"contender {name!r} is unknown; known: {known}")
+    for name in arguments.models:
+        if name not in models.SHAPES:
+            parser.error(f"model {name!r} is unknown; known: {', '.join(models.SHAPES)}")
+    if not all((arguments.models, arguments.contenders, arguments.batches, arguments.vectors, arguments.compile_modes)) or arguments.rounds < 1 or arguments.compile_processes < 1:
+        parser.error("it needs at least one model, contender, batch, batch of vectors, mode, round and process")
+    try:
+        for name in [*arguments.batches, *arguments.in_flight, *arguments.vectors]:
+            token_batches.lengths(name)
+    except ValueError as error:
+        parser.error(str(error))
+    if any(contenders.is_ours(name) for name in arguments.contenders) and not arguments.bei.exists():
+        parser.error(f"{arguments.bei} is missing: run `make build` first, or bring dist/ from a machine where that ran")
+    return arguments
+
+
+def main() -> int:
+    arguments = parse()
+    end = time.monotonic() + arguments.seconds
+    result = {"conditions": conditions(arguments), "models": [], "failed": {}}
+    for i, shape in enumerate(arguments.models):
+        now = time.monotonic()
+        try:
+            result["models"].append(measure(shape, arguments, now + max(end - now, 0) / (len(arguments.models) - i)))
+        except (RuntimeError, OSError) as error:
+            progress(f"{shape}: {error}")
+            result["failed"][shape] = str(error)
+        result["targets"] = tables.targets(result)
+        if arguments.json:  # after each model, so that an end by force leaves something
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(tables.markdown(result))
+    return 0 if any(model["seconds"] for model in result["models"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+package trt
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/calibration"
+	"github.com/basetenlabs/bei-runtime/backend/status"
+	"github.com/basetenlabs/bei-runtime/trt/nvinfer"
+)
+
+// form is how attention is expressed, where there is a choice by what the flavour has.
+type form struct {
+	fused   bool // IAttention, where it can express the layer; else two products and a softmax
+	lengths bool // IAttention takes lengths instead of a mask
+}
+
+func formOf(f nvinfer.Features) form {
+	return form{fused: f&nvinfer.HasAttention != 0, lengths: f&nvinfer.HasLengths != 0}
+}
+
+// attention is the whole block: joined projections, attention, output projection. x: [rows, hidden].
+func (l *lowering) attention(x tensor, layer int, a *arch.Attention) tensor {
+	g := l.g
+	width := (a.Heads + 2*a.KVHeads) * a.HeadDim
+	qkv := l.linear(x, calibration.AttentionQKV(layer), a.QKV...)
+	if got := l.widthOf(qkv, 2); g.err == nil && (got != width || a.KVHeads < 1 || a.HeadDim < 1 || a.Heads%a.KVHeads != 0) {
+		g.fail(status.Errorf(status.Start, "%d columns of query, key and value do not fit %d heads, %d kv heads of size %d", got, a.Heads, a.KVHeads, a.HeadDim))
+	}
+	if g.err != nil {
+		return 0
+	}
+	query, keys := a.Heads*a.HeadDim, a.KVHeads*a.HeadDim
+	q, k, v := g.last(qkv, 2, 0, query), g.last(qkv, 2, query, keys), g.last(qkv, 2, query+keys, keys)
+	if a.QKNorm != nil || a.Rope != nil {
+		q, k = l.prepare(q, a, a.Heads, qNorm(a)), l.prepare(k, a, a.KVHeads, kNorm(a))
+	}
+	y := l.attend(l.split(q, a.Heads, a.HeadDim), l.split(k, a.KVHeads, a.HeadDim), l.split(v, a.KVHeads, a.HeadDim), a)
+	// [sequences, heads, longest, head_dim] -> [rows, width]
+	return l.linear(g.reshape(g.transpose(y, 0, 2, 1, 3), -1, query), calibration.AttentionOut(layer), a.Out)
+}
+
+func qNorm(a *arch.Attention) *arch.Norm {
+	if a.QKNorm == nil {
+		return nil
+	}
+	return &a.QKNorm.Q
+}
+
+func kNorm(a *arch.Attention) *arch.Norm {
+	if a.QKNorm == nil {
+		return nil
+	}
+	return &a.QKNorm.K
+}
+
+// split lays rows [rows, heads * dim] out as [sequences, heads, longest, dim].
+func (l *lowering) split(x tensor, heads, dim int) tensor {
+	return l.g.transpose(l.grid(x, heads, dim), 0, 2, 1, 3)
+}
+
+// prepare normalises and rotates queries or keys [rows, heads * dim], in float32.
+func (l *lowering) prepare(x tensor, a *arch.Attention, heads int, n *arch.Norm) tensor {
+	g := l.g
+	wide := g.cast(x, nvinfer.Float32)
+	if n != nil && a.QKNorm.FullWidth {
+		wide, n = l.norm(wide, n, 2), nil
+	}
+	if n != nil || a.Rope != nil {
+		wide = g.reshape(wide, 0, heads, a.HeadDim)
+		wide = l.norm(wide, n, 3)
+		if a.Rope != nil {
+			wide = l.rotate(wide, a.Rope, a.HeadDim)
+		}
+		wide = g.reshape(wide, 0, heads*a.HeadDim)
+	}
+	return g.cast(wide, l.dtype)
+}
+
+// rotate is rope on x [rows, heads, dim] in float32.
+func (l *lowering) rotate(x tensor, r *arch.Rope, dim int) tensor {
+	g := l.g
+	half := len(r.InvFreq)
+	if half == 0 || r.Dim != 2*half || r.Dim > dim {
+		g.fail(status.Errorf(status.Start, "rope of %d of %d numbers has %d frequencies", r.Dim, dim, half))
+		return x
+	}
+	cos, sin := l.table("cos", math.Cos, r), l.table("sin", math.Sin, r)
+	var a, b tensor
+	if r.Kind == arch.RopeInterleaved {
+		a, b = g.strided(x, 3, 0, half), g.strided(x, 3, 1, half)
+	} else {
+		a, b = g.last(x, 3, 0, half), g.last(x, 3, half, half)
+	}
+	first := g.binary(nvinfer.Sub, g.prod(a, cos), g.prod(b, sin))
+	second := g.sum(g.prod(b, cos), g.prod(a, sin))
+	var parts []tensor
+	if r.Kind == arch.RopeInterleaved {
+		pairs := g.concat(3, g.reshape(first, 0, 0, half, 1), g.reshape(second, 0, 0, half, 1))
+		parts = append(parts, g.reshape(pairs, 0, 0, r.Dim))
+	} else {
+		parts = append(parts, first, second)
+	}
+	if r.Dim < dim {
+		parts = append(parts, g.last(x, 3, r.Dim, dim-r.Dim))
+	}
+	return g.concat(2, parts...)
+}
+
+// table is the rows of rope's table for the positions of this run, [rows, 1, dim / 2].
+func (l *lowering) table(name string, f func(float64) float64, r *arch.Rope) tensor {
+	key := fmt.Sprintf("rope %s %g %b", name, r.Factor, r.InvFreq)
+	if t, ok := l.shared[key]; ok {
+		return t
+	}
+	rows := max(l.m.MaxPositions, l.m.Embeddings.PositionOffset+l.limits.MaxLength)
+	all := l.g.floats(key, []int{rows, len(r.InvFreq)}, func() []float32 { return r.Table(f, rows) })
+	t := l.g.reshape(l.g.gather(all, l.positions, 0), 0, 1, len(r.InvFreq))
+	l.shared[key] = t
+	return t
+}
+
+// attend is attention over padded q [sequences, heads, longest, dim], k and v [sequences, kv heads, longest, dim].
+func (l *lowering) attend(q, k, v tensor, a *arch.Attention) tensor {
+	g := l.g
+	plain := a.Softcap == 0 && a.AlibiSlopes == nil && a.RelativeBias == nil
+	windowed := a.WindowLeft >= 0 || (a.WindowRight >= 0 && !a.Causal)
+	// Fused kernels in 16 bit take heads of whole 16 bytes; TensorRT-RTX 1.6 fails to build others, instead of decomposing them.
+	fits := l.dtype == nvinfer.Float32 || a.HeadDim%8 == 0
+	if plain && fits && l.form.fused {
+		// IAttention does not scale. Scaling the query rounds it once more, so the factor is applied in float32.
+		q = g.cast(g.prod(g.cast(q, nvinfer.Float32), g.scalar(a.Scale, 4)), l.dtype)
+		n := nvinfer.Node{Kind: nvinfer.Attention, Inputs: []tensor{q, k, v}, Ints: []int{0, 1, 0}}
+		switch {
+		case a.Causal && !windowed: // cells beyond a sequence's end come after all its own
+			n.Ints[0] = 1
+			l.note("attention: fused, causal")
+		case l.form.lengths && !windowed:
+			n.Inputs, n.Ints[2] = append(n.Inputs, l.lengths), 2
+			l.note("attention: fused, lengths")
+		default:
+			n.Inputs, n.Ints[2] = append(n.Inputs, l.mask(a)), 1
+			l.note("attention: fused, mask")
+		}
+		return g.add(n)
+	}
+	l.note("attention: written out")
+	return l.writtenOut(q, k, v, a)
+}
+
+// writtenOut is attention as two products and a softmax.
+func (l *lowering) writtenOut(q, k, v tensor, a *arch.Attention) tensor {
+	g, group := l.g, a.Heads/a.KVHeads
+	if group > 1 { // keys and values for each query head
+		var heads []int
+		for h := range a.Heads {
+			heads = append(heads, h/group)
+		}
+		k, v = g.gather(k, g.indices(heads...), 1), g.gather(v, g.indices(heads...), 1)
+	}
+	s := g.prod(g.cast(g.matmul(q, k, 0, 1), nvinfer.Float32), g.scalar(a.Scale, 4))
+	if a.Softcap > 0 {
+		s = g.prod(g.activation(nvinfer.Tanh, g.prod(s, g.scalar(1/a.Softcap, 4))), g.scalar(a.Softcap, 4))
+	}
+	if a.AlibiSlopes != nil {
+		slopes := g.floats(fmt.Sprintf("alibi %b", a.AlibiSlopes), []int{1, a.Heads, 1, 1}, func() []float32 { return a.AlibiSlopes })
+		distance := g.reshapeTo(g.cast(g.unary(nvinfer.Abs, l.distance()), nvinfer.Float32), g.concat(0, g.sizes(1, 1), g.shape(l.distance())))
+		s = g.binary(nvinfer.Sub, s, g.prod(distance, slopes))
+	}
+	if a.RelativeBias != nil {
+		s = g.sum(s, l.relative(a.RelativeBias, a.Heads))
+	}
+	s = g.choose(l.mask(a), s, g.scalar(-math.MaxFloat32, 4))
+	return g.matmul(g.cast(g.softmax(s, 3), l.dtype), v, 0, 0)
+}
+
+// distance is key minus query, int32 [longest, longest].
+func (l *lowering) distance() tensor {
+	t, ok := l.shared["distance"]
+	if !ok {
+		g := l.g
+		t = g.binary(nvinfer.Sub, g.reshape(l.offsets, 1, -1), g.reshape(l.offsets, -1, 1))
+		l.shared["distance"] = t
+	}
+	return t
+}
+
+// mask says which keys each query sees, bool [sequences, 1, 1 or longest, longest].
+func (l *lowering) mask(a *arch.Attention) tensor {
+	key := fmt.Sprintf("mask %t %d %d", a.Causal, max(a.WindowLeft, -1), max(a.WindowRight, -1))
+	if t, ok := l.shared[key]; ok {
+		return t
+	}
+	g := l.g
+	keys := g.binary(nvinfer.Less, g.reshape(l.offsets, 1, -1), g.reshape(l.lengths, -1, 1)) // [sequences, longest]
+	t := g.reshape(keys, 0, 1, 1, -1)
+	// Where nothing is visible (padded queries of windows) the softmax would have nothing to weigh: they see their own key.
+	limit := func(condition tensor) {
+		t = g.binary(nvinfer.And, t, g.reshapeTo(condition, g.concat(0, g.sizes(1, 1), g.shape(l.distance()))))
+	}
+	limited := false
+	if a.WindowLeft >= 0 {
+		limit(g.binary(nvinfer.Greater, l.distance(), g.integer(int32(-a.WindowLeft-1), 2)))
+		limited = true
+	}
+	right := a.WindowRight
+	if a.Causal && (right < 0 || right > 0) {
+		right = 0
+	}
+	if right >= 0 {
+		limit(g.binary(nvinfer.Less, l.distance(), g.integer(int32(right+1), 2)))
+		limited = true
+	}
+	if limited {
+		own := g.binary(nvinfer.Equal, l.distance(), g.integer(0, 2))
+		t = g.binary(nvinfer.Or, t, g.reshapeTo(own, g.concat(0, g.sizes(1, 1), g.shape(l.distance()))))
+	}
+	l.shared[key] = t
+	return t
+}
+
+// relative is the learned bias of each head by distance, float32 [1, heads, longest, longest].
+func (l *lowering) relative(r *arch.RelativeBias, heads int) tensor {
+	key := fmt.Sprintf("relative %s %d %d %t", r.Weight.Name, r.Buckets, r.MaxDistance, r.Bidirectional)
+	if t, ok := l.shared[key]; ok {
+		return t
+	}
+	g, width := l.g, 2*r.MaxDistance+1
+	all := g.constant(key, nvinfer.Float32, []int{heads, width}, func() ([]byte, error) {
+		if err := r.Check(); err != nil {
+			return nil, err
+		}
+		stored, err := l.open(r.Weight)
+		if err != nil {
+			return nil, err
+		}
+		table := stored.AppendFloat32(nil)
+		if len(table) != r.Buckets*heads {
+			return nil, status.Errorf(status.Start, "tensor %q must be [%d buckets, %d heads]", r.Weight.Name, r.Buckets, heads)
+		}
+		return float32Bytes(r.ByDistance(table, heads)), nil
+	})
+	bound := g.integer(int32(r.MaxDistance), 2)
+	index := g.sum(g.binary(nvinfer.Max, g.binary(nvinfer.Min, l.distance(), bound), g.integer(int32(-r.MaxDistance), 2)), bound)
+	bias := g.gather(all, index, 1) // [heads, longest, longest]
+	t := g.reshapeTo(bias, g.concat(0, g.sizes(1), g.shape(bias)))
+	l.shared[key] = t
+	return t
+}

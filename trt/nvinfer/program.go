@@ -1,0 +1,112 @@
+package nvinfer
+
+// #include <stdlib.h>
+// #include "call.h"
+import "C"
+
+import (
+	"unsafe"
+
+	"github.com/basetenlabs/bei-runtime/backend/status"
+)
+
+// Specialization is how shapes get their kernels in flavours that make kernels at run time (HasRuntimeCache).
+type Specialization int32
+
+// The specializations.
+const (
+	Lazy  Specialization = 0 // in the background
+	Eager Specialization = 1 // in the run that has the shape first
+	Never Specialization = 2 // kernels for any shape only
+)
+
+// ProgramOptions of NewProgram.
+type ProgramOptions struct {
+	Device         int
+	Specialization Specialization
+	NativeGraphs   bool   // the flavour captures CUDA graphs by itself
+	Cache          []byte // of an earlier program's Cache; nil: none
+}
+
+// Program is a plan on a device.
+type Program struct {
+	library *Library
+	program *C.bei_trt_program
+}
+
+// NewProgram puts a plan on a device. ErrBadPlan says that it must be built again.
+func (l *Library) NewProgram(plan []byte, o ProgramOptions) (*Program, error) {
+	if len(plan) == 0 {
+		return nil, status.Errorf(status.Start, "%w: it is empty", ErrBadPlan)
+	}
+	options := (*C.bei_trt_program_options)(C.calloc(1, C.sizeof_bei_trt_program_options))
+	defer C.free(unsafe.Pointer(options))
+	options.device, options.specialization = C.int32_t(o.Device), C.int32_t(o.Specialization)
+	if o.NativeGraphs {
+		options.native_graphs = 1
+	}
+	if len(o.Cache) > 0 {
+		options.cache = C.CBytes(o.Cache)
+		defer C.free(unsafe.Pointer(options.cache))
+		options.cache_size = C.size_t(len(o.Cache))
+	}
+	p := &Program{library: l}
+	err := call(status.Start, func(e *C.bei_trt_error) C.int32_t {
+		return C.call_program_new(l.api, l.library, unsafe.Pointer(unsafe.SliceData(plan)), C.size_t(len(plan)), options, &p.program, e)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// TensorInfo describes an input or output of a program.
+type TensorInfo struct {
+	Name        string
+	IsInput     bool
+	DType       DType
+	Dims        []int // -1: known at run time
+	Least, Most []int // of inputs
+}
+
+// maxTensors bounds the inputs and outputs of a program.
+const maxTensors = 32
+
+// Tensors lists the inputs and outputs.
+func (p *Program) Tensors() ([]TensorInfo, error) {
+	var infos [maxTensors]C.bei_trt_tensor_info
+	var count C.int32_t
+	if err := call(status.Start, func(e *C.bei_trt_error) C.int32_t {
+		return C.call_program_tensors(p.library.api, p.program, &infos[0], maxTensors, &count, e)
+	}); err != nil {
+		return nil, err
+	}
+	var tensors []TensorInfo
+	for i := range infos[:count] {
+		t := &infos[i]
+		tensors = append(tensors, TensorInfo{
+			Name: C.GoString(&t.name[0]), IsInput: t.is_input != 0, DType: DType(t.dtype),
+			Dims: getDims(&t.dims), Least: getDims(&t.least), Most: getDims(&t.most),
+		})
+	}
+	return tensors, nil
+}
+
+// Memory returns the device bytes of the weights and, at most, of each lane's context.
+func (p *Program) Memory() (weights, context uint64, err error) {
+	var m C.bei_trt_program_memory
+	err = call(status.Start, func(e *C.bei_trt_error) C.int32_t { return C.call_program_memory(p.library.api, p.program, &m, e) })
+	return uint64(m.weights), uint64(m.context), err
+}
+
+// Cache returns the kernels made so far, for the next program of this plan on a like device. Unsupported without HasRuntimeCache.
+func (p *Program) Cache() ([]byte, error) {
+	var b *C.bei_trt_blob
+	if err := call(status.Start, func(e *C.bei_trt_error) C.int32_t { return C.call_program_cache(p.library.api, p.program, &b, e) }); err != nil {
+		return nil, err
+	}
+	return p.library.blob(b), nil
+}
+
+// Free frees the program. Its lanes must be freed before.
+func (p *Program) Free() { C.call_program_free(p.library.api, p.program) }

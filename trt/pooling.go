@@ -1,0 +1,85 @@
+package trt
+
+import (
+	"math"
+
+	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/calibration"
+	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/status"
+	"github.com/basetenlabs/bei-runtime/trt/nvinfer"
+)
+
+// head adds the outputs. hidden: float32 [rows, hidden size]. Everything here is in float32.
+func (l *lowering) head(hidden tensor) {
+	h, g := &l.m.Head, l.g
+	if h.Kind == arch.HeadTokenClassifier {
+		logits := l.chain(hidden, h.Chain)
+		l.outputs, l.token = engine.TokenVectors, l.widthOf(logits, 2)
+		g.output(logits, outputTokenVectors)
+		return
+	}
+	if len(h.Pooling.Modes) == 0 {
+		g.fail(status.Errorf(status.Start, "the head has no pooling mode"))
+		return
+	}
+	var parts []tensor
+	for _, mode := range h.Pooling.Modes {
+		parts = append(parts, l.pool(hidden, mode))
+	}
+	pooled := l.chain(g.concat(1, parts...), h.Chain)
+	l.outputs, l.token, l.pooled = engine.Pooled|engine.TokenVectors, l.widthOf(hidden, 2), l.widthOf(pooled, 2)
+	// An output of its own: TensorRT refuses to name one tensor twice where the head is only a gather.
+	g.output(hidden, outputTokenVectors)
+	g.output(pooled, outputPooled)
+}
+
+func (l *lowering) chain(x tensor, chain []arch.Dense) tensor {
+	stream := l.dtype
+	defer func() { l.dtype = stream }()
+	l.dtype = nvinfer.Float32 // few rows: float32 costs nothing that counts
+	for i := range chain {
+		x = l.activate(l.linear(x, calibration.Head(i), chain[i].Linear), chain[i].Activation, 2)
+		x = l.norm(x, chain[i].Norm, 2)
+	}
+	return x
+}
+
+// pool makes one row of each sequence: [sequences, width]. Sequences without tokens get some row.
+func (l *lowering) pool(x tensor, mode arch.PoolMode) tensor {
+	g, width := l.g, l.widthOf(x, 2)
+	cells := l.grid(x, width)                                         // [sequences, longest, width]
+	column := func(t tensor) tensor { return g.reshape(t, -1, 1, 1) } // [sequences, 1, 1]
+	offset := g.reshape(l.offsets, 1, -1, 1)                          // [1, longest, 1]
+	choose := func(chosen tensor) tensor {                            // the sum of the chosen cells
+		return g.reduce(nvinfer.ReduceSum, g.choose(chosen, cells, g.scalar(0, 3)), 1, false)
+	}
+	switch mode {
+	case arch.PoolCLS:
+		return g.reshape(g.gather(cells, g.indices(0), 1), -1, width)
+	case arch.PoolLastToken:
+		return choose(g.binary(nvinfer.Equal, offset, g.binary(nvinfer.Sub, column(l.lengths), g.integer(1, 3))))
+	}
+	counted := g.binary(nvinfer.Less, offset, column(l.lengths)) // [sequences, longest, 1]
+	if l.planes.skip >= 0 {
+		counted = g.binary(nvinfer.And, counted, g.binary(nvinfer.Less, g.binary(nvinfer.Sub, column(l.skip), g.integer(1, 3)), offset))
+	}
+	if mode == arch.PoolMax {
+		return g.reduce(nvinfer.ReduceMax, g.choose(counted, cells, g.scalar(-math.MaxFloat32, 3)), 1, false)
+	}
+	weight := g.choose(counted, g.scalar(1, 3), g.scalar(0, 3))
+	if mode == arch.PoolWeightedMean {
+		weight = g.prod(weight, g.cast(g.sum(offset, g.integer(1, 3)), nvinfer.Float32))
+	}
+	// Chosen, not only multiplied: a cell that does not count must not spoil the sum.
+	sum := g.reduce(nvinfer.ReduceSum, g.choose(counted, g.prod(cells, weight), g.scalar(0, 3)), 1, false)
+	total := g.binary(nvinfer.Max, g.reduce(nvinfer.ReduceSum, weight, 1, false), g.scalar(1e-9, 2))
+	switch mode {
+	case arch.PoolMean, arch.PoolWeightedMean:
+		return g.binary(nvinfer.Div, sum, total)
+	case arch.PoolMeanSqrtLen:
+		return g.binary(nvinfer.Div, sum, g.unary(nvinfer.Sqrt, total))
+	}
+	g.fail(status.Errorf(status.Unsupported, "engine tensorrt: pooling mode %d", mode))
+	return sum
+}

@@ -1,0 +1,333 @@
+// Lanes: an execution context with its stream, its memory and its CUDA graphs.
+#include <chrono>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "failure.h"
+#include "program.h"
+
+namespace bei {
+
+namespace {
+
+// Waiting polls for so long, since waking a sleeping thread costs tens of microseconds, and then sleeps.
+constexpr auto kPoll = std::chrono::microseconds(1000);
+
+struct Binding {
+  std::string name;
+  size_t deviceBytes = 0, hostBytes = 0;
+  char *host = nullptr;
+  CUdeviceptr device = 0;
+  bool isInput = false;
+};
+
+class Profiler : public nvinfer1::IProfiler {
+public:
+  std::string lines;
+  void reportLayerTime(const char *name, float ms) noexcept override {
+    char text[64];
+    snprintf(text, sizeof text, "\t%.4f\n", static_cast<double>(ms));
+    lines += name;
+    lines += text;
+  }
+};
+
+} // namespace
+
+} // namespace bei
+
+struct bei_trt_lane {
+  bei_trt_program *program = nullptr;
+  std::vector<bei::Binding> bindings;
+  int32_t inputs = 0;
+  std::unique_ptr<nvinfer1::IExecutionContext> context;
+  CUstream stream = nullptr;
+  CUevent done = nullptr;
+  CUdeviceptr memory = 0; // the context's
+  uint64_t memoryBytes = 0;
+  std::map<int64_t, CUgraphExec> graphs;
+  bei::Profiler profiler; // stays attached to the context from its first use on: TensorRT does not take it back
+
+  ~bei_trt_lane();
+  void shape(const bei_trt_dims *dims);
+  void copy(const bei_trt_launch &launch, size_t from, size_t to);
+  void compute();
+  void wait();
+  bool enqueue(const bei_trt_launch &launch);
+  CUgraphExec capture();
+  void resizeContext(uint64_t bytes);
+  void resizeHost(bei::Binding &binding, size_t bytes);
+};
+
+bei_trt_lane::~bei_trt_lane() {
+  const bei::Cuda &c = bei::cuda();
+  CUcontext popped;
+  const bool current = c.cuCtxPushCurrent(program->device.context()) == CUDA_SUCCESS;
+  if (stream != nullptr)
+    c.cuStreamSynchronize(stream);
+  for (auto &graph : graphs)
+    c.cuGraphExecDestroy(graph.second);
+  context.reset();
+  for (bei::Binding &b : bindings) {
+    if (b.device != 0)
+      c.cuMemFree(b.device);
+    if (b.host != nullptr)
+      c.cuMemFreeHost(b.host);
+  }
+  if (memory != 0)
+    c.cuMemFree(memory);
+  if (done != nullptr)
+    c.cuEventDestroy(done);
+  if (stream != nullptr)
+    c.cuStreamDestroy(stream);
+  if (current)
+    c.cuCtxPopCurrent(&popped);
+}
+
+void bei_trt_lane::shape(const bei_trt_dims *dims) {
+  for (int32_t i = 0; i < inputs; i++) {
+    nvinfer1::Dims d = {};
+    d.nbDims = dims[i].count;
+    for (int32_t k = 0; k < d.nbDims && k < BEI_TRT_MAX_DIMS; k++)
+      d.d[k] = dims[i].size[k];
+    if (!context->setInputShape(bindings[static_cast<size_t>(i)].name.c_str(), d))
+      bei::fail(BEI_TRT_FAILED, "TensorRT refuses the shape of input %s", bindings[static_cast<size_t>(i)].name.c_str());
+  }
+}
+
+// Copies bindings [from, to): inputs to the device, outputs from it.
+void bei_trt_lane::copy(const bei_trt_launch &launch, size_t from, size_t to) {
+  for (size_t i = from; i < to; i++) {
+    const bei::Binding &b = bindings[i];
+    const size_t offset = launch.host_offsets[i], bytes = launch.bytes[i];
+    if (bytes == 0)
+      continue;
+    if (bytes > b.deviceBytes || offset > b.hostBytes || bytes > b.hostBytes - offset)
+      bei::fail(BEI_TRT_FAILED, "a launch copies %zu bytes of %s at %zu; it has %zu on the device and %zu of staging", bytes, b.name.c_str(),
+                offset, b.deviceBytes, b.hostBytes);
+    if (b.isInput)
+      bei::check(bei::cuda().cuMemcpyHtoDAsync(b.device, b.host + offset, bytes, stream), "copying an input to the device");
+    else
+      bei::check(bei::cuda().cuMemcpyDtoHAsync(b.host + offset, b.device, bytes, stream), "copying an output from the device");
+  }
+}
+
+void bei_trt_lane::compute() {
+  if (context->enqueueV3(reinterpret_cast<cudaStream_t>(stream)))
+    return;
+  const CUresult state = bei::cuda().cuStreamQuery(stream);
+  if (bei::isLost(state))
+    bei::check(state, "running the engine");
+  bei::fail(BEI_TRT_FAILED, "TensorRT does not run the engine");
+}
+
+CUgraphExec bei_trt_lane::capture() {
+  const bei::Cuda &c = bei::cuda();
+  bei::check(c.cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "starting to capture a CUDA graph");
+  CUgraph graph = nullptr;
+  try {
+    compute();
+  } catch (...) {
+    if (c.cuStreamEndCapture(stream, &graph) == CUDA_SUCCESS && graph != nullptr)
+      c.cuGraphDestroy(graph);
+    throw;
+  }
+  bei::check(c.cuStreamEndCapture(stream, &graph), "capturing a CUDA graph");
+  CUgraphExec made = nullptr;
+  const CUresult result = c.cuGraphInstantiate(&made, graph, 0);
+  c.cuGraphDestroy(graph);
+  bei::check(result, "instantiating a CUDA graph");
+  return made;
+}
+
+bool bei_trt_lane::enqueue(const bei_trt_launch &launch) {
+  const bei::Cuda &c = bei::cuda();
+  const size_t in = static_cast<size_t>(inputs);
+  bool captured = false;
+  const auto found = launch.graph >= 0 ? graphs.find(launch.graph) : graphs.end();
+  if (found != graphs.end()) {
+    copy(launch, 0, in);
+    bei::check(c.cuGraphLaunch(found->second, stream), "launching a CUDA graph");
+  } else {
+    shape(launch.dims);
+    copy(launch, 0, in);
+    compute();
+    if (launch.graph >= 0) {
+      // TensorRT wants a plain run of the shapes before they are captured: this was it.
+      bei::check(c.cuStreamSynchronize(stream), "running the engine");
+      graphs[launch.graph] = capture();
+      captured = true;
+    }
+  }
+  copy(launch, in, bindings.size());
+  bei::check(c.cuEventRecord(done, stream), "recording the end of a launch");
+  return captured;
+}
+
+// A CUDA graph holds the address of the context's memory: those made so far go.
+void bei_trt_lane::resizeContext(uint64_t bytes) {
+  const bei::Cuda &c = bei::cuda();
+  for (auto &graph : graphs)
+    c.cuGraphExecDestroy(graph.second);
+  graphs.clear();
+  if (memory != 0)
+    c.cuMemFree(memory);
+  memory = 0;
+  memoryBytes = bytes;
+  if (bytes > 0)
+    bei::check(c.cuMemAlloc(&memory, bytes), "allocating the context's device memory");
+  context->setDeviceMemoryV2(reinterpret_cast<void *>(memory), static_cast<int64_t>(bytes));
+}
+
+void bei_trt_lane::resizeHost(bei::Binding &binding, size_t bytes) {
+  const bei::Cuda &c = bei::cuda();
+  if (binding.host != nullptr)
+    c.cuMemFreeHost(binding.host);
+  binding.host = nullptr;
+  binding.hostBytes = 0;
+  if (bytes == 0)
+    return;
+  void *made = nullptr;
+  bei::check(c.cuMemHostAlloc(&made, bytes, CU_MEMHOSTALLOC_PORTABLE), "allocating pinned memory");
+  memset(made, 0, bytes);
+  binding.host = static_cast<char *>(made);
+  binding.hostBytes = bytes;
+}
+
+void bei_trt_lane::wait() {
+  const bei::Cuda &c = bei::cuda();
+  const auto end = std::chrono::steady_clock::now() + bei::kPoll;
+  CUresult state = c.cuEventQuery(done);
+  while (state == CUDA_ERROR_NOT_READY && std::chrono::steady_clock::now() < end)
+    state = c.cuEventQuery(done);
+  if (state == CUDA_ERROR_NOT_READY)
+    state = c.cuEventSynchronize(done);
+  bei::check(state, "running the engine");
+}
+
+namespace bei {
+
+namespace {
+
+int32_t laneNew(bei_trt_program *program, bei_trt_binding *wanted, int32_t count, uint64_t context_bytes, bei_trt_lane **out, bei_trt_error *error) {
+  return guard(error, [&] {
+    const Cuda &c = cuda();
+    const Current current(program->device);
+    auto lane = std::make_unique<bei_trt_lane>();
+    lane->program = program;
+    lane->context = program->context();
+    check(c.cuStreamCreate(&lane->stream, CU_STREAM_NON_BLOCKING), "creating a stream");
+    check(c.cuEventCreate(&lane->done, CU_EVENT_DISABLE_TIMING | CU_EVENT_BLOCKING_SYNC), "creating an event");
+    lane->bindings.resize(static_cast<size_t>(count));
+    for (size_t i = 0; i < lane->bindings.size(); i++) {
+      Binding &b = lane->bindings[i];
+      b.name = wanted[i].name;
+      b.isInput = program->engine->getTensorIOMode(wanted[i].name) == nvinfer1::TensorIOMode::kINPUT;
+      if (b.isInput && static_cast<size_t>(lane->inputs) != i)
+        fail(BEI_TRT_FAILED, "input %s comes after an output", wanted[i].name);
+      lane->inputs += b.isInput ? 1 : 0;
+      check(c.cuMemAlloc(&b.device, wanted[i].device_bytes), "allocating device memory for an input or output");
+      b.deviceBytes = wanted[i].device_bytes;
+      check(c.cuMemsetD8Async(b.device, 0, b.deviceBytes, lane->stream), "clearing device memory");
+      lane->resizeHost(b, wanted[i].host_bytes);
+      if (!lane->context->setTensorAddress(wanted[i].name, reinterpret_cast<void *>(b.device)))
+        fail(BEI_TRT_FAILED, "the plan has no input or output %s", wanted[i].name);
+    }
+    lane->resizeContext(context_bytes != 0 ? context_bytes : static_cast<uint64_t>(program->engine->getDeviceMemorySizeV2()));
+    check(c.cuStreamSynchronize(lane->stream), "preparing a lane");
+    for (size_t i = 0; i < lane->bindings.size(); i++)
+      wanted[i].host = lane->bindings[i].host;
+    *out = lane.release();
+  });
+}
+
+int32_t laneNeeds(bei_trt_lane *lane, const bei_trt_dims *dims, uint64_t *bytes, bei_trt_error *error) {
+  return guard(error, [&] {
+    const Current current(lane->program->device);
+    lane->shape(dims);
+    *bytes = lane->context->updateDeviceMemorySizeForShapes();
+    // Asking tells the context to expect that size from now on: say again what it has.
+    lane->context->setDeviceMemoryV2(reinterpret_cast<void *>(lane->memory), static_cast<int64_t>(lane->memoryBytes));
+  });
+}
+
+int32_t laneContext(bei_trt_lane *lane, uint64_t bytes, bei_trt_error *error) {
+  return guard(error, [&] {
+    const Current current(lane->program->device);
+    lane->resizeContext(bytes);
+  });
+}
+
+int32_t laneHost(bei_trt_lane *lane, int32_t binding, size_t bytes, void **host, bei_trt_error *error) {
+  return guard(error, [&] {
+    const Current current(lane->program->device);
+    Binding &b = lane->bindings.at(static_cast<size_t>(binding));
+    lane->resizeHost(b, bytes);
+    *host = b.host;
+  });
+}
+
+int32_t laneEnqueue(bei_trt_lane *lane, const bei_trt_launch *launch, int32_t *captured, bei_trt_error *error) {
+  return guard(error, [&] {
+    const Current current(lane->program->device);
+    const bool made = lane->enqueue(*launch);
+    if (captured != nullptr)
+      *captured = made ? 1 : 0;
+  });
+}
+
+int32_t laneWait(bei_trt_lane *lane, bei_trt_error *error) {
+  return guard(error, [&] {
+    const Current current(lane->program->device);
+    lane->wait();
+  });
+}
+
+int32_t laneDropGraph(bei_trt_lane *lane, int64_t key, bei_trt_error *error) {
+  return guard(error, [&] {
+    const auto found = lane->graphs.find(key);
+    if (found == lane->graphs.end())
+      return;
+    const Current current(lane->program->device);
+    const CUgraphExec graph = found->second;
+    lane->graphs.erase(found);
+    check(cuda().cuGraphExecDestroy(graph), "destroying a CUDA graph");
+  });
+}
+
+int32_t laneProfile(bei_trt_lane *lane, const bei_trt_launch *launch, bei_trt_blob **out, bei_trt_error *error) {
+  return guard(error, [&] {
+    const Current current(lane->program->device);
+    bei_trt_launch plain = *launch;
+    plain.graph = -1;
+    lane->profiler.lines.clear();
+    if (lane->context->getProfiler() == nullptr)
+      lane->context->setProfiler(&lane->profiler);
+    lane->context->setEnqueueEmitsProfile(true);
+    lane->enqueue(plain);
+    lane->wait();
+    lane->context->setEnqueueEmitsProfile(false);
+    auto blob = std::make_unique<bei_trt_blob>();
+    blob->text = std::move(lane->profiler.lines);
+    *out = blob.release();
+  });
+}
+
+void laneFree(bei_trt_lane *lane) { delete lane; }
+
+} // namespace
+
+void fillLanes(bei_trt_api &api) {
+  api.lane_new = laneNew;
+  api.lane_needs = laneNeeds;
+  api.lane_context = laneContext;
+  api.lane_host = laneHost;
+  api.lane_enqueue = laneEnqueue;
+  api.lane_wait = laneWait;
+  api.lane_drop_graph = laneDropGraph;
+  api.lane_profile = laneProfile;
+  api.lane_free = laneFree;
+}
+
+} // namespace bei

@@ -1,0 +1,146 @@
+#include "program.h"
+
+#include "failure.h"
+
+using nvinfer1::Dims;
+
+bei_trt_program::~bei_trt_program() {
+  // TensorRT frees device memory: the context must be current. Where it cannot be, the memory is gone with it.
+  CUcontext popped;
+  const bool current = bei::cuda().cuCtxPushCurrent(device.context()) == CUDA_SUCCESS;
+#if BEI_TRT_IS_RTX
+  cache.reset();
+  config.reset();
+#endif
+  engine.reset();
+  runtime.reset();
+  if (current)
+    bei::cuda().cuCtxPopCurrent(&popped);
+}
+
+std::unique_ptr<nvinfer1::IExecutionContext> bei_trt_program::context() {
+#if BEI_TRT_IS_RTX
+  nvinfer1::IExecutionContext *made = engine->createExecutionContext(config.get());
+#else
+  nvinfer1::IExecutionContext *made = engine->createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED);
+#endif
+  if (made == nullptr)
+    bei::fail(BEI_TRT_FAILED, "TensorRT makes no execution context");
+  return std::unique_ptr<nvinfer1::IExecutionContext>(made);
+}
+
+namespace bei {
+
+namespace {
+
+void configure(bei_trt_program &program, const bei_trt_program_options &options) {
+  program.specialization = options.specialization;
+  program.nativeGraphs = options.native_graphs;
+#if BEI_TRT_IS_RTX
+  program.config.reset(program.engine->createRuntimeConfig());
+  if (!program.config)
+    fail(BEI_TRT_FAILED, "TensorRT makes no runtime configuration");
+  program.config->setExecutionContextAllocationStrategy(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED);
+  program.config->setDynamicShapesKernelSpecializationStrategy(
+      static_cast<nvinfer1::DynamicShapesKernelSpecializationStrategy>(options.specialization));
+  if (options.native_graphs != 0 && !program.config->setCudaGraphStrategy(nvinfer1::CudaGraphStrategy::kWHOLE_GRAPH_CAPTURE))
+    fail(BEI_TRT_FAILED, "TensorRT refuses to capture CUDA graphs");
+  program.cache.reset(program.config->createRuntimeCache());
+  if (!program.cache)
+    fail(BEI_TRT_FAILED, "TensorRT makes no runtime cache");
+  // A cache of another version or device is no loss: its kernels are made again.
+  if (options.cache_size > 0 && !program.cache->deserialize(options.cache, options.cache_size))
+    program.cache->reset();
+  if (!program.config->setRuntimeCache(*program.cache))
+    fail(BEI_TRT_FAILED, "TensorRT refuses the runtime cache");
+#endif
+}
+
+int32_t programNew(bei_trt_library *library, const void *plan, size_t size, const bei_trt_program_options *options, bei_trt_program **out,
+                   bei_trt_error *error) {
+  return guard(error, [&] {
+    auto program = std::make_unique<bei_trt_program>(options->device);
+    const Current current(program->device);
+    program->library = library;
+    program->runtime = library->runtime();
+    program->engine.reset(program->runtime->deserializeCudaEngine(plan, size));
+    if (!program->engine)
+      fail(BEI_TRT_BAD_PLAN, "TensorRT %s does not take the plan of %zu bytes", library->version.c_str(), size);
+    configure(*program, *options);
+    *out = program.release();
+  });
+}
+
+void copyDims(bei_trt_dims &to, const Dims &from) {
+  if (from.nbDims < 0 || from.nbDims > BEI_TRT_MAX_DIMS)
+    fail(BEI_TRT_BAD_PLAN, "a tensor of %d dimensions", from.nbDims);
+  to.count = from.nbDims;
+  for (int32_t i = 0; i < from.nbDims; i++)
+    to.size[i] = from.d[i];
+}
+
+int32_t programTensors(bei_trt_program *program, bei_trt_tensor_info *infos, int32_t room, int32_t *count, bei_trt_error *error) {
+  return guard(error, [&] {
+    const nvinfer1::ICudaEngine &engine = *program->engine;
+    const int32_t n = engine.getNbIOTensors();
+    if (n > room)
+      fail(BEI_TRT_BAD_PLAN, "the plan has %d inputs and outputs, more than %d", n, room);
+    for (int32_t i = 0; i < n; i++) {
+      const char *name = engine.getIOTensorName(i);
+      bei_trt_tensor_info &info = infos[i];
+      info = {};
+      if (snprintf(info.name, sizeof info.name, "%s", name) >= static_cast<int>(sizeof info.name))
+        fail(BEI_TRT_BAD_PLAN, "the plan has a tensor of a long name");
+      info.is_input = engine.getTensorIOMode(name) == nvinfer1::TensorIOMode::kINPUT;
+      info.dtype = static_cast<int32_t>(engine.getTensorDataType(name));
+      copyDims(info.dims, engine.getTensorShape(name));
+      if (info.is_input) {
+        copyDims(info.least, engine.getProfileShape(name, 0, nvinfer1::OptProfileSelector::kMIN));
+        copyDims(info.most, engine.getProfileShape(name, 0, nvinfer1::OptProfileSelector::kMAX));
+      }
+    }
+    *count = n;
+  });
+}
+
+int32_t programMemory(bei_trt_program *program, bei_trt_program_memory *out, bei_trt_error *error) {
+  return guard(error, [&] {
+    bei_trt_program_memory memory = {};
+    memory.context = static_cast<uint64_t>(program->engine->getDeviceMemorySizeV2());
+#if BEI_TRT_AT_LEAST(10, 11)
+    const int64_t weights = program->engine->getEngineStat(nvinfer1::EngineStat::kTOTAL_WEIGHTS_SIZE);
+    memory.weights = weights > 0 ? static_cast<uint64_t>(weights) : 0;
+#endif
+    *out = memory;
+  });
+}
+
+int32_t programCache(bei_trt_program *program, bei_trt_blob **out, bei_trt_error *error) {
+  return guard(error, [&] {
+#if BEI_TRT_IS_RTX
+    const Current current(program->device);
+    auto blob = std::make_unique<bei_trt_blob>();
+    blob->memory.reset(program->cache->serialize());
+    if (!blob->memory)
+      fail(BEI_TRT_FAILED, "TensorRT does not write its runtime cache");
+    *out = blob.release();
+#else
+    (void)program, (void)out;
+    fail(BEI_TRT_UNSUPPORTED, "this flavour has no runtime cache: its plans hold their kernels");
+#endif
+  });
+}
+
+void programFree(bei_trt_program *program) { delete program; }
+
+} // namespace
+
+void fillPrograms(bei_trt_api &api) {
+  api.program_new = programNew;
+  api.program_tensors = programTensors;
+  api.program_memory = programMemory;
+  api.program_cache = programCache;
+  api.program_free = programFree;
+}
+
+} // namespace bei
