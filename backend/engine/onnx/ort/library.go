@@ -21,6 +21,7 @@ import (
 	"unsafe"
 
 	_ "github.com/basetenlabs/bei-runtime/backend/engine/onnx/kernels" // the C functions that the operators call
+	"github.com/basetenlabs/bei-runtime/backend/library"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
@@ -29,7 +30,7 @@ const LibraryVariable = "BEI_ONNXRUNTIME_LIB"
 
 const soname = "libonnxruntime.so.1"
 
-var library struct {
+var loaded struct {
 	sync.Mutex           // guards the fields and the call of bei_ort_load
 	path, version string // empty: not loaded
 }
@@ -39,20 +40,20 @@ var library struct {
 // executable that holds this code), then wherever the loader finds it. A failed call can be repeated. Errors:
 // NoBackend, which lists what was tried; InvalidArgument where another library than path is loaded already.
 func Load(path string) (version string, err error) {
-	library.Lock()
-	defer library.Unlock()
-	if library.version != "" {
-		if path != "" && path != library.path {
+	loaded.Lock()
+	defer loaded.Unlock()
+	if loaded.version != "" {
+		if path != "" && path != loaded.path {
 			return "", status.Errorf(status.InvalidArgument, "ONNX Runtime library %q: this process has loaded %q already, and it can load only one",
-				path, library.path)
+				path, loaded.path)
 		}
-		return library.version, nil
+		return loaded.version, nil
 	}
 	var tried []string
 	for _, candidate := range candidates(path) {
 		version, err := load(candidate)
 		if err == "" {
-			library.path, library.version = candidate, version
+			loaded.path, loaded.version = candidate, version
 			return version, nil
 		}
 		tried = append(tried, err)
@@ -71,10 +72,8 @@ func candidates(path string) []string {
 		return []string{path}
 	}
 	var list []string
-	if object := C.bei_ort_object_path(); object != nil {
-		if file, err := filepath.EvalSymlinks(C.GoString(object)); err == nil {
-			list = append(list, filepath.Join(filepath.Dir(file), soname))
-		}
+	if folder := library.Folder(); folder != "" {
+		list = append(list, filepath.Join(folder, soname))
 	}
 	return append(list, soname)
 }
