@@ -158,13 +158,8 @@ func (b *Backend) openEngine(ctx context.Context) (engine.Engine, error) {
 		}
 		return mock.Open(m, c.Slots, c.limits()), nil
 	}
-	switch {
-	case c.Engine == "tensorrt":
+	if c.Engine == "tensorrt" {
 		return trt.Open()
-	case c.Device == "cuda":
-		return nil, status.Errorf(status.Unsupported, "device \"cuda\": this build's engine %q runs on \"cpu\" only", "onnxruntime")
-	case c.DType != "" && c.DType != "auto" && c.DType != "float32":
-		return nil, status.Errorf(status.Unsupported, "dtype %q: engine \"onnxruntime\" on cpu computes in \"float32\" only", c.DType)
 	}
 	var err error
 	if b.weights, err = weights.Open(c.Model); err != nil {
@@ -179,9 +174,14 @@ func (b *Backend) openEngine(ctx context.Context) (engine.Engine, error) {
 	}
 	b.log.Info("opening", zap.String("model", c.Model), zap.String("family", b.model.Family), zap.Int("layers", len(b.model.Layers)),
 		zap.Int("hidden_size", b.model.HiddenSize), zap.Int64("weights_bytes", b.weights.TotalBytes()))
-	return onnx.Open(ctx, b.model, b.weights, onnx.Options{
-		Library: c.ONNXRuntime.Library, Threads: c.Threads, Slots: c.Slots, Limits: limits, Calibrate: b.calibrates, Logger: logONNXRuntime(b.log),
-	})
+	o := onnx.Options{Library: c.ONNXRuntime.Library, Threads: c.Threads, Slots: c.Slots, Limits: limits, Calibrate: b.calibrates, Logger: logONNXRuntime(b.log)}
+	if c.Device != "auto" {
+		o.Device = c.Device
+	}
+	if c.DType != "auto" {
+		o.Precision = c.DType
+	}
+	return onnx.Open(ctx, b.model, b.weights, o)
 }
 
 // defaultPrompt is the text put before texts when a call names no prompt.

@@ -228,15 +228,19 @@ func TestGoOptions(t *testing.T) {
 
 func TestEnginesThatAreNotThere(t *testing.T) {
 	for want, change := range map[string]func(*Config){
-		`engine "tensorrt"`:                  func(c *Config) { c.Engine = "tensorrt" },
-		`device "cuda": this build's engine`: func(c *Config) { c.Device = "cuda" },
-		`dtype "float16"`:                    func(c *Config) { c.DType = "float16" },
+		`engine "tensorrt"`:               func(c *Config) { c.Engine = "tensorrt" },
+		`dtype "float16" on device "cpu"`: func(c *Config) { c.DType = "float16" },
+		`dtype "float8" on device "cuda"`: func(c *Config) { c.Device, c.DType = "cuda", "float8" },
 	} {
 		c := onnxConfig("bert-mean")
 		change(&c)
 		_, err := Open(background, c)
 		requireCode(t, status.Unsupported, err, want)
 	}
+	c := onnxConfig("bert-mean")
+	c.Device = "cuda"
+	_, err := Open(background, c)
+	requireCode(t, status.NoBackend, err, "no CUDA provider")
 	for _, c := range []Config{
 		{Model: t.TempDir()},
 		{Model: "does-not-exist"},

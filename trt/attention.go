@@ -5,25 +5,26 @@ import (
 	"math"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/calibration"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 	"github.com/basetenlabs/bei-runtime/trt/nvinfer"
 )
 
-// form is how attention is expressed, where there is a choice. newForm chooses by what the flavour has and what was measured
-// (docs/measurements.md).
+// form is how attention is expressed, where there is a choice by what the flavour has.
 type form struct {
 	fused   bool // IAttention, where it can express the layer; else two products and a softmax
 	lengths bool // IAttention takes lengths instead of a mask
-	rotary  bool // the native rotary layer; else sums and products
-	joint   bool // query, key and value are gathered to the padded form as one; else each by itself
-	uniform bool // rows are padded everywhere: [sequences * longest, width]
+}
+
+func formOf(f nvinfer.Features) form {
+	return form{fused: f&nvinfer.HasAttention != 0, lengths: f&nvinfer.HasLengths != 0}
 }
 
 // attention is the whole block: joined projections, attention, output projection. x: [rows, hidden].
-func (l *lowering) attention(x tensor, key string, a *arch.Attention) tensor {
+func (l *lowering) attention(x tensor, layer int, a *arch.Attention) tensor {
 	g := l.g
 	width := (a.Heads + 2*a.KVHeads) * a.HeadDim
-	qkv := l.linear(x, key+"attention.qkv", a.QKV...)
+	qkv := l.linear(x, calibration.AttentionQKV(layer), a.QKV...)
 	if got := l.widthOf(qkv, 2); g.err == nil && (got != width || a.KVHeads < 1 || a.HeadDim < 1 || a.Heads%a.KVHeads != 0) {
 		g.fail(status.Errorf(status.Start, "%d columns of query, key and value do not fit %d heads, %d kv heads of size %d", got, a.Heads, a.KVHeads, a.HeadDim))
 	}
@@ -31,27 +32,13 @@ func (l *lowering) attention(x tensor, key string, a *arch.Attention) tensor {
 		return 0
 	}
 	query, keys := a.Heads*a.HeadDim, a.KVHeads*a.HeadDim
-	var y tensor
-	if l.form.joint && a.QKNorm == nil && a.Rope == nil {
-		all := l.pad(qkv, a.Heads+2*a.KVHeads, a.HeadDim)
-		y = l.attend(l.heads(all, 0, a.Heads), l.heads(all, a.Heads, a.KVHeads), l.heads(all, a.Heads+a.KVHeads, a.KVHeads), a)
-	} else {
-		q, k, v := g.last(qkv, 2, 0, query), g.last(qkv, 2, query, keys), g.last(qkv, 2, query+keys, keys)
-		if a.QKNorm != nil || a.Rope != nil {
-			q, k = l.prepare(q, a, a.Heads, qNorm(a)), l.prepare(k, a, a.KVHeads, kNorm(a))
-		}
-		qp, kp := l.pad(q, a.Heads, a.HeadDim), l.pad(k, a.KVHeads, a.HeadDim)
-		if l.form.rotary && a.Rope != nil {
-			qp, kp = l.rotateNative(qp, a.Rope), l.rotateNative(kp, a.Rope)
-		}
-		y = l.attend(qp, kp, l.pad(v, a.KVHeads, a.HeadDim), a)
+	q, k, v := g.last(qkv, 2, 0, query), g.last(qkv, 2, query, keys), g.last(qkv, 2, query+keys, keys)
+	if a.QKNorm != nil || a.Rope != nil {
+		q, k = l.prepare(q, a, a.Heads, qNorm(a)), l.prepare(k, a, a.KVHeads, kNorm(a))
 	}
-	// [sequences, heads, longest, head_dim] -> [sequences * longest, width] -> [rows, width]
-	y = g.reshape(g.transpose(y, 0, 2, 1, 3), -1, query)
-	if !l.form.uniform {
-		y = g.gather(y, l.cells, 0)
-	}
-	return l.linear(y, key+"attention.out", a.Out)
+	y := l.attend(l.split(q, a.Heads, a.HeadDim), l.split(k, a.KVHeads, a.HeadDim), l.split(v, a.KVHeads, a.HeadDim), a)
+	// [sequences, heads, longest, head_dim] -> [rows, width]
+	return l.linear(g.reshape(g.transpose(y, 0, 2, 1, 3), -1, query), calibration.AttentionOut(layer), a.Out)
 }
 
 func qNorm(a *arch.Attention) *arch.Norm {
@@ -68,55 +55,9 @@ func kNorm(a *arch.Attention) *arch.Norm {
 	return &a.QKNorm.K
 }
 
-// pad lays rows [rows, heads * dim] out as [sequences, heads, longest, dim].
-func (l *lowering) pad(x tensor, heads, dim int) tensor {
-	g := l.g
-	if l.form.uniform {
-		shape := g.concat(0, g.shape(l.starts), g.shape(l.offsets), g.sizes(heads, dim))
-		return g.transpose(g.reshapeTo(x, shape), 0, 2, 1, 3)
-	}
-	return g.transpose(g.reshape(g.gather(x, l.padded, 0), 0, 0, heads, dim), 0, 2, 1, 3)
-}
-
-// heads takes n heads of [sequences, heads, longest, dim].
-func (l *lowering) heads(x tensor, from, n int) tensor {
-	var index []int
-	for i := range n {
-		index = append(index, from+i)
-	}
-	g := l.g
-	size := g.concat(0, g.shape(l.starts), g.sizes(n), g.shape(l.offsets), g.gather(g.shape(x), g.indices(3), 0))
-	return g.add(nvinfer.Node{Kind: nvinfer.SliceDynamic, Inputs: []tensor{x, g.sizes(0, from, 0, 0), size}, Ints: ones(4)})
-}
-
-// rotateNative is rope by TensorRT's layer on x [sequences, heads, longest, dim].
-func (l *lowering) rotateNative(x tensor, r *arch.Rope) tensor {
-	g := l.g
-	var caches []tensor
-	for name, f := range map[string]func(float64) float64{"cos": math.Cos, "sin": math.Sin} {
-		_ = name
-		_ = f
-	}
-	for _, t := range []struct {
-		name string
-		f    func(float64) float64
-	}{{"cos", math.Cos}, {"sin", math.Sin}} {
-		all := g.floats(fmt.Sprintf("rope %s %g %b", t.name, r.Factor, r.InvFreq), []int{l.positions, len(r.InvFreq)}, func() []float32 { return r.Table(t.f, l.positions) })
-		caches = append(caches, g.cast(all, l.dtype))
-	}
-	inter := 0
-	if r.Kind == arch.RopeInterleaved {
-		inter = 1
-	}
-	positions, ok := l.shared["padded positions"]
-	if !ok {
-		positions = g.gather(l.positionIDs, l.padded, 0)
-		if l.form.uniform {
-			positions = g.reshapeTo(l.positionIDs, g.concat(0, g.shape(l.starts), g.shape(l.offsets)))
-		}
-		l.shared["padded positions"] = positions
-	}
-	return g.add(nvinfer.Node{Kind: nvinfer.Rotary, Inputs: []tensor{x, caches[0], caches[1], positions}, Ints: []int{inter, r.Dim}})
+// split lays rows [rows, heads * dim] out as [sequences, heads, longest, dim].
+func (l *lowering) split(x tensor, heads, dim int) tensor {
+	return l.g.transpose(l.grid(x, heads, dim), 0, 2, 1, 3)
 }
 
 // prepare normalises and rotates queries or keys [rows, heads * dim], in float32.
@@ -129,7 +70,7 @@ func (l *lowering) prepare(x tensor, a *arch.Attention, heads int, n *arch.Norm)
 	if n != nil || a.Rope != nil {
 		wide = g.reshape(wide, 0, heads, a.HeadDim)
 		wide = l.norm(wide, n, 3)
-		if a.Rope != nil && !l.form.rotary {
+		if a.Rope != nil {
 			wide = l.rotate(wide, a.Rope, a.HeadDim)
 		}
 		wide = g.reshape(wide, 0, heads*a.HeadDim)
@@ -173,8 +114,9 @@ func (l *lowering) table(name string, f func(float64) float64, r *arch.Rope) ten
 	if t, ok := l.shared[key]; ok {
 		return t
 	}
-	all := l.g.floats(key, []int{l.positions, len(r.InvFreq)}, func() []float32 { return r.Table(f, l.positions) })
-	t := l.g.reshape(l.g.gather(all, l.positionIDs, 0), 0, 1, len(r.InvFreq))
+	rows := max(l.m.MaxPositions, l.m.Embeddings.PositionOffset+l.limits.MaxLength)
+	all := l.g.floats(key, []int{rows, len(r.InvFreq)}, func() []float32 { return r.Table(f, rows) })
+	t := l.g.reshape(l.g.gather(all, l.positions, 0), 0, 1, len(r.InvFreq))
 	l.shared[key] = t
 	return t
 }

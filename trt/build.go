@@ -28,7 +28,6 @@ type design struct {
 // plan is a built network.
 type plan struct {
 	bytes         []byte
-	inputs        []string
 	outputs       engine.Outputs
 	pooled, token int // columns
 	notes         map[string]int
@@ -48,37 +47,24 @@ func (d *design) build(library *nvinfer.Library, w *weights.Set) (*plan, error) 
 	}
 	defer net.Free()
 	l := &lowering{
-		g: newGraph(net), m: d.model, weights: w, form: d.form, dtype: dtype, amax: d.amax, notes: make(map[string]int),
-		positions: max(d.model.MaxPositions, d.model.Embeddings.PositionOffset+d.limits.MaxLength),
+		g: newGraph(net), m: d.model, weights: w, form: d.form, dtype: dtype, amax: d.amax, limits: d.limits, notes: make(map[string]int),
 	}
 	if err := l.lower(); err != nil {
 		return nil, err
 	}
-	p := &plan{inputs: l.inputs, outputs: l.outputs, pooled: l.pooled, token: l.token, notes: l.notes}
-	p.bytes, err = net.Build(nvinfer.BuildOptions{Inputs: d.ranges(l.inputs), Detailed: d.detailed})
+	p := &plan{outputs: l.outputs, pooled: l.pooled, token: l.token, notes: l.notes}
+	p.bytes, err = net.Build(nvinfer.BuildOptions{Inputs: d.ranges(), Detailed: d.detailed})
 	p.took = time.Since(begin)
 	return p, err
 }
 
-// ranges is the profile: kernels are chosen for full runs of sequences of middling length.
-func (d *design) ranges(inputs []string) []nvinfer.Range {
-	m := d.limits
-	best := min(m.MaxLength, 256, m.BestTokens)
-	var ranges []nvinfer.Range
-	for _, name := range inputs {
-		r := nvinfer.Range{Name: name, Least: []int{1}}
-		switch name {
-		case offsets:
-			r.Best, r.Most = []int{best}, []int{m.MaxLength}
-		case starts, lengths, poolSkip:
-			r.Best, r.Most = []int{max(1, min(m.MaxSequences, m.BestTokens/best))}, []int{m.MaxSequences}
-		default:
-			r.Best, r.Most = []int{m.BestTokens}, []int{m.MaxTokens}
-			if d.form.uniform {
-				r.Least, r.Best, r.Most = []int{1, 1}, []int{max(1, min(m.MaxSequences, m.BestTokens/best)), best}, []int{m.MaxSequences, m.MaxLength}
-			}
-		}
-		ranges = append(ranges, r)
+// ranges is the profile: kernels are chosen for full launches of sequences of middling length.
+func (d *design) ranges() []nvinfer.Range {
+	m, p := d.limits, planesOf(d.model)
+	length := min(m.MaxLength, 256, m.BestTokens)
+	n := max(1, min(m.MaxSequences, m.BestTokens/length))
+	return []nvinfer.Range{
+		{Name: inputTokens, Least: []int{p.tokens, 1, 1}, Best: []int{p.tokens, n, length}, Most: []int{p.tokens, m.MaxSequences, m.MaxLength}},
+		{Name: inputSequences, Least: []int{p.sequences, 1}, Best: []int{p.sequences, n}, Most: []int{p.sequences, m.MaxSequences}},
 	}
-	return ranges
 }

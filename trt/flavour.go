@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/basetenlabs/bei-runtime/backend/library"
+	"github.com/basetenlabs/bei-runtime/backend/install"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 	"github.com/basetenlabs/bei-runtime/trt/nvinfer"
 )
@@ -55,7 +55,7 @@ func openLibrary(o LibraryOptions) (*nvinfer.Library, error) {
 	}
 	folder := os.Getenv(ShimVariable)
 	if folder == "" {
-		folder = library.Folder()
+		folder = install.Folder()
 	}
 	var tried []string
 	found := false

@@ -5,46 +5,70 @@ import (
 	"slices"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/calibration"
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 	"github.com/basetenlabs/bei-runtime/backend/weights"
 	"github.com/basetenlabs/bei-runtime/trt/nvinfer"
 )
 
-// Names of the inputs and outputs of a network. All inputs are int32.
+// Names of the inputs and outputs of a network.
 const (
-	inputIDs    = "input_ids"    // [rows]
-	typeIDs     = "type_ids"     // [rows], where the model has a table of types
-	positionIDs = "position_ids" // [rows], where the model reads positions
-	cells       = "cells"        // [rows] index of each row in the padded [sequences, longest]
-	starts      = "starts"       // [sequences] first row of each
-	lengths     = "lengths"      // [sequences]
-	poolSkip    = "pool_skip"    // [sequences], where pooling leaves the prompt out
-	offsets     = "offsets"      // [longest] 0, 1, 2, ...: its size is the length that attention pads to
+	// inputTokens is int32 [planes, sequences, longest]: ids, then type ids where the model has a table of types, then positions where
+	// it reads them. Cells beyond a sequence's end hold anything within the tables.
+	inputTokens = "tokens"
+	// inputSequences is int32 [planes, sequences]: lengths, then the tokens that pooling leaves out where it leaves a prompt out.
+	inputSequences = "sequences"
 
 	outputPooled       = "pooled"        // float32 [sequences, width]
-	outputTokenVectors = "token_vectors" // float32 [rows, width]
+	outputTokenVectors = "token_vectors" // float32 [sequences * longest, width]
 )
 
-// lowering turns a Model into a strongly typed network over packed rows [rows, width]. Only attention and pooling see sequences.
+// planes says which planes a model's inputs have. -1: none.
+type planes struct {
+	types, positions, skip int // of tokens, of tokens, of sequences
+	tokens, sequences      int // counts
+}
+
+func planesOf(m *arch.Model) planes {
+	p := planes{types: -1, positions: -1, skip: -1, tokens: 1, sequences: 1}
+	if !m.Embeddings.Type.Absent() {
+		p.types, p.tokens = p.tokens, p.tokens+1
+	}
+	if readsPositions(m) {
+		p.positions, p.tokens = p.tokens, p.tokens+1
+	}
+	if m.Head.Pooling.ExcludePrompt && len(m.Head.Pooling.Modes) > 0 {
+		p.skip, p.sequences = 1, 2
+	}
+	return p
+}
+
+// lowering turns a Model into a strongly typed network. A launch holds sequences of like length, padded to the longest of them; rows
+// are [sequences * longest, width] in all that works token by token, and [sequences, longest, ...] round attention and pooling, without a
+// copy between the two. (Packed rows, gathered round attention alone, were measured to be slower on TensorRT-RTX: docs/measurements.md.)
 //
 // The stream and the matrix products are in the precision's 16-bit type (or float32); norms, softmax, rope, pooling and what
 // follows it are in float32.
 type lowering struct {
-	g         *graph
-	m         *arch.Model
-	weights   *weights.Set
-	form      form
-	dtype     nvinfer.DType // of the stream
-	amax      func(key string) (float32, bool)
-	positions int // rows of rope's tables
+	g       *graph
+	m       *arch.Model
+	weights *weights.Set
+	form    form
+	dtype   nvinfer.DType // of the stream
+	amax    func(key string) (float32, bool)
+	limits  engine.Limits
 
-	// Inputs, and what all layers derive from them.
-	starts, lengths, offsets, cells, positionIDs tensor
-	padded                                       tensor // [sequences, longest]: the row of each cell
-	shared                                       map[string]tensor
+	// What all layers derive from the inputs.
+	batch      tensor // int64 [2]: sequences, longest
+	lengths    tensor // int32 [sequences]
+	offsets    tensor // int32 [longest]: 0, 1, 2, ...
+	ids, types tensor // int32 [rows]
+	positions  tensor // int32 [rows]
+	skip       tensor // int32 [sequences]
+	planes     planes
+	shared     map[string]tensor
 
-	inputs        []string // of the network, in order
 	outputs       engine.Outputs
 	pooled, token int            // columns
 	notes         map[string]int // forms chosen, with how often
@@ -71,11 +95,11 @@ func (l *lowering) lower() error {
 		return err
 	}
 	l.declare()
-	s := stream{x: l.embeddings()}
+	s := residual{x: l.embeddings()}
 	for i := range l.m.Layers {
-		layer, key := &l.m.Layers[i], fmt.Sprintf("layers.%d.", i)
-		l.block(&s, layer.AttentionNorms, func(x tensor) tensor { return l.attention(x, key, &layer.Attention) })
-		l.block(&s, layer.MLPNorms, func(x tensor) tensor { return l.mlp(x, key, &layer.MLP) })
+		layer := &l.m.Layers[i]
+		l.block(&s, layer.AttentionNorms, func(x tensor) tensor { return l.attention(x, i, &layer.Attention) })
+		l.block(&s, layer.MLPNorms, func(x tensor) tensor { return l.mlp(x, i, &layer.MLP) })
 		if l.g.err != nil {
 			return status.Errorf(status.CodeOf(l.g.err), "layer %d: %w", i, l.g.err)
 		}
@@ -92,36 +116,36 @@ func (l *lowering) lower() error {
 
 // declare adds the inputs that the model reads.
 func (l *lowering) declare() {
-	add := func(name string) tensor {
-		l.inputs = append(l.inputs, name)
-		return l.g.input(name, nvinfer.Int32, -1)
-	}
-	perRow := add
-	if l.form.uniform {
-		perRow = func(name string) tensor {
-			l.inputs = append(l.inputs, name)
-			return l.g.reshape(l.g.input(name, nvinfer.Int32, -1, -1), -1)
-		}
-	}
-	l.shared = make(map[string]tensor)
-	l.shared[inputIDs] = perRow(inputIDs)
-	if !l.m.Embeddings.Type.Absent() {
-		l.shared[typeIDs] = perRow(typeIDs)
-	}
-	if readsPositions(l.m) {
-		l.positionIDs = perRow(positionIDs)
-	}
-	if !l.form.uniform {
-		l.cells = add(cells)
-	}
-	l.starts, l.lengths, l.offsets = add(starts), add(lengths), add(offsets)
-	if l.m.Head.Pooling.ExcludePrompt && len(l.m.Head.Pooling.Modes) > 0 {
-		l.shared[poolSkip] = add(poolSkip)
-	}
-	// A cell beyond its sequence's end holds the sequence's last row, so that nothing that it may spoil is another sequence's.
 	g := l.g
-	within := g.binary(nvinfer.Min, g.reshape(l.offsets, 1, -1), g.binary(nvinfer.Sub, g.reshape(l.lengths, -1, 1), g.integer(1, 2)))
-	l.padded = g.binary(nvinfer.Max, g.sum(g.reshape(l.starts, -1, 1), within), g.integer(0, 2))
+	l.planes, l.shared = planesOf(l.m), make(map[string]tensor)
+	tokens := g.input(inputTokens, nvinfer.Int32, l.planes.tokens, -1, -1)
+	sequences := g.input(inputSequences, nvinfer.Int32, l.planes.sequences, -1)
+	rows := func(plane int) tensor {
+		if plane < 0 {
+			return 0
+		}
+		return g.reshape(g.gather(tokens, g.indices(plane), 0), -1)
+	}
+	l.ids, l.types, l.positions = rows(0), rows(l.planes.types), rows(l.planes.positions)
+	l.lengths = g.reshape(g.gather(sequences, g.indices(0), 0), -1)
+	if l.planes.skip >= 0 {
+		l.skip = g.reshape(g.gather(sequences, g.indices(l.planes.skip), 0), -1)
+	}
+	shape := g.shape(tokens)
+	l.batch = g.gather(shape, g.indices(1, 2), 0)
+	numbers := make([]int, l.limits.MaxLength)
+	for i := range numbers {
+		numbers[i] = i
+	}
+	l.offsets = g.add(nvinfer.Node{
+		Kind: nvinfer.SliceDynamic, Ints: []int{1},
+		Inputs: []tensor{g.indices(numbers...), g.sizes(0), g.gather(shape, g.indices(2), 0)},
+	})
+}
+
+// grid views rows [sequences * longest, ...] as [sequences, longest, dims...].
+func (l *lowering) grid(x tensor, dims ...int) tensor {
+	return l.g.reshapeTo(x, l.g.concat(0, l.batch, l.g.sizes(dims...)))
 }
 
 func readsPositions(m *arch.Model) bool {
@@ -136,44 +160,44 @@ func (l *lowering) embeddings() tensor {
 	look := func(table arch.Tensor, ids tensor) tensor {
 		return g.cast(g.gather(l.stored(table, l.dtype), ids, 0), nvinfer.Float32)
 	}
-	x := look(e.Word, l.shared[inputIDs])
+	x := look(e.Word, l.ids)
 	if e.Scale != 1 {
 		x = g.prod(x, g.scalar(e.Scale, 2))
 	}
 	for _, t := range []struct {
 		table arch.Tensor
 		ids   tensor
-	}{{e.Position, l.positionIDs}, {e.Type, l.shared[typeIDs]}} {
+	}{{e.Position, l.positions}, {e.Type, l.types}} {
 		if !t.table.Absent() {
 			x = g.sum(x, look(t.table, t.ids))
 		}
 	}
 	x = l.norm(x, e.Norm, 2)
 	if e.Projection != nil {
-		return l.linear(g.cast(x, l.dtype), "embeddings.projection", *e.Projection)
+		return l.linear(g.cast(x, l.dtype), calibration.EmbeddingProjection, *e.Projection)
 	}
 	return g.cast(x, l.dtype)
 }
 
 // ---- The residual stream ----
 
-// stream is the residual stream x, or x + delta where the sum is left to the norm that comes next.
-type stream struct {
+// residual is the residual stream x, or x + delta where the sum is left to the norm that comes next.
+type residual struct {
 	x, delta tensor
 	pending  bool
 }
 
 // settle does a sum that no norm will do.
-func (l *lowering) settle(s *stream) tensor {
+func (l *lowering) settle(s *residual) tensor {
 	if s.pending {
 		s.x = l.g.cast(l.total(s), l.dtype)
 	}
-	*s = stream{x: s.x}
+	*s = residual{x: s.x}
 	return s.x
 }
 
 // total is the stream in float32.
-func (l *lowering) total(s *stream) tensor {
+func (l *lowering) total(s *residual) tensor {
 	x := l.g.cast(s.x, nvinfer.Float32)
 	if s.pending {
 		x = l.g.sum(x, l.g.cast(s.delta, nvinfer.Float32))
@@ -182,16 +206,16 @@ func (l *lowering) total(s *stream) tensor {
 }
 
 // normalise returns the norm of the stream, in float32. With keep, the stream goes on as the sum.
-func (l *lowering) normalise(s *stream, n *arch.Norm, keep bool) tensor {
+func (l *lowering) normalise(s *residual, n *arch.Norm, keep bool) tensor {
 	sum := l.total(s)
 	if keep && s.pending {
-		*s = stream{x: l.g.cast(sum, l.dtype)}
+		*s = residual{x: l.g.cast(sum, l.dtype)}
 	}
 	return l.norm(sum, n, 2)
 }
 
 // block is x = Residual(x + After(f(Before(x)))).
-func (l *lowering) block(s *stream, norms arch.BlockNorms, f func(x tensor) tensor) {
+func (l *lowering) block(s *residual, norms arch.BlockNorms, f func(x tensor) tensor) {
 	var x tensor
 	if norms.Before != nil {
 		x = l.g.cast(l.normalise(s, norms.Before, true), l.dtype)
@@ -203,7 +227,7 @@ func (l *lowering) block(s *stream, norms arch.BlockNorms, f func(x tensor) tens
 		s.delta = l.g.cast(l.norm(l.g.cast(s.delta, nvinfer.Float32), norms.After, 2), l.dtype)
 	}
 	if norms.Residual != nil {
-		*s = stream{x: l.g.cast(l.normalise(s, norms.Residual, false), l.dtype)}
+		*s = residual{x: l.g.cast(l.normalise(s, norms.Residual, false), l.dtype)}
 	}
 }
 
@@ -333,21 +357,22 @@ func (l *lowering) float8(key string, j joined) (float32, bool) {
 }
 
 // mlp is Down(act(Up(x))), or Down(act(Gate(x)) * Up(x)).
-func (l *lowering) mlp(x tensor, key string, m *arch.MLP) tensor {
+func (l *lowering) mlp(x tensor, layer int, m *arch.MLP) tensor {
+	up, down := calibration.MLPUp(layer), calibration.MLPDown(layer)
 	if !m.Gated() {
-		return l.linear(l.activate(l.linear(x, key+"mlp.up", m.Up), m.Activation, 2), key+"mlp.down", m.Down)
+		return l.linear(l.activate(l.linear(x, up, m.Up), m.Activation, 2), down, m.Down)
 	}
 	maps, gateFirst := []arch.Linear{m.Gate, m.Up}, true
 	if m.GateUp.Out > 0 {
 		maps, gateFirst = []arch.Linear{m.GateUp}, !m.UpFirst
 	}
-	y := l.linear(x, key+"mlp.up", maps...)
+	y := l.linear(x, up, maps...)
 	half := l.widthOf(y, 2) / 2
-	gate, up := l.g.last(y, 2, 0, half), l.g.last(y, 2, half, half)
+	gate, other := l.g.last(y, 2, 0, half), l.g.last(y, 2, half, half)
 	if !gateFirst {
-		gate, up = up, gate
+		gate, other = other, gate
 	}
-	return l.linear(l.g.prod(l.activate(gate, m.Activation, 2), up), key+"mlp.down", m.Down)
+	return l.linear(l.g.prod(l.activate(gate, m.Activation, 2), other), down, m.Down)
 }
 
 // activate applies an activation to x, of that rank.

@@ -1,10 +1,10 @@
 package trt
 
 import (
-	"fmt"
 	"math"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/calibration"
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 	"github.com/basetenlabs/bei-runtime/trt/nvinfer"
@@ -39,43 +39,45 @@ func (l *lowering) chain(x tensor, chain []arch.Dense) tensor {
 	defer func() { l.dtype = stream }()
 	l.dtype = nvinfer.Float32 // few rows: float32 costs nothing that counts
 	for i := range chain {
-		x = l.activate(l.linear(x, fmt.Sprintf("head.%d", i), chain[i].Linear), chain[i].Activation, 2)
+		x = l.activate(l.linear(x, calibration.Head(i), chain[i].Linear), chain[i].Activation, 2)
 		x = l.norm(x, chain[i].Norm, 2)
 	}
 	return x
 }
 
-// pool makes one row of each sequence: [sequences, width]. Sequences without rows get some row.
+// pool makes one row of each sequence: [sequences, width]. Sequences without tokens get some row.
 func (l *lowering) pool(x tensor, mode arch.PoolMode) tensor {
-	g := l.g
+	g, width := l.g, l.widthOf(x, 2)
+	cells := l.grid(x, width)                                         // [sequences, longest, width]
+	column := func(t tensor) tensor { return g.reshape(t, -1, 1, 1) } // [sequences, 1, 1]
+	offset := g.reshape(l.offsets, 1, -1, 1)                          // [1, longest, 1]
+	choose := func(chosen tensor) tensor {                            // the sum of the chosen cells
+		return g.reduce(nvinfer.ReduceSum, g.choose(chosen, cells, g.scalar(0, 3)), 1, false)
+	}
 	switch mode {
 	case arch.PoolCLS:
-		return g.gather(x, l.clamp(l.starts), 0)
+		return g.reshape(g.gather(cells, g.indices(0), 1), -1, width)
 	case arch.PoolLastToken:
-		return g.gather(x, l.clamp(g.binary(nvinfer.Sub, g.sum(l.starts, l.lengths), g.integer(1, 1))), 0)
+		return choose(g.binary(nvinfer.Equal, offset, g.binary(nvinfer.Sub, column(l.lengths), g.integer(1, 3))))
 	}
-	column := func(t tensor) tensor { return g.reshape(t, -1, 1, 1) } // [sequences, 1, 1]
-	skip, skips := l.shared[poolSkip]
-	offset := g.reshape(l.offsets, 1, -1, 1)                     // [1, longest, 1]
 	counted := g.binary(nvinfer.Less, offset, column(l.lengths)) // [sequences, longest, 1]
-	if skips {
-		counted = g.binary(nvinfer.And, counted, g.binary(nvinfer.Less, g.binary(nvinfer.Sub, column(skip), g.integer(1, 3)), offset))
-	}
-	padded := tensor(0) // [sequences, longest, width]
-	if l.form.uniform {
-		padded = g.reshapeTo(x, g.concat(0, g.shape(l.starts), g.shape(l.offsets), g.sizes(l.widthOf(x, 2))))
-	} else {
-		padded = g.gather(x, l.padded, 0)
+	if l.planes.skip >= 0 {
+		counted = g.binary(nvinfer.And, counted, g.binary(nvinfer.Less, g.binary(nvinfer.Sub, column(l.skip), g.integer(1, 3)), offset))
 	}
 	if mode == arch.PoolMax {
-		return g.reduce(nvinfer.ReduceMax, g.choose(counted, padded, g.scalar(-math.MaxFloat32, 3)), 1, false)
+		largest := g.reduce(nvinfer.ReduceMax, g.choose(counted, cells, g.scalar(-math.MaxFloat32, 3)), 1, false)
+		if l.planes.skip < 0 {
+			return largest
+		}
+		some := g.binary(nvinfer.Less, g.reshape(l.skip, -1, 1), g.reshape(l.lengths, -1, 1))
+		return g.choose(some, largest, g.scalar(0, 2)) // nothing is left to pool: zeros, as the other modes give
 	}
 	weight := g.choose(counted, g.scalar(1, 3), g.scalar(0, 3))
 	if mode == arch.PoolWeightedMean {
 		weight = g.prod(weight, g.cast(g.sum(offset, g.integer(1, 3)), nvinfer.Float32))
 	}
-	// Chosen, not multiplied: a cell that does not count must not spoil the sum.
-	sum := g.reduce(nvinfer.ReduceSum, g.choose(counted, g.prod(padded, weight), g.scalar(0, 3)), 1, false)
+	// Chosen, not only multiplied: a cell that does not count must not spoil the sum.
+	sum := g.reduce(nvinfer.ReduceSum, g.choose(counted, g.prod(cells, weight), g.scalar(0, 3)), 1, false)
 	total := g.binary(nvinfer.Max, g.reduce(nvinfer.ReduceSum, weight, 1, false), g.scalar(1e-9, 2))
 	switch mode {
 	case arch.PoolMean, arch.PoolWeightedMean:
@@ -85,9 +87,4 @@ func (l *lowering) pool(x tensor, mode arch.PoolMode) tensor {
 	}
 	g.fail(status.Errorf(status.Unsupported, "engine tensorrt: pooling mode %d", mode))
 	return sum
-}
-
-// clamp keeps row numbers of sequences without rows at zero.
-func (l *lowering) clamp(index tensor) tensor {
-	return l.g.binary(nvinfer.Max, index, l.g.integer(0, 1))
 }

@@ -152,15 +152,18 @@ typedef struct bei_trt_program_memory {
 /* A lane's memory for one tensor. Inputs: the caller writes to host, enqueue copies. Outputs: wait has filled host. */
 typedef struct bei_trt_binding {
   const char *name;
-  size_t bytes; /* most that a run needs */
-  void *host;   /* out: pinned, zeroed, of that size */
+  size_t device_bytes; /* most that a launch needs */
+  size_t host_bytes;   /* of staging, for all launches between two waits; 0: none until lane_host */
+  void *host;          /* out: pinned, zeroed, of host_bytes; NULL where that is 0 */
 } bei_trt_binding;
 
-typedef struct bei_trt_run {
-  const bei_trt_dims *dims; /* of each input, in the order of the lane's bindings */
-  const size_t *bytes;      /* of each binding: what is copied; 0: nothing */
-  int64_t graph;            /* key of a CUDA graph of these very dims: captured at its first run, replayed later; -1: none */
-} bei_trt_run;
+/* One launch: copy in, compute, copy out. Arrays are in the order of the lane's bindings. */
+typedef struct bei_trt_launch {
+  const bei_trt_dims *dims;   /* of each input */
+  const size_t *host_offsets; /* of each binding: where in its staging memory */
+  const size_t *bytes;        /* of each binding: what is copied; 0: nothing */
+  int64_t graph;              /* key of a CUDA graph of these very dims: captured at its first launch, replayed later; -1: none */
+} bei_trt_launch;
 
 typedef void (*bei_trt_log)(void *context, int32_t severity, const char *text); /* severity of nvinfer1::ILogger: 0 worst */
 
@@ -193,17 +196,20 @@ typedef struct bei_trt_api {
   int32_t (*program_cache)(bei_trt_program *, bei_trt_blob **, bei_trt_error *); /* UNSUPPORTED where there is none */
   void (*program_free)(bei_trt_program *);
 
-  /* A lane is a context with a stream and memory for one run at a time. context_bytes bounds what a run may take: the
-   * context's memory is this large, and runs that need more fail; 0: the program's maximum. Inputs come first in bindings. */
+  /* A lane is a context with a stream and memory for one caller. Inputs come first in bindings. context_bytes is the context's
+   * memory: launches that need more fail; 0: as much as any launch may need. */
   int32_t (*lane_new)(bei_trt_program *, bei_trt_binding *, int32_t count, uint64_t context_bytes, bei_trt_lane **, bei_trt_error *);
-  /* Bytes of context memory that a run of these inputs needs. */
+  /* Bytes of context memory that a launch of these inputs needs. */
   int32_t (*lane_needs)(bei_trt_lane *, const bei_trt_dims *, uint64_t *bytes, bei_trt_error *);
-  /* Enqueue starts copy-in, run and copy-out on the lane's stream; wait blocks until they are done. captured: a graph was made. */
-  int32_t (*lane_enqueue)(bei_trt_lane *, const bei_trt_run *, int32_t *captured, bei_trt_error *);
+  /* Makes the context's memory, or the staging memory of a binding, that large. Nothing may be enqueued. What was in it is lost. */
+  int32_t (*lane_context)(bei_trt_lane *, uint64_t bytes, bei_trt_error *);
+  int32_t (*lane_host)(bei_trt_lane *, int32_t binding, size_t bytes, void **host, bei_trt_error *);
+  /* Enqueue puts a launch on the lane's stream, after earlier ones; wait blocks until all are done. captured: a graph was made. */
+  int32_t (*lane_enqueue)(bei_trt_lane *, const bei_trt_launch *, int32_t *captured, bei_trt_error *);
   int32_t (*lane_wait)(bei_trt_lane *, bei_trt_error *);
   int32_t (*lane_drop_graph)(bei_trt_lane *, int64_t key, bei_trt_error *);
-  /* Milliseconds of each layer of one run, as lines "name\tms". Slow; for measuring. */
-  int32_t (*lane_profile)(bei_trt_lane *, const bei_trt_run *, bei_trt_blob **, bei_trt_error *);
+  /* Milliseconds of each layer of one launch, as lines "name\tms". Slow; for measuring. */
+  int32_t (*lane_profile)(bei_trt_lane *, const bei_trt_launch *, bei_trt_blob **, bei_trt_error *);
   void (*lane_free)(bei_trt_lane *);
 } bei_trt_api;
 

@@ -1,12 +1,359 @@
-// Package trt is the room of the TensorRT engine: Model -> TensorRT network, over the internal C interface of trt/shim.
+// Package trt is the engine that drives TensorRT: it lowers a Model to a network through the network API, builds or finds its plan, and
+// runs batches on one or more devices. trt/shim (C++) owns nvinfer's objects and CUDA's; trt/nvinfer binds it.
+//
+// Plans are built without a device. Opening an engine on a device warms up every shape that its launches may have: afterwards no run
+// makes kernels, CUDA graphs or device memory.
 package trt
 
 import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/calibration"
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/status"
+	"github.com/basetenlabs/bei-runtime/backend/weights"
+	"github.com/basetenlabs/bei-runtime/trt/nvinfer"
 )
 
-// Open always fails with status.Unsupported: this build drives no TensorRT flavour.
-func Open() (engine.Engine, error) {
-	return nil, status.Errorf(status.Unsupported, "engine \"tensorrt\": this build of the library has no TensorRT flavour; use \"onnxruntime\"")
+// Options of an engine. Zero values are defaults.
+type Options struct {
+	LibraryOptions
+	Devices     []int               // CUDA's indices, one replica each; default: the first
+	Precision   string              // "float32", "float16" (default), "bfloat16" (default for models stored in it), "float8"
+	Scales      *calibration.Scales // of float8
+	Slots       int                 // runs in flight on each device; default 2
+	Limits      engine.Limits       // each zero field is a default; MaxLength and BestTokens are cut to what the rest allows
+	Cache       string              // folder of plans; default: bei/plans in the user's cache folder; "off": none
+	CacheBytes  int64               // limit of the folder; default 20 GiB
+	MemoryBytes uint64              // device memory of each replica; default: nine tenths of what is free
+	// Logger receives what takes long and what goes wrong, and TensorRT's warnings and errors. It may be called from any thread.
+	Logger func(severity nvinfer.Severity, message string)
+}
+
+// Defaults and limits of Options.
+const (
+	defaultSlots        = 2
+	maxSlots            = 16
+	defaultMaxTokens    = 16384
+	defaultMaxSequences = 256
+	maxTokens           = 1 << 18
+	maxGraphs           = 256 // of a worker: shapes of the fewest cells have them
+)
+
+// planFormat changes when the lowering does: plans of another number are not used.
+const planFormat = 1
+
+// withDefaults checks the options and fills in what is zero.
+func (o Options) withDefaults(m *arch.Model, stored weights.DType) (Options, error) {
+	if len(o.Devices) == 0 {
+		o.Devices = []int{0}
+	}
+	if o.Slots == 0 {
+		o.Slots = defaultSlots
+	}
+	if o.Precision == "" {
+		o.Precision = "float16"
+		if stored == weights.BF16 {
+			o.Precision = "bfloat16"
+		}
+	}
+	if _, ok := precisions[o.Precision]; !ok {
+		return o, status.Errorf(status.Unsupported, "dtype %q: engine tensorrt computes in %s", o.Precision, strings.Join(slices.Sorted(maps.Keys(precisions)), ", "))
+	}
+	if o.Precision == "float8" && o.Scales == nil {
+		return o, status.Errorf(status.Start, "dtype \"float8\" needs the scales of activations: make them with `bei calibrate FOLDER --texts FILE`")
+	}
+	if o.CacheBytes == 0 {
+		o.CacheBytes = defaultCacheBytes
+	}
+	switch o.Cache {
+	case "":
+		folder, err := cacheFolder()
+		if err != nil {
+			return o, err
+		}
+		o.Cache = folder
+	case "off":
+		o.Cache = ""
+	}
+	if o.Logger == nil {
+		o.Logger = func(nvinfer.Severity, string) {}
+	}
+	l := &o.Limits
+	if l.MaxTokens == 0 {
+		l.MaxTokens = max(defaultMaxTokens, min(m.MaxLength, maxTokens), l.BestTokens)
+	}
+	if l.MaxSequences == 0 {
+		l.MaxSequences = defaultMaxSequences
+	}
+	if l.MaxLength == 0 {
+		l.MaxLength = m.MaxLength
+	}
+	l.MaxLength = min(l.MaxLength, m.MaxLength, l.MaxTokens)
+	l.BestTokens = min(l.BestTokens, l.MaxTokens)
+	for _, f := range []struct {
+		name               string
+		value, least, most int
+	}{
+		{"slots", o.Slots, 1, maxSlots},
+		{"max_tokens", l.MaxTokens, 1, maxTokens},
+		{"max_sequences", l.MaxSequences, 1, 4096},
+		{"max_length", l.MaxLength, 1, maxTokens},
+		{"best_tokens", l.BestTokens, 0, maxTokens},
+	} {
+		if f.value < f.least || f.value > f.most {
+			return o, status.Errorf(status.InvalidArgument, "engine tensorrt: %s is %d; it must be %d to %d", f.name, f.value, f.least, f.most)
+		}
+	}
+	for i, d := range o.Devices {
+		if slices.Contains(o.Devices[:i], d) {
+			return o, status.Errorf(status.InvalidArgument, "engine tensorrt: device %d is named twice", d)
+		}
+	}
+	return o, nil
+}
+
+// Open makes an engine for m, with its weights from w, which it reads only now. Errors are *status.Error: NoBackend without a library or
+// driver, Unsupported for what the engine cannot express, InvalidArgument for options, WeightsNotFound and Start for the rest.
+func Open(ctx context.Context, m *arch.Model, w *weights.Set, o Options) (engine.Engine, error) {
+	o, err := o.withDefaults(m, storedType(m, w))
+	if err != nil {
+		return nil, err
+	}
+	if err := supported(m); err != nil {
+		return nil, err
+	}
+	nvinfer.SetLogger(o.Logger)
+	lib, err := openLibrary(o.LibraryOptions)
+	if err != nil {
+		return nil, err
+	}
+	return open(ctx, library{lib}, lib, m, w, o)
+}
+
+// storedType is the dtype of the word table.
+func storedType(m *arch.Model, w *weights.Set) weights.DType {
+	t, err := w.Tensor(m.Embeddings.Word.Name)
+	if err != nil {
+		return weights.F32 // reading the weights says what is wrong
+	}
+	return t.DType
+}
+
+func open(ctx context.Context, d driver, lib *nvinfer.Library, m *arch.Model, w *weights.Set, o Options) (engine.Engine, error) {
+	devices, err := pickDevices(d, o.Devices)
+	if err != nil {
+		return nil, err
+	}
+	b := &builder{library: lib, weights: w, cache: cache{o.Cache, o.CacheBytes}, log: o.Logger, design: design{
+		model: m, precision: o.Precision, limits: o.Limits, form: formOf(lib.Features),
+	}}
+	if b.design.limits.BestTokens == 0 {
+		b.design.limits.BestTokens = min(8192, o.Limits.MaxTokens)
+	}
+	if o.Precision == "float8" {
+		b.design.amax = func(key string) (float32, bool) {
+			x, err := o.Scales.Amax(key)
+			return x, err == nil
+		}
+		b.scales = o.Scales
+	}
+	if err := b.identify(devices[0]); err != nil {
+		return nil, err
+	}
+	p, err := b.plan(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e, err := b.open(ctx, d, devices, p, o)
+	if errors.Is(err, nvinfer.ErrBadPlan) && p.cached {
+		o.Logger(nvinfer.Warning, fmt.Sprintf("the plan in %s is of no use: %v; building it again", b.cache.folder, err))
+		if p, err = b.build(ctx); err == nil {
+			e, err = b.open(ctx, d, devices, p, o)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// open opens an engine on a plan.
+func (b *builder) open(ctx context.Context, d driver, devices []nvinfer.Device, p *found, o Options) (*Engine, error) {
+	lib, m := b.library, b.design.model
+	details := map[string]string{"flavour": lib.Flavour, "library": lib.Path, "plan": p.origin}
+	for what, n := range p.notes {
+		details[what] = strconv.Itoa(n)
+	}
+	return newEngine(ctx, setUp{
+		info:  engine.Info{Name: "tensorrt", Version: lib.Version, Precision: o.Precision, Limits: o.Limits, Details: details},
+		model: m, layout: p.layout, positions: max(m.MaxPositions, m.Embeddings.PositionOffset+o.Limits.MaxLength), devices: len(devices), workers: o.Slots,
+		log: func(message string) { o.Logger(nvinfer.Error, message) },
+		open: func(ctx context.Context, i int) (*replica, error) {
+			return b.replica(ctx, d, devices[i], p, sizes{limits: o.Limits, workers: o.Slots, graphs: maxGraphs, memoryBytes: o.MemoryBytes})
+		},
+	})
+}
+
+func pickDevices(d driver, wanted []int) ([]nvinfer.Device, error) {
+	all, err := d.Devices()
+	if err != nil {
+		return nil, err
+	}
+	var devices []nvinfer.Device
+	for _, i := range wanted {
+		if i < 0 || i >= len(all) {
+			return nil, status.Errorf(status.InvalidArgument, "devices: there is no CUDA device %d; this process sees %d (CUDA_VISIBLE_DEVICES chooses them)", i, len(all))
+		}
+		devices = append(devices, all[i])
+	}
+	return devices, nil
+}
+
+// builder finds or makes a plan, and opens replicas of it.
+type builder struct {
+	library *nvinfer.Library
+	weights *weights.Set
+	scales  *calibration.Scales
+	cache   cache
+	design  design
+	log     func(nvinfer.Severity, string)
+	name    string // of the plan's file, without suffix
+}
+
+// identify derives the plan's name from all that decides it. Plans of TensorRT proper hold kernels of one kind of device.
+func (b *builder) identify(d nvinfer.Device) error {
+	target := ""
+	if b.library.Features&nvinfer.HasRuntimeCache == 0 {
+		target = d.Name
+	}
+	amax := map[string]float32{}
+	if b.scales != nil {
+		for _, k := range b.scales.Keys() {
+			x, err := b.scales.Amax(k)
+			if err != nil {
+				return err
+			}
+			amax[k] = x
+		}
+	}
+	var err error
+	b.name, err = key(planFormat, b.weights.Fingerprint(), b.design.model, b.design.precision, b.design.limits, b.design.form.fused, b.design.form.lengths,
+		b.library.Flavour, b.library.Version, target, amax)
+	return err
+}
+
+// found is a plan with what its lowering decided.
+type found struct {
+	*plan
+	layout layout
+	origin string
+	cached bool // it came from the cache
+}
+
+// plan takes the plan from the cache, or builds it.
+func (b *builder) plan(ctx context.Context) (*found, error) {
+	var p *found
+	err := b.cache.locked(ctx, b.name, func() (err error) {
+		p, err = b.cached()
+		if p != nil || err != nil {
+			return err
+		}
+		p, err = b.build(ctx)
+		return err
+	})
+	return p, err
+}
+
+func (b *builder) layout(p *plan) layout {
+	return layout{planes: planesOf(b.design.model), outputs: p.outputs, pooled: p.pooled, token: p.token}
+}
+
+// description is what a cached plan's lowering decided, as JSON before the plan.
+type description struct {
+	Outputs engine.Outputs `json:"outputs"`
+	Pooled  int            `json:"pooled"`
+	Token   int            `json:"token"`
+	Notes   map[string]int `json:"notes"`
+}
+
+// cached returns the plan from the cache; nil: it is not there.
+func (b *builder) cached() (*found, error) {
+	payload := b.cache.load(b.name + planSuffix)
+	if len(payload) < 4 {
+		return nil, nil
+	}
+	size := binary.LittleEndian.Uint32(payload)
+	if uint64(size) > uint64(len(payload)-4) {
+		return nil, nil
+	}
+	var d description
+	if json.Unmarshal(payload[4:4+size], &d) != nil || d.Token < 1 || d.Pooled < 0 {
+		return nil, nil
+	}
+	p := &plan{bytes: payload[4+size:], outputs: d.Outputs, pooled: d.Pooled, token: d.Token, notes: d.Notes}
+	return &found{plan: p, layout: b.layout(p), origin: "from " + b.cache.folder, cached: true}, nil
+}
+
+// build makes the plan and keeps it. A folder that cannot be written to is worth a warning, not an end.
+func (b *builder) build(ctx context.Context) (*found, error) {
+	if ctx.Err() != nil {
+		return nil, status.Errorf(status.Cancelled, "building a plan: %w", context.Cause(ctx))
+	}
+	b.log(nvinfer.Info, fmt.Sprintf("building a plan for TensorRT %s %s in %s", b.library.Flavour, b.library.Version, b.design.precision))
+	p, err := b.design.build(b.library, b.weights)
+	if err != nil {
+		return nil, err
+	}
+	b.log(nvinfer.Info, fmt.Sprintf("built a plan of %d MB in %s", len(p.bytes)>>20, p.took.Round(time.Millisecond)))
+	meta, err := json.Marshal(description{p.outputs, p.pooled, p.token, p.notes})
+	if err != nil {
+		return nil, status.Errorf(status.Internal, "plan: %w", err)
+	}
+	payload := append(binary.LittleEndian.AppendUint32(nil, uint32(len(meta))), meta...)
+	if err := b.cache.store(b.name+planSuffix, payload, p.bytes); err != nil {
+		b.log(nvinfer.Warning, err.Error())
+	}
+	return &found{plan: p, layout: b.layout(p), origin: "built in " + p.took.Round(time.Millisecond).String()}, nil
+}
+
+// progressEvery is how often a warm-up tells how far it is.
+const progressEvery = 5 * time.Second
+
+// replica opens the plan on a device, with the kernels that earlier processes made for such a device.
+func (b *builder) replica(ctx context.Context, d driver, device nvinfer.Device, p *found, s sizes) (*replica, error) {
+	begin, last := time.Now(), time.Now()
+	kernels, err := key(b.name, device.Name, device.ComputeMajor, device.ComputeMinor, device.Driver)
+	if err != nil {
+		return nil, err
+	}
+	known := b.cache.load(kernels + kernelSuffix)
+	r, err := openReplica(ctx, d, device, p.bytes, known, p.layout, s, func(done, all int) {
+		if time.Since(last) >= progressEvery {
+			last = time.Now()
+			b.log(nvinfer.Info, fmt.Sprintf("warming up cuda:%d: %d of %d shapes after %s", device.Index, done, all, time.Since(begin).Round(time.Second)))
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	b.log(nvinfer.Info, fmt.Sprintf("%s is warm: %d shapes in %s", r.name(), len(r.shapes.all), time.Since(begin).Round(time.Millisecond)))
+	made, err := r.program.Cache()
+	if err == nil && len(made) != len(known) {
+		err = b.cache.store(kernels+kernelSuffix, made)
+	}
+	if err != nil && status.CodeOf(err) != status.Unsupported { // flavours without kernels of their own
+		b.log(nvinfer.Warning, err.Error())
+	}
+	return r, nil
 }

@@ -70,7 +70,7 @@ func TestCutChangesNothing(t *testing.T) {
 	texts := longTexts(f, 10)
 	rng := rand.New(rand.NewPCG(3, 4))
 	kinds := map[string]*Tokenizer{}
-	for _, kind := range []string{"minilm", "bert", "roberta", "roberta_prefix", "sequence", "template", "unigram", "plain"} {
+	for _, kind := range []string{"minilm", "bert", "roberta", "roberta_prefix", "sequence", "template", "unigram", "plain", "qwen"} {
 		kinds[kind] = open(t, kind)
 	}
 	for pattern := range splitPatterns {

@@ -34,8 +34,8 @@ func newCalibrateCommand() *cobra.Command {
 magnitude (amax) of what each linear map is given. It writes them to ` + calibration.FileName + ` beside the model, from where engines that
 multiply in FP8 take their scales: what lies above a map's amax later is cut off.
 
-So the texts should be like those that the model will serve, in language, length and prompt: some hundred lines are
-usually enough, and more do no harm but take time. The file belongs to these weights and is refused for others. Lines that are
+So the texts should be like those that the model will serve, in language, length and prompt, and enough to show what they
+hold: some hundred lines are a usual choice. The file belongs to these weights and is refused for others. Lines that are
 too long for the model are cut. A line that cannot be run, such as an empty one, ends the command with an error that names it,
 and an older ` + calibration.FileName + ` stays.`,
 		Example: `  bei calibrate models/Qwen3-Embedding-0.6B --texts questions.txt

@@ -113,7 +113,7 @@ class Qwen3(Spec):
 
     @property
     def tokenizer(self) -> pathlib.Path:
-        return TOKENIZERS / "sequence" / "tokenizer.json"
+        return TOKENIZERS / "qwen" / "tokenizer.json"
 
     @property
     def vocab_size(self) -> int:

@@ -77,6 +77,31 @@ def sequence() -> Tokenizer:
     return tokenizer
 
 
+def qwen() -> Tokenizer:
+    """Qwen3-Embedding: NFC, then splits by a pattern of its own, digits one by one, and an end token after each text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    pattern = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(pattern), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False),
+    ])
+    tokenizer.decoder = decoders.ByteLevel()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=400, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+    )
+    end = tokenizer.token_to_id("<|endoftext|>")
+    tokenizer.post_processor = processors.Sequence([
+        processors.ByteLevel(trim_offsets=False),
+        processors.TemplateProcessing(single="$A:0 <|endoftext|>:0", pair="$A:0 $B:1 <|endoftext|>:1", special_tokens=[("<|endoftext|>", end)]),
+    ])
+    return tokenizer
+
+
 def template() -> Tokenizer:
     """A template with nothing usual in it: several specials on both sides, B before A, type ids up to 3, a special of two ids."""
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
@@ -154,6 +179,7 @@ KINDS = {
     "unigram": unigram,
     "byte_fallback": byte_fallback,
     "plain": plain,
+    "qwen": qwen,
 }
 
 

@@ -59,19 +59,23 @@ static inline int32_t call_lane_new(const bei_trt_api *a, bei_trt_program *p, be
 static inline int32_t call_lane_needs(const bei_trt_api *a, bei_trt_lane *l, const bei_trt_dims *d, uint64_t *bytes, bei_trt_error *e) {
   return a->lane_needs(l, d, bytes, e);
 }
-static inline int32_t call_lane_enqueue(const bei_trt_api *a, bei_trt_lane *l, const bei_trt_dims *dims, const size_t *bytes, int64_t graph,
-                                        int32_t *captured, bei_trt_error *e) {
-  const bei_trt_run run = {dims, bytes, graph};
-  return a->lane_enqueue(l, &run, captured, e);
+static inline int32_t call_lane_context(const bei_trt_api *a, bei_trt_lane *l, uint64_t bytes, bei_trt_error *e) {
+  return a->lane_context(l, bytes, e);
+}
+static inline int32_t call_lane_host(const bei_trt_api *a, bei_trt_lane *l, int32_t binding, size_t bytes, void **host, bei_trt_error *e) {
+  return a->lane_host(l, binding, bytes, host, e);
+}
+static inline int32_t call_lane_enqueue(const bei_trt_api *a, bei_trt_lane *l, const bei_trt_launch *launch, int32_t *captured,
+                                        bei_trt_error *e) {
+  return a->lane_enqueue(l, launch, captured, e);
 }
 static inline int32_t call_lane_wait(const bei_trt_api *a, bei_trt_lane *l, bei_trt_error *e) { return a->lane_wait(l, e); }
 static inline int32_t call_lane_drop_graph(const bei_trt_api *a, bei_trt_lane *l, int64_t key, bei_trt_error *e) {
   return a->lane_drop_graph(l, key, e);
 }
-static inline int32_t call_lane_profile(const bei_trt_api *a, bei_trt_lane *l, const bei_trt_dims *dims, const size_t *bytes, bei_trt_blob **b,
+static inline int32_t call_lane_profile(const bei_trt_api *a, bei_trt_lane *l, const bei_trt_launch *launch, bei_trt_blob **b,
                                         bei_trt_error *e) {
-  const bei_trt_run run = {dims, bytes, -1};
-  return a->lane_profile(l, &run, b, e);
+  return a->lane_profile(l, launch, b, e);
 }
 static inline void call_lane_free(const bei_trt_api *a, bei_trt_lane *l) { a->lane_free(l); }
 

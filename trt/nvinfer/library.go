@@ -97,18 +97,21 @@ func Open(shim, path string) (*Library, error) {
 	return l, nil
 }
 
-// errors of calls are kept for reuse: they are 4 KiB each.
+// errorPool keeps room for errors, which are 4 KiB each.
 var errorPool = sync.Pool{New: func() any { return new(C.bei_trt_error) }}
 
-// call runs f with room for an error and makes a *status.Error of what it reports. failed is the code of failures that
-// say nothing about the device or the library.
+// call runs f with room for an error and makes a *status.Error of what it reports. failed is the code of failures that say nothing
+// about the device or the library.
 func call(failed status.Code, f func(*C.bei_trt_error) C.int32_t) error {
 	e := errorPool.Get().(*C.bei_trt_error)
 	defer errorPool.Put(e)
-	code := f(e)
-	if code == 0 {
-		return nil
+	if code := f(e); code != 0 {
+		return failure(code, e, failed)
 	}
+	return nil
+}
+
+func failure(code C.int32_t, e *C.bei_trt_error, failed status.Code) error {
 	text := C.GoString(&e.text[0])
 	switch code {
 	case C.BEI_TRT_UNSUPPORTED:

@@ -16,8 +16,8 @@ constexpr auto kPoll = std::chrono::microseconds(1000);
 
 struct Binding {
   std::string name;
-  size_t bytes = 0;
-  void *host = nullptr;
+  size_t deviceBytes = 0, hostBytes = 0;
+  char *host = nullptr;
   CUdeviceptr device = 0;
   bool isInput = false;
 };
@@ -51,12 +51,13 @@ struct bei_trt_lane {
 
   ~bei_trt_lane();
   void shape(const bei_trt_dims *dims);
-  void copyIn(const bei_trt_run &run);
-  void copyOut(const bei_trt_run &run);
+  void copy(const bei_trt_launch &launch, size_t from, size_t to);
   void compute();
   void wait();
-  bool enqueue(const bei_trt_run &run);
-  CUgraphExec capture(const bei_trt_run &run);
+  bool enqueue(const bei_trt_launch &launch);
+  CUgraphExec capture();
+  void resizeContext(uint64_t bytes);
+  void resizeHost(bei::Binding &binding, size_t bytes);
 };
 
 bei_trt_lane::~bei_trt_lane() {
@@ -95,16 +96,21 @@ void bei_trt_lane::shape(const bei_trt_dims *dims) {
   }
 }
 
-void bei_trt_lane::copyIn(const bei_trt_run &run) {
-  for (size_t i = 0; i < static_cast<size_t>(inputs); i++)
-    if (run.bytes[i] > 0)
-      bei::check(bei::cuda().cuMemcpyHtoDAsync(bindings[i].device, bindings[i].host, run.bytes[i], stream), "copying an input to the device");
-}
-
-void bei_trt_lane::copyOut(const bei_trt_run &run) {
-  for (size_t i = static_cast<size_t>(inputs); i < bindings.size(); i++)
-    if (run.bytes[i] > 0)
-      bei::check(bei::cuda().cuMemcpyDtoHAsync(bindings[i].host, bindings[i].device, run.bytes[i], stream), "copying an output from the device");
+// Copies bindings [from, to): inputs to the device, outputs from it.
+void bei_trt_lane::copy(const bei_trt_launch &launch, size_t from, size_t to) {
+  for (size_t i = from; i < to; i++) {
+    const bei::Binding &b = bindings[i];
+    const size_t offset = launch.host_offsets[i], bytes = launch.bytes[i];
+    if (bytes == 0)
+      continue;
+    if (bytes > b.deviceBytes || offset > b.hostBytes || bytes > b.hostBytes - offset)
+      bei::fail(BEI_TRT_FAILED, "a launch copies %zu bytes of %s at %zu; it has %zu on the device and %zu of staging", bytes, b.name.c_str(),
+                offset, b.deviceBytes, b.hostBytes);
+    if (b.isInput)
+      bei::check(bei::cuda().cuMemcpyHtoDAsync(b.device, b.host + offset, bytes, stream), "copying an input to the device");
+    else
+      bei::check(bei::cuda().cuMemcpyDtoHAsync(b.host + offset, b.device, bytes, stream), "copying an output from the device");
+  }
 }
 
 void bei_trt_lane::compute() {
@@ -116,14 +122,12 @@ void bei_trt_lane::compute() {
   bei::fail(BEI_TRT_FAILED, "TensorRT does not run the engine");
 }
 
-CUgraphExec bei_trt_lane::capture(const bei_trt_run &run) {
+CUgraphExec bei_trt_lane::capture() {
   const bei::Cuda &c = bei::cuda();
   bei::check(c.cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "starting to capture a CUDA graph");
   CUgraph graph = nullptr;
   try {
-    copyIn(run);
     compute();
-    copyOut(run);
   } catch (...) {
     if (c.cuStreamEndCapture(stream, &graph) == CUDA_SUCCESS && graph != nullptr)
       c.cuGraphDestroy(graph);
@@ -137,29 +141,58 @@ CUgraphExec bei_trt_lane::capture(const bei_trt_run &run) {
   return made;
 }
 
-bool bei_trt_lane::enqueue(const bei_trt_run &run) {
+bool bei_trt_lane::enqueue(const bei_trt_launch &launch) {
   const bei::Cuda &c = bei::cuda();
-  for (size_t i = 0; i < bindings.size(); i++)
-    if (run.bytes[i] > bindings[i].bytes)
-      bei::fail(BEI_TRT_FAILED, "a run copies %zu bytes of %s, which has %zu", run.bytes[i], bindings[i].name.c_str(), bindings[i].bytes);
+  const size_t in = static_cast<size_t>(inputs);
   bool captured = false;
-  const auto found = graphs.find(run.graph);
-  if (run.graph >= 0 && found != graphs.end()) {
+  const auto found = launch.graph >= 0 ? graphs.find(launch.graph) : graphs.end();
+  if (found != graphs.end()) {
+    copy(launch, 0, in);
     bei::check(c.cuGraphLaunch(found->second, stream), "launching a CUDA graph");
   } else {
-    shape(run.dims);
-    copyIn(run);
+    shape(launch.dims);
+    copy(launch, 0, in);
     compute();
-    copyOut(run);
-    if (run.graph >= 0) {
+    if (launch.graph >= 0) {
       // TensorRT wants a plain run of the shapes before they are captured: this was it.
       bei::check(c.cuStreamSynchronize(stream), "running the engine");
-      graphs[run.graph] = capture(run);
+      graphs[launch.graph] = capture();
       captured = true;
     }
   }
-  bei::check(c.cuEventRecord(done, stream), "recording the end of a run");
+  copy(launch, in, bindings.size());
+  bei::check(c.cuEventRecord(done, stream), "recording the end of a launch");
   return captured;
+}
+
+// A CUDA graph holds the address of the context's memory: those made so far go.
+void bei_trt_lane::resizeContext(uint64_t bytes) {
+  const bei::Cuda &c = bei::cuda();
+  for (auto &graph : graphs)
+    c.cuGraphExecDestroy(graph.second);
+  graphs.clear();
+  if (memory != 0)
+    c.cuMemFree(memory);
+  memory = 0;
+  memoryBytes = bytes;
+  if (bytes > 0)
+    bei::check(c.cuMemAlloc(&memory, bytes), "allocating the context's device memory");
+  context->setDeviceMemoryV2(reinterpret_cast<void *>(memory), static_cast<int64_t>(bytes));
+}
+
+void bei_trt_lane::resizeHost(bei::Binding &binding, size_t bytes) {
+  const bei::Cuda &c = bei::cuda();
+  if (binding.host != nullptr)
+    c.cuMemFreeHost(binding.host);
+  binding.host = nullptr;
+  binding.hostBytes = 0;
+  if (bytes == 0)
+    return;
+  void *made = nullptr;
+  bei::check(c.cuMemHostAlloc(&made, bytes, CU_MEMHOSTALLOC_PORTABLE), "allocating pinned memory");
+  memset(made, 0, bytes);
+  binding.host = static_cast<char *>(made);
+  binding.hostBytes = bytes;
 }
 
 void bei_trt_lane::wait() {
@@ -190,24 +223,18 @@ int32_t laneNew(bei_trt_program *program, bei_trt_binding *wanted, int32_t count
     for (size_t i = 0; i < lane->bindings.size(); i++) {
       Binding &b = lane->bindings[i];
       b.name = wanted[i].name;
-      b.bytes = wanted[i].bytes;
       b.isInput = program->engine->getTensorIOMode(wanted[i].name) == nvinfer1::TensorIOMode::kINPUT;
       if (b.isInput && static_cast<size_t>(lane->inputs) != i)
         fail(BEI_TRT_FAILED, "input %s comes after an output", wanted[i].name);
       lane->inputs += b.isInput ? 1 : 0;
-      check(c.cuMemAlloc(&b.device, b.bytes), "allocating device memory for an input or output");
-      check(c.cuMemHostAlloc(&b.host, b.bytes, CU_MEMHOSTALLOC_PORTABLE), "allocating pinned memory");
-      memset(b.host, 0, b.bytes);
-      check(c.cuMemsetD8Async(b.device, 0, b.bytes, lane->stream), "clearing device memory");
+      check(c.cuMemAlloc(&b.device, wanted[i].device_bytes), "allocating device memory for an input or output");
+      b.deviceBytes = wanted[i].device_bytes;
+      check(c.cuMemsetD8Async(b.device, 0, b.deviceBytes, lane->stream), "clearing device memory");
+      lane->resizeHost(b, wanted[i].host_bytes);
       if (!lane->context->setTensorAddress(wanted[i].name, reinterpret_cast<void *>(b.device)))
         fail(BEI_TRT_FAILED, "the plan has no input or output %s", wanted[i].name);
     }
-    lane->memoryBytes = static_cast<uint64_t>(program->engine->getDeviceMemorySizeV2());
-    if (context_bytes != 0 && context_bytes < lane->memoryBytes)
-      lane->memoryBytes = context_bytes;
-    if (lane->memoryBytes > 0)
-      check(c.cuMemAlloc(&lane->memory, lane->memoryBytes), "allocating the context's device memory");
-    lane->context->setDeviceMemoryV2(reinterpret_cast<void *>(lane->memory), static_cast<int64_t>(lane->memoryBytes));
+    lane->resizeContext(context_bytes != 0 ? context_bytes : static_cast<uint64_t>(program->engine->getDeviceMemorySizeV2()));
     check(c.cuStreamSynchronize(lane->stream), "preparing a lane");
     for (size_t i = 0; i < lane->bindings.size(); i++)
       wanted[i].host = lane->bindings[i].host;
@@ -225,10 +252,26 @@ int32_t laneNeeds(bei_trt_lane *lane, const bei_trt_dims *dims, uint64_t *bytes,
   });
 }
 
-int32_t laneEnqueue(bei_trt_lane *lane, const bei_trt_run *run, int32_t *captured, bei_trt_error *error) {
+int32_t laneContext(bei_trt_lane *lane, uint64_t bytes, bei_trt_error *error) {
   return guard(error, [&] {
     const Current current(lane->program->device);
-    const bool made = lane->enqueue(*run);
+    lane->resizeContext(bytes);
+  });
+}
+
+int32_t laneHost(bei_trt_lane *lane, int32_t binding, size_t bytes, void **host, bei_trt_error *error) {
+  return guard(error, [&] {
+    const Current current(lane->program->device);
+    Binding &b = lane->bindings.at(static_cast<size_t>(binding));
+    lane->resizeHost(b, bytes);
+    *host = b.host;
+  });
+}
+
+int32_t laneEnqueue(bei_trt_lane *lane, const bei_trt_launch *launch, int32_t *captured, bei_trt_error *error) {
+  return guard(error, [&] {
+    const Current current(lane->program->device);
+    const bool made = lane->enqueue(*launch);
     if (captured != nullptr)
       *captured = made ? 1 : 0;
   });
@@ -253,10 +296,10 @@ int32_t laneDropGraph(bei_trt_lane *lane, int64_t key, bei_trt_error *error) {
   });
 }
 
-int32_t laneProfile(bei_trt_lane *lane, const bei_trt_run *run, bei_trt_blob **out, bei_trt_error *error) {
+int32_t laneProfile(bei_trt_lane *lane, const bei_trt_launch *launch, bei_trt_blob **out, bei_trt_error *error) {
   return guard(error, [&] {
     const Current current(lane->program->device);
-    bei_trt_run plain = *run;
+    bei_trt_launch plain = *launch;
     plain.graph = -1;
     lane->profiler.lines.clear();
     if (lane->context->getProfiler() == nullptr)
@@ -278,6 +321,8 @@ void laneFree(bei_trt_lane *lane) { delete lane; }
 void fillLanes(bei_trt_api &api) {
   api.lane_new = laneNew;
   api.lane_needs = laneNeeds;
+  api.lane_context = laneContext;
+  api.lane_host = laneHost;
   api.lane_enqueue = laneEnqueue;
   api.lane_wait = laneWait;
   api.lane_drop_graph = laneDropGraph;

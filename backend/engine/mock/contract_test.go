@@ -19,5 +19,5 @@ func TestContract(t *testing.T) {
 	suite.Contract(t, func(t *testing.T, l engine.Limits) engine.Engine {
 		e := Open(Config{}, 2, l)
 		return e
-	}, sequences)
+	}, sequences, suite.Exact)
 }

@@ -56,7 +56,7 @@ func (l *lowering) observe(key string, x rows) {
 		return
 	}
 	one := dim{size: 1}
-	top := rows{l.g.value(ort.Float32, one, one), one, 1}
+	top := rows{l.g.value(ort.Float32, one, one), one, 1, ort.Float32}
 	l.g.add("", "ReduceMax", []string{l.g.same("", "Abs", x, nil).name}, []string{top.name}, attr{"keepdims", int64(1)})
 	l.keys, l.maxima = append(l.keys, key), append(l.maxima, top)
 }

@@ -19,7 +19,7 @@ import (
 func options(t testing.TB) onnx.Options {
 	o := onnx.Options{Threads: 2, Slots: 2}
 	if os.Getenv(ort.LibraryVariable) == "" {
-		o.Library = suite.Dependency(t, "onnxruntime/libonnxruntime.so.1")
+		o.Library = libraryOfTests(t)
 	}
 	return o
 }
@@ -38,18 +38,18 @@ func open(t *testing.T, m *arch.Model, w *weights.Set, limits engine.Limits) eng
 }
 
 func TestGolden(t *testing.T) {
-	suite.Run(t, open, suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier))
+	suite.Run(t, open, suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier), suite.Exact)
 }
 
 func TestMiniLM(t *testing.T) {
 	c := suite.MiniLM(t)
 	e := open(t, c.Model, c.Weights, engine.Limits{})
-	require.NoError(t, suite.Verify(e, &c))
+	require.NoError(t, suite.Verify(e, &c, suite.Exact))
 	require.NoError(t, e.Close())
 }
 
 func TestSynthetic(t *testing.T) {
-	suite.Run(t, open, suite.Synthetic(t))
+	suite.Run(t, open, suite.Synthetic(t), suite.Exact)
 }
 
 func TestMutations(t *testing.T) {

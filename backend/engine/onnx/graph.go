@@ -19,11 +19,12 @@ const (
 	outputPooled, outputTokenVectors, outputMaxima      = "pooled", "token_vectors", "maxima"
 )
 
-// rows is a float32 tensor [tokens or sequences, width] between nodes. The zero rows is "absent".
+// rows is a tensor [tokens or sequences, width] between nodes. The zero rows is "absent".
 type rows struct {
 	name  string
 	count dim
 	width int
+	dtype ort.DataType
 }
 
 func (r rows) absent() bool { return r.name == "" }
@@ -31,6 +32,8 @@ func (r rows) absent() bool { return r.name == "" }
 // graph is a model under construction. Every tensor between nodes is declared with its shape, names of variable sizes
 // included: only so does ONNX Runtime see that two have the same size and may share memory.
 type graph struct {
+	dtype        ort.DataType // of rows, unless they say otherwise
+	opsets       []opset
 	nodes        []node
 	initializers []initializer
 	inputs       []value
@@ -39,13 +42,25 @@ type graph struct {
 	named        int // values ever declared; outputs leave the list
 }
 
-func newGraph() *graph {
-	g := new(graph)
-	for _, name := range []string{inputIDs, typeIDs, positionIDs} {
-		g.inputs = append(g.inputs, value{name, ort.Int32, []dim{tokens}})
+func newGraph(dtype ort.DataType, opsets ...opset) *graph {
+	return &graph{dtype: dtype, opsets: opsets}
+}
+
+// input declares an input of every run, once.
+func (g *graph) input(name string, dtype ort.DataType, dims ...dim) string {
+	if !slices.ContainsFunc(g.inputs, func(v value) bool { return v.name == name }) {
+		g.inputs = append(g.inputs, value{name, dtype, dims})
 	}
-	g.inputs = append(g.inputs, value{cuSeqLens, ort.Int32, []dim{{name: "sequences_plus_one"}}}, value{poolSkip, ort.Int32, []dim{sequences}})
-	return g
+	return name
+}
+
+// packedInputs declares those of ort.Packed.
+func (g *graph) packedInputs() {
+	for _, name := range []string{inputIDs, typeIDs, positionIDs} {
+		g.input(name, ort.Int32, tokens)
+	}
+	g.input(cuSeqLens, ort.Int32, dim{name: "sequences_plus_one"})
+	g.input(poolSkip, ort.Int32, sequences)
 }
 
 // value declares a tensor of a new name.
@@ -57,8 +72,10 @@ func (g *graph) value(dtype ort.DataType, dims ...dim) string {
 }
 
 // rows declares new rows.
-func (g *graph) rows(count dim, width int) rows {
-	return rows{g.value(ort.Float32, count, dim{size: width}), count, width}
+func (g *graph) rows(count dim, width int) rows { return g.typedRows(g.dtype, count, width) }
+
+func (g *graph) typedRows(dtype ort.DataType, count dim, width int) rows {
+	return rows{g.value(dtype, count, dim{size: width}), count, width, dtype}
 }
 
 // add appends a node.
@@ -69,10 +86,27 @@ func (g *graph) add(domain, op string, inputs, outputs []string, attrs ...attr) 
 	g.nodes = append(g.nodes, node{domain, op, inputs, outputs, attrs})
 }
 
+// op appends a node of one output, of a shape that nothing here needs to know, and returns that.
+func (g *graph) op(domain, op string, inputs []string, attrs ...attr) string {
+	name := fmt.Sprintf("t%d", len(g.nodes))
+	g.add(domain, op, inputs, []string{name}, attrs...)
+	return name
+}
+
 // same appends a node whose output has the shape of its first input.
 func (g *graph) same(domain, op string, x rows, others []string, attrs ...attr) rows {
-	y := g.rows(x.count, x.width)
+	y := g.typedRows(x.dtype, x.count, x.width)
 	g.add(domain, op, append([]string{x.name}, others...), []string{y.name}, attrs...)
+	return y
+}
+
+// cast converts rows of another dtype.
+func (g *graph) cast(x rows, dtype ort.DataType) rows {
+	if x.dtype == dtype {
+		return x
+	}
+	y := g.typedRows(dtype, x.count, x.width)
+	g.add("", "Cast", []string{x.name}, []string{y.name}, attr{"to", int64(dtype)})
 	return y
 }
 
@@ -89,13 +123,14 @@ func (g *graph) join(parts ...rows) rows {
 		width += p.width
 		names = append(names, p.name)
 	}
-	y := g.rows(parts[0].count, width)
+	y := g.typedRows(parts[0].dtype, parts[0].count, width)
 	g.add("", "Concat", names, []string{y.name}, attr{"axis", int64(1)})
 	return y
 }
 
-// output makes r an output of that name, by renaming it.
+// output makes r a float32 output of that name, by renaming it.
 func (g *graph) output(r rows, name string) {
+	r = g.cast(r, ort.Float32)
 	for _, n := range g.nodes {
 		for _, names := range [][]string{n.inputs, n.outputs} {
 			for i := range names {

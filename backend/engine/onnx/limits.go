@@ -19,6 +19,21 @@ const (
 
 // withDefaults checks the options and fills in what is zero.
 func (o Options) withDefaults(m *arch.Model) (Options, error) {
+	if o.Device == "" {
+		o.Device = CPU
+	}
+	switch {
+	case o.Device == CUDA && o.Calibrate:
+		return o, status.Errorf(status.Unsupported, "engine onnxruntime: calibrate on device %q: it calibrates on %q only", CUDA, CPU)
+	case o.Device == CUDA:
+		return o.withCUDADefaults(m)
+	case o.Device != CPU:
+		return o, status.Errorf(status.InvalidArgument, "engine onnxruntime: device %q; it must be %q or %q", o.Device, CPU, CUDA)
+	case o.Precision == "":
+		o.Precision = Float32
+	case o.Precision != Float32:
+		return o, status.Errorf(status.Unsupported, "engine onnxruntime: dtype %q on device %q: it computes in %q only", o.Precision, CPU, Float32)
+	}
 	if o.Threads == 0 {
 		o.Threads = defaultThreads()
 	}
@@ -40,6 +55,15 @@ func (o Options) withDefaults(m *arch.Model) (Options, error) {
 	if l.BestTokens == 0 {
 		l.BestTokens = defaultBestTokens
 	}
+	return o.checked(m)
+}
+
+// checked checks the options, of which none is zero.
+func (o Options) checked(m *arch.Model) (Options, error) {
+	l, most := &o.Limits, maxTokens
+	if o.Device == CUDA {
+		most = maxCUDATokens
+	}
 	// A lower limit on runs lowers what lies within it.
 	l.MaxLength = min(l.MaxLength, m.MaxLength, l.MaxTokens)
 	l.BestTokens = min(l.BestTokens, l.MaxTokens)
@@ -49,17 +73,17 @@ func (o Options) withDefaults(m *arch.Model) (Options, error) {
 	}{
 		{"threads", o.Threads, maxThreads},
 		{"slots", o.Slots, maxSlots},
-		{"limits.max_tokens", l.MaxTokens, maxTokens},
-		{"limits.max_sequences", l.MaxSequences, maxTokens},
-		{"limits.max_length", l.MaxLength, maxTokens},
-		{"limits.best_tokens", l.BestTokens, maxTokens},
+		{"limits.max_tokens", l.MaxTokens, most},
+		{"limits.max_sequences", l.MaxSequences, most},
+		{"limits.max_length", l.MaxLength, most},
+		{"limits.best_tokens", l.BestTokens, most},
 	} {
 		if f.value < 1 || f.value > f.most {
 			return o, status.Errorf(status.InvalidArgument, "engine onnxruntime: %s is %d; it must be 1 to %d", f.name, f.value, f.most)
 		}
 	}
 	if l.Padded {
-		return o, status.Errorf(status.InvalidArgument, "engine onnxruntime: limits.padded: its runs are never padded")
+		return o, status.Errorf(status.InvalidArgument, "engine onnxruntime: limits.padded: the engine says itself whether its runs are padded")
 	}
 	return o, nil
 }

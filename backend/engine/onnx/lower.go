@@ -4,12 +4,14 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/arch"
 	"github.com/basetenlabs/bei-runtime/backend/calibration"
 	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
 // lowering turns a Model into a graph over packed rows. Biases of linear maps travel with their rows to the operator
 // that reads them next, which adds them on the way: no pass over memory is spent on a bias.
 type lowering struct {
+	operators
 	g         *graph
 	b         *binder
 	m         *arch.Model
@@ -20,6 +22,28 @@ type lowering struct {
 	tokens    int      // columns
 	keys      []string // of maxima
 	maxima    []rows   // [1, 1] each; where calibrate is set
+	refused   error
+}
+
+// operators are what devices have different operators for.
+type operators interface {
+	// activate is act(x + bias).
+	activate(x rows, bias string, act arch.Activation) rows
+	// gated is act(Gate(x)) * Up(x).
+	gated(x rows, m *arch.MLP) (rows, error)
+	// norm is norm(x + bias + residual). Where sum is not nil, its rows receive what is normalised.
+	norm(x rows, bias string, n *arch.Norm, residual rows, sum *rows) (rows, error)
+	// pool makes one row of each sequence.
+	pool(x rows, mode arch.PoolMode) rows
+	// attend is attention without its output projection: [hidden] -> [heads * head_dim].
+	attend(x rows, a *arch.Attention) (rows, error)
+}
+
+// refuse notes the first thing that an operator has no form for.
+func (l *lowering) refuse(format string, args ...any) {
+	if l.refused == nil {
+		l.refused = status.Errorf(status.Unsupported, "engine onnxruntime: "+format, args...)
+	}
 }
 
 // lower fills the graph. It refuses with Unsupported what it cannot express.
@@ -52,7 +76,7 @@ func (l *lowering) lower() error {
 	if len(l.maxima) > 0 {
 		l.g.output(l.g.join(l.maxima...), outputMaxima)
 	}
-	return nil
+	return l.refused
 }
 
 // supported refuses what the graph has no form for.
@@ -80,9 +104,9 @@ func (l *lowering) look(table arch.Tensor, ids string) (rows, error) {
 		return rows{}, err
 	}
 	width := dim{size: table.Shape[1]}
-	y := rows{l.g.value(dtype, tokens, width), tokens, width.size}
-	l.g.add("", "Gather", []string{name, ids}, []string{y.name}, attr{"axis", int64(0)})
-	return l.float32(y, dtype), nil
+	y := rows{l.g.value(dtype, tokens, width), tokens, width.size, dtype}
+	l.g.add("", "Gather", []string{name, l.g.input(ids, ort.Int32, tokens)}, []string{y.name}, attr{"axis", int64(0)})
+	return l.g.cast(y, l.g.dtype), nil
 }
 
 // embeddings is norm(scale * word[id] + position[pos] + type[t]), projected to the hidden size.
@@ -124,7 +148,8 @@ func (l *lowering) embeddings() (rows, error) {
 	if err != nil || e.Projection == nil {
 		return x, err
 	}
-	y, bias, err := l.linear(calibration.EmbeddingProjection, x, *e.Projection)
+	l.observe(calibration.EmbeddingProjection, x)
+	y, bias, err := l.linear(x, *e.Projection)
 	return l.activate(y, bias, arch.Identity), err
 }
 
@@ -199,22 +224,22 @@ func (l *lowering) block(s *stream, norms arch.BlockNorms, f func(x rows) (y row
 
 // mlp is Down(act(Up(x))), or Down(act(Gate(x)) * Up(x)).
 func (l *lowering) mlp(layer int, x rows, m *arch.MLP) (rows, string, error) {
-	if !m.Gated() {
-		y, bias, err := l.linear(calibration.MLPUp(layer), x, m.Up)
-		if err != nil {
+	l.observe(calibration.MLPUp(layer), x)
+	var y rows
+	if m.Gated() {
+		var err error
+		if y, err = l.gated(x, m); err != nil {
 			return y, "", err
 		}
-		return l.linear(calibration.MLPDown(layer), l.activate(y, bias, m.Activation), m.Down)
+	} else {
+		up, bias, err := l.linear(x, m.Up)
+		if err != nil {
+			return up, "", err
+		}
+		y = l.activate(up, bias, m.Activation)
 	}
-	maps, gateFirst := []arch.Linear{m.Gate, m.Up}, true
-	if m.GateUp.Out > 0 {
-		maps, gateFirst = []arch.Linear{m.GateUp}, !m.UpFirst
-	}
-	y, bias, err := l.linear(calibration.MLPUp(layer), x, maps...)
-	if err != nil {
-		return y, "", err
-	}
-	return l.linear(calibration.MLPDown(layer), l.gate(y, bias, m.Activation, gateFirst), m.Down)
+	l.observe(calibration.MLPDown(layer), y)
+	return l.linear(y, m.Down)
 }
 
 // ---- The head ----
@@ -249,7 +274,8 @@ func (l *lowering) head(hidden rows) error {
 
 func (l *lowering) chain(x rows, chain []arch.Dense) (rows, error) {
 	for i := range chain {
-		y, bias, err := l.linear(calibration.Head(i), x, chain[i].Linear)
+		l.observe(calibration.Head(i), x)
+		y, bias, err := l.linear(x, chain[i].Linear)
 		if err != nil {
 			return x, err
 		}

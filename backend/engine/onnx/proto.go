@@ -31,13 +31,28 @@ const (
 	locationExternal                         = 1
 )
 
-// Versions: the IR of ONNX 1.12 and the operator set that is as old as the operators' forms used here allow.
+// Versions: the IR of ONNX 1.12.
 const (
 	irVersion    = 8
-	opsetOfONNX  = 13
-	opsetOfBei   = 1
-	domainOfBei  = "bei"
 	externalFile = "weights" // a name is needed; no such file is ever read
+)
+
+// opset is a version of a domain's operators.
+type opset struct {
+	domain  string
+	version int64
+}
+
+// Domains besides ONNX's own, which is "".
+const (
+	domainOfBei       = "bei"
+	domainOfMicrosoft = "com.microsoft" // contributed operators of ONNX Runtime
+)
+
+// The operator sets of graphs: as old as the operators' forms used here allow.
+var (
+	opsetsOfCPU  = []opset{{"", 13}, {domainOfBei, 1}}
+	opsetsOfCUDA = []opset{{"", 17}, {domainOfMicrosoft, 1}}
 )
 
 func putString(b []byte, field protowire.Number, s string) []byte {
@@ -164,6 +179,8 @@ func (g *graph) encode() []byte {
 	}
 	model := putString(putInt(nil, modelIRVersion, irVersion), modelProducer, "bei-runtime")
 	model = putMessage(model, modelGraph, b)
-	model = putMessage(model, modelOpsetImport, putInt(putString(nil, opsetDomain, ""), opsetVersion, opsetOfONNX))
-	return putMessage(model, modelOpsetImport, putInt(putString(nil, opsetDomain, domainOfBei), opsetVersion, opsetOfBei))
+	for _, o := range g.opsets {
+		model = putMessage(model, modelOpsetImport, putInt(putString(nil, opsetDomain, o.domain), opsetVersion, o.version))
+	}
+	return model
 }

@@ -14,6 +14,7 @@ type slot struct {
 	engine *Engine
 	batch  *engine.Batch
 	runner *ort.Runner
+	device *deviceRun // nil on the CPU
 	// Memory of the outputs, as much as runs have needed so far.
 	pooled, tokenVectors, maxima []float32
 }
@@ -31,6 +32,9 @@ func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 	}
 	if err := s.fits(); err != nil {
 		return engine.Output{}, err
+	}
+	if s.device != nil {
+		return s.runDevice(ctx)
 	}
 	var out engine.Output
 	if b.Outputs&engine.Pooled != 0 {

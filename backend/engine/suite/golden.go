@@ -15,8 +15,15 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/weights"
 )
 
+// RootVariable names the environment variable with the folder that stands in for the repository where a test binary runs
+// without one: it has testdata/ and .deps/.
+const RootVariable = "BEI_ROOT"
+
 // Root returns the repository's folder.
 func Root(t testing.TB) string {
+	if dir := os.Getenv(RootVariable); dir != "" {
+		return dir
+	}
 	dir, err := os.Getwd()
 	require.NoError(t, err)
 	for {

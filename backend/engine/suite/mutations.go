@@ -81,7 +81,7 @@ func Mutations(t *testing.T, open Opener) {
 			wrong.Layers = append([]arch.Layer(nil), c.Model.Layers...)
 			bad.bad(&wrong)
 			e := open(t, &wrong, c.Weights, engine.Limits{})
-			require.Error(t, Verify(e, c))
+			require.Error(t, Verify(e, c, Exact))
 			require.NoError(t, e.Close())
 		})
 	}
@@ -96,7 +96,7 @@ func Mutations(t *testing.T, open Opener) {
 			c.Sequences[i].Positions = shifted
 		}
 		e := open(t, c.Model, c.Weights, engine.Limits{})
-		require.Error(t, Verify(e, &c))
+		require.Error(t, Verify(e, &c, Exact))
 		require.NoError(t, e.Close())
 	})
 }

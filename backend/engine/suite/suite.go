@@ -37,24 +37,24 @@ type Case struct {
 // Opener opens an engine on a case's model. It fails the test if it cannot. Zero limits are the engine's defaults.
 type Opener func(t *testing.T, m *arch.Model, w *weights.Set, limits engine.Limits) engine.Engine
 
-// Run tests an engine that runs models: each case by its numbers, and the contract on one of them.
-func Run(t *testing.T, open Opener, cases []Case) {
+// Run tests an engine that runs models: each case by its numbers within the bounds, and the contract on one of them.
+func Run(t *testing.T, open Opener, cases []Case, bounds Bounds) {
 	for i := range cases {
 		c := &cases[i]
 		t.Run(c.Name, func(t *testing.T) {
 			e := open(t, c.Model, c.Weights, engine.Limits{})
-			require.NoError(t, Verify(e, c))
+			require.NoError(t, Verify(e, c, bounds))
 			require.NoError(t, e.Close())
 		})
 	}
 	t.Run("contract", func(t *testing.T) {
 		c := &cases[0]
-		Contract(t, func(t *testing.T, l engine.Limits) engine.Engine { return open(t, c.Model, c.Weights, l) }, c.Sequences)
+		Contract(t, func(t *testing.T, l engine.Limits) engine.Engine { return open(t, c.Model, c.Weights, l) }, c.Sequences, bounds)
 	})
 }
 
 // Verify runs a case in one batch, then each sequence alone, and compares with what it must give.
-func Verify(e engine.Engine, c *Case) error {
+func Verify(e engine.Engine, c *Case, bounds Bounds) error {
 	all := make([]int, len(c.Sequences))
 	for i := range all {
 		all[i] = i
@@ -73,7 +73,7 @@ func Verify(e engine.Engine, c *Case) error {
 			if c.Normalize {
 				normalise(r.Pooled)
 			}
-			if err := r.matches(&picked[i]); err != nil {
+			if err := r.matches(&picked[i], bounds); err != nil {
 				return fmt.Errorf("sequence %d of %d: %w", order[i], len(order), err)
 			}
 		}
@@ -135,29 +135,39 @@ func shaped(out engine.Output, info engine.Info, b *engine.Batch, want engine.Ou
 	return nil
 }
 
-func (r *Result) matches(q *Sequence) error {
+func (r *Result) matches(q *Sequence, bounds Bounds) error {
 	if q.Pooled != nil {
-		if err := Compare(r.Pooled, q.Pooled); err != nil {
+		if err := bounds.Compare(r.Pooled, q.Pooled); err != nil {
 			return fmt.Errorf("pooled: %w", err)
 		}
 	}
 	if q.TokenVectors != nil {
-		if err := Compare(r.TokenVectors, q.TokenVectors); err != nil {
+		if err := bounds.Compare(r.TokenVectors, q.TokenVectors); err != nil {
 			return fmt.Errorf("token vectors: %w", err)
 		}
 	}
 	return nil
 }
 
-// Bounds of the difference between float32 engines and the truth: cosine, and absolute error relative to the largest
-// number.
-const (
-	MinCosine = 0.999999
-	MaxError  = 3e-5
+// Bounds of the difference between an engine and the truth.
+type Bounds struct {
+	MinCosine float64
+	MaxError  float64 // absolute, relative to one plus the largest number of the truth
+}
+
+// Exact is for engines that compute in float32 throughout. Precisions has the bounds of what GPUs compute in, by
+// engine.Info.Precision: there float32 still sums in another order, and the others round every tensor between operators.
+var (
+	Exact      = Bounds{MinCosine: 0.999999, MaxError: 3e-5}
+	Precisions = map[string]Bounds{
+		"float32":  {MinCosine: 0.99999, MaxError: 2e-4},
+		"float16":  {MinCosine: 0.9999, MaxError: 2e-2},
+		"bfloat16": {MinCosine: 0.998, MaxError: 2e-1},
+	}
 )
 
 // Compare says how two vectors differ beyond the bounds; nil: they agree.
-func Compare(got []float32, want []float64) error {
+func (b Bounds) Compare(got []float32, want []float64) error {
 	if len(got) != len(want) {
 		return fmt.Errorf("%d numbers instead of %d", len(got), len(want))
 	}
@@ -171,11 +181,11 @@ func Compare(got []float32, want []float64) error {
 			worst, at = d, i
 		}
 	}
-	if bound := MaxError * (1 + largest); !(worst <= bound) {
+	if bound := b.MaxError * (1 + largest); !(worst <= bound) {
 		return fmt.Errorf("number %d of %d is %g instead of %g: off by %g, more than %g", at, len(want), got[at], want[at], worst, bound)
 	}
-	if cosine := dot / math.Sqrt(gg*ww); ww > 0 && !(cosine >= MinCosine) {
-		return fmt.Errorf("cosine %.9f is below %g", cosine, MinCosine)
+	if cosine := dot / math.Sqrt(gg*ww); ww > 0 && !(cosine >= b.MinCosine) {
+		return fmt.Errorf("cosine %.9f is below %g", cosine, b.MinCosine)
 	}
 	return nil
 }

@@ -30,6 +30,35 @@ var models = []struct {
 		}, func() arch.MLP { return k.gated(40, 52, arch.SiLU, false) })
 		return m
 	}},
+	{"llama: causal, window of a layer, grouped heads of a size that fused kernels have", func(k *maker) *arch.Model {
+		m := k.model(48)
+		m.Head.Pooling.Modes = []arch.PoolMode{arch.PoolLastToken}
+		norm := func() *arch.Norm { return k.rmsNorm(48, false) }
+		k.preNorm(m, 2, norm, func(layer int) arch.Attention {
+			a := k.attention(48, 4, 2, 16, true)
+			a.Causal, a.Rope = true, k.rope(arch.RopeHalf, 16, 10000, 1)
+			if layer == 0 {
+				a.QKNorm = &arch.QKNorm{Q: *k.rmsNorm(16, true), K: *k.rmsNorm(16, true)}
+			} else {
+				a.WindowLeft = 7
+			}
+			return a
+		}, func() arch.MLP { return k.gated(48, 64, arch.SiLU, false) })
+		return m
+	}},
+	{"nomic: rope and norms of queries in both directions, heads of a size that fused kernels have", func(k *maker) *arch.Model {
+		m := k.model(32)
+		m.Embeddings.Type, m.Embeddings.Norm = k.tensor(0, 1, typeCount, 32), k.layerNorm(32)
+		k.postNorm(m, 2, func(layer int) arch.Attention {
+			a := k.attention(32, 2, 2, 16, false)
+			a.Rope = k.rope(arch.RopeHalf, 16, 1000, 1)
+			if layer == 1 {
+				a.QKNorm = &arch.QKNorm{Q: *k.layerNorm(16), K: *k.layerNorm(16)}
+			}
+			return a
+		}, func() arch.MLP { return k.gated(32, 40, arch.SiLU, true) })
+		return m
+	}},
 	{"gemma: sandwich norms of one plus weight, scaled embeddings, windows, softcap", func(k *maker) *arch.Model {
 		m := k.model(32)
 		m.Embeddings.Scale = float32(math.Sqrt(32))

@@ -28,6 +28,16 @@ void bei_ort_leave(bei_ort_inside *self);
 // their first use, so this is called again after something new has been used.
 void bei_ort_watch_exit(void);
 
+// Where a session's host memory comes from.
+typedef struct {
+  OrtMemoryInfo *info;
+  OrtAllocator *allocator; // NULL: malloc
+} bei_ort_host;
+// Opens that of a CUDA device: page-locked memory. The tensors over it are plain CPU memory to ONNX Runtime; CUDA sees by
+// the address what it is.
+OrtStatus *bei_ort_host_open(OrtSession *session, int32_t device, bei_ort_host *out);
+void bei_ort_host_close(bei_ort_host *host);
+
 // Our custom operators, for one session.
 typedef struct bei_ops bei_ops;
 // Registers the domain "bei" with the options. threads: of the session's pool. The operators must outlive the session.

@@ -21,7 +21,7 @@ import (
 	"unsafe"
 
 	_ "github.com/basetenlabs/bei-runtime/backend/engine/onnx/kernels" // the C functions that the operators call
-	"github.com/basetenlabs/bei-runtime/backend/library"
+	"github.com/basetenlabs/bei-runtime/backend/install"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
@@ -30,41 +30,81 @@ const LibraryVariable = "BEI_ONNXRUNTIME_LIB"
 
 const soname = "libonnxruntime.so.1"
 
-var loaded struct {
+// folderOfGPU is the folder beside libbei.so for a build of ONNX Runtime with its CUDA provider, which is too large to
+// come along by default.
+const folderOfGPU = "onnxruntime-gpu"
+
+var library struct {
 	sync.Mutex           // guards the fields and the call of bei_ort_load
 	path, version string // empty: not loaded
 }
 
 // Load opens the ONNX Runtime library, once for the process, and returns its version. Where path is set it is that
 // file; else the file that BEI_ONNXRUNTIME_LIB names; else libonnxruntime.so.1 in the folder of libbei.so (or of the
-// executable that holds this code), then wherever the loader finds it. A failed call can be repeated. Errors:
-// NoBackend, which lists what was tried; InvalidArgument where another library than path is loaded already.
-func Load(path string) (version string, err error) {
-	loaded.Lock()
-	defer loaded.Unlock()
-	if loaded.version != "" {
-		if path != "" && path != loaded.path {
+// executable that holds this code), then wherever the loader finds it. With cuda, onnxruntime-gpu/libonnxruntime.so.1 in
+// that folder comes before these, and a library without the CUDA provider is an error. A failed call can be repeated.
+// Errors: NoBackend, which lists what was tried; InvalidArgument where another library than path is loaded already.
+func Load(path string, cuda bool) (version string, err error) {
+	if version, err = open(path, cuda); err != nil || !cuda {
+		return version, err
+	}
+	return version, requireCUDA()
+}
+
+const forCUDA = "device cuda needs a build of ONNX Runtime with the CUDA provider (PyPI: onnxruntime-gpu; `make setup_gpu` fetches it to " +
+	".deps/gpu/onnxruntime/): put it into " + folderOfGPU + "/ beside libbei.so, or name it with the option onnxruntime.library or the " +
+	"environment variable " + LibraryVariable
+
+// requireCUDA reports a library without the CUDA provider.
+func requireCUDA() error {
+	name := C.CString("CUDAExecutionProvider")
+	defer C.free(unsafe.Pointer(name))
+	var has C.int32_t
+	if err := check(status.NoBackend, "list of providers", C.bei_ort_has_provider(name, &has)); err != nil {
+		return err
+	}
+	if has == 0 {
+		return status.Errorf(status.NoBackend, "ONNX Runtime library %q has no CUDA provider, and a process can load only one library; %s", Path(), forCUDA)
+	}
+	return nil
+}
+
+// Path returns the file of the loaded library; "" before that.
+func Path() string {
+	library.Lock()
+	defer library.Unlock()
+	return library.path
+}
+
+func open(path string, cuda bool) (version string, err error) {
+	library.Lock()
+	defer library.Unlock()
+	if library.version != "" {
+		if path != "" && path != library.path {
 			return "", status.Errorf(status.InvalidArgument, "ONNX Runtime library %q: this process has loaded %q already, and it can load only one",
-				path, loaded.path)
+				path, library.path)
 		}
-		return loaded.version, nil
+		return library.version, nil
 	}
 	var tried []string
-	for _, candidate := range candidates(path) {
+	for _, candidate := range candidates(path, cuda) {
 		version, err := load(candidate)
 		if err == "" {
-			loaded.path, loaded.version = candidate, version
+			library.path, library.version = candidate, version
 			return version, nil
 		}
 		tried = append(tried, err)
 	}
-	return "", status.Errorf(status.NoBackend, "no usable ONNX Runtime library (%s, version 1.%d or later). Tried: %s. "+
-		"Put the library beside libbei.so, or name it with the option library or the environment variable %s",
-		soname, int(C.bei_ort_min_minor()), strings.Join(tried, "; "), LibraryVariable)
+	fix := "Put the library beside libbei.so, or name it with the option library or the environment variable " + LibraryVariable
+	if cuda {
+		fix = forCUDA
+	}
+	return "", status.Errorf(status.NoBackend, "no usable ONNX Runtime library (%s, version 1.%d or later). Tried: %s. %s",
+		soname, int(C.bei_ort_min_minor()), strings.Join(tried, "; "), fix)
 }
 
 // candidates lists the files to try. A library that was named must be that one: falling back would hide a mistake.
-func candidates(path string) []string {
+func candidates(path string, cuda bool) []string {
 	if path == "" {
 		path = os.Getenv(LibraryVariable)
 	}
@@ -72,7 +112,10 @@ func candidates(path string) []string {
 		return []string{path}
 	}
 	var list []string
-	if folder := library.Folder(); folder != "" {
+	if folder := install.Folder(); folder != "" {
+		if cuda {
+			list = append(list, filepath.Join(folder, folderOfGPU, soname))
+		}
 		list = append(list, filepath.Join(folder, soname))
 	}
 	return append(list, soname)
@@ -95,7 +138,7 @@ func take(text *C.char) string {
 		return ""
 	}
 	defer C.free(unsafe.Pointer(text))
-	return C.GoString(text)
+	return strings.TrimSpace(C.GoString(text))
 }
 
 // check makes an error with the code of a C error text: the one place that does.

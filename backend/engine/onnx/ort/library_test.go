@@ -43,7 +43,7 @@ const void *OrtGetApiBase(void) { return &base; }`)
 		"none in usual places": {"", []string{filepath.Join(filepath.Dir(os.Args[0]), soname), "; " + soname + ": ", "beside libbei.so"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := Load(c.path)
+			_, err := Load(c.path, false)
 			require.Equal(t, status.NoBackend, status.CodeOf(err), "%v", err)
 			for _, part := range c.want {
 				require.ErrorContains(t, err, part)
@@ -52,19 +52,31 @@ const void *OrtGetApiBase(void) { return &base; }`)
 	}
 
 	t.Setenv(LibraryVariable, "/from/the/environment")
-	require.Equal(t, []string{"/from/the/environment"}, candidates(""))
-	require.Equal(t, []string{"/from/the/options"}, candidates("/from/the/options"))
+	require.Equal(t, []string{"/from/the/environment"}, candidates("", false))
+	require.Equal(t, []string{"/from/the/options"}, candidates("/from/the/options", true))
+
+	t.Setenv(LibraryVariable, "")
+	beside := filepath.Dir(os.Args[0])
+	require.Equal(t, []string{filepath.Join(beside, folderOfGPU, soname), filepath.Join(beside, soname), soname}, candidates("", true))
+	_, err := Load("/nowhere/"+soname, true)
+	require.Equal(t, status.NoBackend, status.CodeOf(err), "%v", err)
+	require.ErrorContains(t, err, "make setup_gpu")
 
 	path := suite.Dependency(t, "onnxruntime/"+soname)
-	version, err := Load(path)
+	version, err := Load(path, false)
 	require.NoError(t, err)
 	require.Regexp(t, `^1\.\d+\.\d+`, version)
-	again, err := Load("")
+	again, err := Load("", false)
 	require.NoError(t, err)
 	require.Equal(t, version, again)
-	_, err = Load(other)
+	_, err = Load(other, false)
 	require.Equal(t, status.InvalidArgument, status.CodeOf(err))
 	require.ErrorContains(t, err, path)
+	_, err = Load("", true)
+	require.Equal(t, status.NoBackend, status.CodeOf(err), "%v", err)
+	for _, part := range []string{path, "no CUDA provider", "make setup_gpu", folderOfGPU} {
+		require.ErrorContains(t, err, part)
+	}
 }
 
 func TestMessagesReachTheLogger(t *testing.T) {

@@ -1,72 +1,7 @@
 #include <malloc.h>
-#include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#if defined(__SSE__)
-#include <xmmintrin.h>
-#endif
 
-#include "internal.h"
-
-// Named tensors over memory of others.
-typedef struct {
-  char **names;      // [count]
-  OrtValue **values; // [count]
-  size_t count, room;
-} tensors;
-
-struct bei_ort_builder {
-  OrtSessionOptions *options;
-  bei_ops *ops;
-  tensors constants, bound;
-};
-
-struct bei_ort_session {
-  OrtSession *session;
-  bei_ops *ops;
-  tensors bound;
-  atomic_bool ran; // at least once
-};
-
-struct bei_ort_run {
-  OrtRunOptions *options;
-  OrtRunOptions *shrinking; // the same, and gives memory back at the end
-};
-
-#define TRY(call)                                                                                                      \
-  do {                                                                                                                 \
-    char *error_ = bei_ort_error(bei_ort_api->call);                                                                   \
-    if (error_ != NULL)                                                                                                \
-      return error_;                                                                                                   \
-  } while (0)
-
-static char *out_of_memory(void) { return strdup("out of memory"); }
-
-// Subnormal numbers make products many times slower and carry nothing here. ONNX Runtime can flush them on its pool's
-// threads, for good; on a thread that is lent to us the mode is set for the call and put back.
-#if defined(__SSE__)
-typedef unsigned int float_mode;
-static float_mode flush_subnormals(void) {
-  float_mode before = _mm_getcsr();
-  _mm_setcsr(before | 0x8040); // flush to zero, subnormals are zeros
-  return before;
-}
-static void restore_mode(float_mode mode) { _mm_setcsr(mode); }
-#elif defined(__aarch64__)
-typedef uint64_t float_mode;
-static void restore_mode(float_mode mode) { __asm__ volatile("msr fpcr, %0" ::"r"(mode)); }
-static float_mode flush_subnormals(void) {
-  float_mode before;
-  __asm__ volatile("mrs %0, fpcr" : "=r"(before));
-  restore_mode(before | (UINT64_C(1) << 24)); // FZ
-  return before;
-}
-#else
-typedef int float_mode;
-static float_mode flush_subnormals(void) { return 0; }
-static void restore_mode(float_mode mode) { (void)mode; }
-#endif
+#include "session.h"
 
 // ---- Tensors ----
 
@@ -84,11 +19,11 @@ static char *tensors_grow(tensors *t) {
   size_t room = t->room == 0 ? 16 : 2 * t->room;
   char **names = realloc(t->names, room * sizeof *names);
   if (names == NULL)
-    return out_of_memory();
+    return bei_ort_no_memory();
   t->names = names;
   OrtValue **values = realloc(t->values, room * sizeof(*values));
   if (values == NULL)
-    return out_of_memory();
+    return bei_ort_no_memory();
   t->values = values;
   t->room = room;
   return NULL;
@@ -104,7 +39,7 @@ static char *tensors_add(tensors *t, const char *name, int32_t type, const int64
   char *copy = strdup(name);
   if (copy == NULL) {
     bei_ort_api->ReleaseValue(value);
-    return out_of_memory();
+    return bei_ort_no_memory();
   }
   t->names[t->count] = copy;
   t->values[t->count++] = value;
@@ -142,7 +77,8 @@ static char *configure(bei_ort_builder *builder, int32_t threads) {
 char *bei_ort_builder_new(int32_t threads, bei_ort_builder **out) {
   bei_ort_builder *builder = calloc(1, sizeof *builder);
   if (builder == NULL)
-    return out_of_memory();
+    return bei_ort_no_memory();
+  builder->device = -1;
   char *error = bei_ort_error(bei_ort_api->CreateSessionOptions(&builder->options));
   if (error == NULL)
     error = configure(builder, threads);
@@ -177,6 +113,35 @@ char *bei_ort_builder_bind(bei_ort_builder *builder, const char *name, int32_t t
   return tensors_add(&builder->bound, name, type, dims, rank, data, bytes);
 }
 
+char *bei_ort_has_provider(const char *name, int32_t *out) {
+  char **names;
+  int count;
+  TRY(GetAvailableProviders(&names, &count));
+  *out = 0;
+  for (int i = 0; i < count; i++)
+    if (strcmp(names[i], name) == 0)
+      *out = 1;
+  return bei_ort_error(bei_ort_api->ReleaseAvailableProviders(names, count));
+}
+
+char *bei_ort_builder_cuda(bei_ort_builder *builder, int32_t device, const char *const *keys, const char *const *values,
+                           size_t count) {
+  OrtCUDAProviderOptionsV2 *options;
+  TRY(CreateCUDAProviderOptions(&options));
+  char id[16];
+  snprintf(id, sizeof id, "%d", (int)device);
+  const char *id_key = "device_id", *id_value = id;
+  OrtStatus *status = bei_ort_api->UpdateCUDAProviderOptions(options, &id_key, &id_value, 1);
+  if (status == NULL)
+    status = bei_ort_api->UpdateCUDAProviderOptions(options, keys, values, count);
+  if (status == NULL)
+    status = bei_ort_api->SessionOptionsAppendExecutionProvider_CUDA_V2(builder->options, options);
+  bei_ort_api->ReleaseCUDAProviderOptions(options);
+  if (status == NULL)
+    builder->device = device;
+  return bei_ort_error(status);
+}
+
 // ---- Session ----
 
 // Weights are allocated and freed on whatever thread came by, in blocks that glibc keeps in the heap of that thread:
@@ -203,11 +168,16 @@ static char *create(bei_ort_builder *builder, const void *model, size_t bytes, O
 char *bei_ort_session_new(bei_ort_builder *builder, const void *model, size_t bytes, bei_ort_session **out) {
   bei_ort_session *session = calloc(1, sizeof *session);
   if (session == NULL)
-    return out_of_memory();
+    return bei_ort_no_memory();
   bei_ort_inside inside;
   char *error;
   if (bei_ort_enter(&inside, NULL)) {
     error = create(builder, model, bytes, &session->session);
+    if (error == NULL && builder->device >= 0) {
+      error = bei_ort_error(bei_ort_host_open(session->session, builder->device, &session->host));
+      if (error != NULL)
+        bei_ort_api->ReleaseSession(session->session);
+    }
     bei_ort_leave(&inside);
   } else {
     error = strdup(BEI_ORT_EXITING);
@@ -229,112 +199,11 @@ void bei_ort_session_free(bei_ort_session *session) {
   bei_ort_inside inside;
   if (session == NULL || !bei_ort_enter(&inside, NULL))
     return; // a process that exits frees it all
+  bei_ort_host_close(&session->host);
   bei_ort_api->ReleaseSession(session->session);
   bei_ort_leave(&inside);
   bei_ops_free(session->ops);
   tensors_free(&session->bound);
   free(session);
   trim();
-}
-
-// ---- Run ----
-
-static char *run_options(bei_ort_run *run) {
-  TRY(CreateRunOptions(&run->options));
-  TRY(CreateRunOptions(&run->shrinking));
-  TRY(AddRunConfigEntry(run->shrinking, "memory.enable_memory_arena_shrinkage", "cpu:0"));
-  return NULL;
-}
-
-char *bei_ort_run_new(bei_ort_run **out) {
-  bei_ort_run *run = calloc(1, sizeof *run);
-  if (run == NULL)
-    return out_of_memory();
-  char *error = run_options(run);
-  if (error != NULL) {
-    bei_ort_run_free(run);
-    return error;
-  }
-  *out = run;
-  return NULL;
-}
-
-void bei_ort_run_free(bei_ort_run *run) {
-  if (run == NULL)
-    return;
-  if (run->options != NULL)
-    bei_ort_api->ReleaseRunOptions(run->options);
-  if (run->shrinking != NULL)
-    bei_ort_api->ReleaseRunOptions(run->shrinking);
-  free(run);
-}
-
-// Setting a flag does not fail; the statuses are released all the same.
-void bei_ort_run_terminate(bei_ort_run *run) {
-  free(bei_ort_error(bei_ort_api->RunOptionsSetTerminate(run->options)));
-  free(bei_ort_error(bei_ort_api->RunOptionsSetTerminate(run->shrinking)));
-}
-
-void bei_ort_run_reset(bei_ort_run *run) {
-  free(bei_ort_error(bei_ort_api->RunOptionsUnsetTerminate(run->options)));
-  free(bei_ort_error(bei_ort_api->RunOptionsUnsetTerminate(run->shrinking)));
-}
-
-enum { PACKED = 5, INPUTS = PACKED + BEI_ORT_MAX_BOUND, OUTPUTS = 3 };
-
-char *bei_ort_run_packed(bei_ort_session *session, bei_ort_run *run, const int32_t *input_ids, const int32_t *type_ids,
-                         const int32_t *position_ids, const int32_t *cu_seqlens, const int32_t *pool_skip,
-                         int64_t tokens, int64_t sequences, float *pooled, int64_t pooled_width, float *token_vectors,
-                         int64_t token_width, float *maxima, int64_t maxima_width, int32_t shrink) {
-  bei_ort_inside inside;
-  if (!bei_ort_enter(&inside, run))
-    return strdup(BEI_ORT_EXITING);
-  const char *input_names[INPUTS] = {"input_ids", "type_ids", "position_ids", "cu_seqlens", "pool_skip"};
-  const int32_t *const data[PACKED] = {input_ids, type_ids, position_ids, cu_seqlens, pool_skip};
-  const int64_t sizes[PACKED] = {tokens, tokens, tokens, sequences + 1, sequences};
-  const char *output_names[OUTPUTS];
-  OrtValue *inputs[INPUTS] = {NULL}, *outputs[OUTPUTS] = {NULL};
-  size_t fetched = 0;
-  OrtStatus *status = NULL;
-  for (int i = 0; i < PACKED && status == NULL; i++) {
-    const int64_t *dims = &sizes[i];
-    status =
-        bei_ort_api->CreateTensorWithDataAsOrtValue(bei_ort_cpu, (void *)data[i], (size_t)dims[0] * sizeof(int32_t),
-                                                    dims, 1, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32, &inputs[i]);
-  }
-  const tensors *bound = &session->bound;
-  for (size_t i = 0; i < bound->count; i++) {
-    input_names[PACKED + i] = bound->names[i];
-    inputs[PACKED + i] = bound->values[i];
-  }
-  const struct {
-    const char *name;
-    float *data;
-    int64_t dims[2];
-  } wanted[OUTPUTS] = {{"pooled", pooled, {sequences, pooled_width}},
-                       {"token_vectors", token_vectors, {tokens, token_width}},
-                       {"maxima", maxima, {1, maxima_width}}};
-  for (int i = 0; i < OUTPUTS && status == NULL; i++) {
-    if (wanted[i].data == NULL)
-      continue;
-    status = bei_ort_api->CreateTensorWithDataAsOrtValue(
-        bei_ort_cpu, wanted[i].data, (size_t)wanted[i].dims[0] * (size_t)wanted[i].dims[1] * sizeof(float),
-        wanted[i].dims, 2, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, &outputs[fetched]);
-    output_names[fetched++] = wanted[i].name;
-  }
-  if (status == NULL) {
-    float_mode mode = flush_subnormals();
-    status = bei_ort_api->Run(session->session, shrink ? run->shrinking : run->options, input_names,
-                              (const OrtValue *const *)inputs, PACKED + bound->count, output_names, fetched, outputs);
-    restore_mode(mode);
-  }
-  for (int i = 0; i < PACKED; i++)
-    bei_ort_api->ReleaseValue(inputs[i]);
-  for (int i = 0; i < OUTPUTS; i++)
-    bei_ort_api->ReleaseValue(outputs[i]);
-  char *error = bei_ort_error(status);
-  bei_ort_leave(&inside);
-  if (error == NULL && !atomic_exchange(&session->ran, true))
-    bei_ort_watch_exit();
-  return error;
 }

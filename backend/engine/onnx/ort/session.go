@@ -6,6 +6,7 @@ import "C"
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"unsafe"
 
@@ -20,6 +21,7 @@ const (
 	Float32  DataType = 1
 	Int32    DataType = 6
 	Int64    DataType = 7
+	Bool     DataType = 9
 	Float16  DataType = 10
 	BFloat16 DataType = 16
 )
@@ -32,6 +34,40 @@ type Builder struct{ c *C.bei_ort_builder }
 func NewBuilder(threads int) (*Builder, error) {
 	b := new(Builder)
 	return b, check(status.Start, "session options", C.bei_ort_builder_new(C.int32_t(threads), &b.c))
+}
+
+// CUDA makes the session run on a CUDA device, with more options of ONNX Runtime's CUDA provider. It loads the provider
+// and, with it, CUDA: NoBackend says what is missing.
+func (b *Builder) CUDA(device int, options map[string]string) error {
+	var keys, values []*C.char
+	for k, v := range options {
+		keys, values = append(keys, C.CString(k)), append(values, C.CString(v))
+	}
+	defer func() {
+		for i := range keys {
+			C.free(unsafe.Pointer(keys[i]))
+			C.free(unsafe.Pointer(values[i]))
+		}
+	}()
+	err := check(status.NoBackend, "CUDA provider", C.bei_ort_builder_cuda(b.c, C.int32_t(device),
+		unsafe.SliceData(keys), unsafe.SliceData(values), C.size_t(len(keys))))
+	if status.CodeOf(err) == status.NoBackend {
+		return status.Errorf(status.NoBackend, "%w. The provider's libraries lie beside %q; it needs a driver for CUDA 13 and, where the loader finds "+
+			"them (LD_LIBRARY_PATH, or ldconfig), CUDA 13 and cuDNN 9: PyPI has them as nvidia-cublas, nvidia-cuda-runtime, nvidia-curand "+
+			"and nvidia-cudnn-cu13", err, Path())
+	}
+	return err
+}
+
+// CUDAUUID returns the UUID of a CUDA device as NVML has it, but for the prefix, which is a GPU's for MIG devices, too. A session must
+// have been created on the device.
+func CUDAUUID(device int) (string, error) {
+	var u [16]byte
+	err := check(status.Start, fmt.Sprintf("UUID of CUDA device %d", device), C.bei_ort_cuda_uuid(C.int32_t(device), (*C.uchar)(&u[0])))
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("GPU-%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:]), nil
 }
 
 // Free releases the builder and what it still owns.
@@ -72,6 +108,21 @@ func (b *Builder) Session(model []byte) (*Session, error) {
 func (s *Session) Close() {
 	C.bei_ort_session_free(s.c)
 	s.c = nil
+}
+
+// HostMemory allocates memory for Tensors of the session's runs: page-locked where they go to a device. It must be given
+// to FreeHostMemory before the session is closed.
+func (s *Session) HostMemory(bytes int) ([]byte, error) {
+	var data unsafe.Pointer
+	if err := check(status.Inference, fmt.Sprintf("%d bytes of host memory", bytes), C.bei_ort_host_new(s.c, C.size_t(bytes), &data)); err != nil {
+		return nil, err
+	}
+	return unsafe.Slice((*byte)(data), bytes), nil
+}
+
+// FreeHostMemory frees what HostMemory returned; nil is allowed.
+func (s *Session) FreeHostMemory(memory []byte) {
+	C.bei_ort_host_free(s.c, unsafe.Pointer(unsafe.SliceData(memory)))
 }
 
 // Runner runs sessions, one run at a time.
@@ -130,6 +181,22 @@ type Packed struct {
 // Run computes p's outputs. At least one must be wanted. When ctx ends, the run ends between two nodes of the graph and
 // Run returns Cancelled or Timeout. Errors of the library are Inference.
 func (r *Runner) Run(ctx context.Context, s *Session, p *Packed) error {
+	var shrink C.int32_t
+	if p.Shrink {
+		shrink = 1
+	}
+	return r.watched(ctx, func() *C.char {
+		return C.bei_ort_run_packed(s.c, r.c,
+			ids(p.InputIDs), ids(p.TypeIDs), ids(p.PositionIDs), ids(p.CuSeqLens), ids(p.PoolSkip),
+			C.int64_t(len(p.InputIDs)), C.int64_t(len(p.CuSeqLens)-1),
+			(*C.float)(unsafe.SliceData(p.Pooled)), C.int64_t(p.PooledWidth),
+			(*C.float)(unsafe.SliceData(p.TokenVectors)), C.int64_t(p.TokenWidth),
+			(*C.float)(unsafe.SliceData(p.Maxima)), C.int64_t(len(p.Maxima)), shrink)
+	})
+}
+
+// watched runs and ends the run when ctx ends.
+func (r *Runner) watched(ctx context.Context, run func() *C.char) error {
 	if ctx.Err() != nil {
 		return ended(ctx)
 	}
@@ -141,16 +208,7 @@ func (r *Runner) Run(ctx context.Context, s *Session, p *Packed) error {
 			r.set(false)
 		}()
 	}
-	var shrink C.int32_t
-	if p.Shrink {
-		shrink = 1
-	}
-	err := check(status.Inference, "run", C.bei_ort_run_packed(s.c, r.c,
-		ids(p.InputIDs), ids(p.TypeIDs), ids(p.PositionIDs), ids(p.CuSeqLens), ids(p.PoolSkip),
-		C.int64_t(len(p.InputIDs)), C.int64_t(len(p.CuSeqLens)-1),
-		(*C.float)(unsafe.SliceData(p.Pooled)), C.int64_t(p.PooledWidth),
-		(*C.float)(unsafe.SliceData(p.TokenVectors)), C.int64_t(p.TokenWidth),
-		(*C.float)(unsafe.SliceData(p.Maxima)), C.int64_t(len(p.Maxima)), shrink))
+	err := check(status.Inference, "run", run())
 	if err != nil && ctx.Err() != nil {
 		return ended(ctx)
 	}

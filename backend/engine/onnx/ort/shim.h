@@ -30,6 +30,15 @@ typedef struct bei_ort_run bei_ort_run; // one run at a time
 char *bei_ort_builder_new(int32_t threads, bei_ort_builder **out);
 void bei_ort_builder_free(bei_ort_builder *builder);
 
+// Whether the loaded library was built with an execution provider ("CUDAExecutionProvider").
+char *bei_ort_has_provider(const char *name, int32_t *out);
+// Makes the session run on a CUDA device, with options of OrtCUDAProviderOptionsV2 besides it: count keys and values.
+char *bei_ort_builder_cuda(bei_ort_builder *builder, int32_t device, const char *const *keys, const char *const *values,
+                           size_t count);
+
+// The UUID of a CUDA device, after a session was created on it.
+char *bei_ort_cuda_uuid(int32_t device, unsigned char uuid[16]);
+
 // Gives an external initializer of the model its numbers. type: an ONNXTensorElementDataType. data must stay readable
 // until the session is created, which copies or packs it; not longer.
 char *bei_ort_builder_add(bei_ort_builder *builder, const char *name, int32_t type, const int64_t *dims, size_t rank,
@@ -44,6 +53,11 @@ char *bei_ort_builder_bind(bei_ort_builder *builder, const char *name, int32_t t
 // Creates the session from a serialised ModelProto, which it does not keep. The builder can only be freed afterwards.
 char *bei_ort_session_new(bei_ort_builder *builder, const void *model, size_t bytes, bei_ort_session **out);
 void bei_ort_session_free(bei_ort_session *session); // no run may be in progress; NULL is allowed
+
+// Allocates memory that copies to and from the session's device are fastest with: page-locked for CUDA. It lives until
+// it is freed, which must come before bei_ort_session_free.
+char *bei_ort_host_new(bei_ort_session *session, size_t bytes, void **out);
+void bei_ort_host_free(bei_ort_session *session, void *data); // NULL is allowed
 
 char *bei_ort_run_new(bei_ort_run **out);
 void bei_ort_run_free(bei_ort_run *run);
@@ -60,5 +74,20 @@ char *bei_ort_run_packed(bei_ort_session *session, bei_ort_run *run, const int32
                          const int32_t *position_ids, const int32_t *cu_seqlens, const int32_t *pool_skip,
                          int64_t tokens, int64_t sequences, float *pooled, int64_t pooled_width, float *token_vectors,
                          int64_t token_width, float *maxima, int64_t maxima_width, int32_t shrink);
+
+// A tensor over memory of bei_ort_host_new.
+enum { BEI_ORT_MAX_RANK = 4, BEI_ORT_MAX_TENSORS = 40 };
+typedef struct {
+  const char *name;
+  void *data;
+  size_t bytes, rank;
+  int64_t dims[BEI_ORT_MAX_RANK];
+  int32_t type; // an ONNXTensorElementDataType
+} bei_ort_tensor;
+
+// Runs a model without bound inputs: copies inputs to the device, computes, copies outputs back and waits for them. At
+// most BEI_ORT_MAX_TENSORS of both together. The tensors are read during the call only.
+char *bei_ort_run_tensors(bei_ort_session *session, bei_ort_run *run, const bei_ort_tensor *inputs, size_t input_count,
+                          const bei_ort_tensor *outputs, size_t output_count);
 
 #endif

@@ -1,9 +1,9 @@
-// Package library says where this code's own shared library or executable lies: other libraries are looked for beside it.
-package library
+// Package install says where this code's own shared library or executable lies: other libraries are looked for beside it.
+package install
 
 // #cgo CFLAGS: -std=gnu11 -O2 -Wall -Wextra
 // #cgo LDFLAGS: -ldl
-// const char *bei_library_object(void);
+// const char *bei_install_object(void);
 import "C"
 
 import (
@@ -15,7 +15,7 @@ import (
 // Folder returns the folder of libbei.so, or of the executable that holds this code, with symbolic links resolved; "" where the
 // system does not say.
 func Folder() string {
-	object := C.bei_library_object()
+	object := C.bei_install_object()
 	if object == nil {
 		return ""
 	}

@@ -1,4 +1,4 @@
-package library
+package install
 
 import (
 	"os"

@@ -1,0 +1,258 @@
+package onnx
+
+import (
+	"fmt"
+
+	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
+)
+
+// attentionForm is an operator, or a group of them, that attention becomes on CUDA.
+type attentionForm string
+
+// The forms. All but the last are fused and never hold scores in memory.
+const (
+	formPacked   attentionForm = "PackedMultiHeadAttention" // packed rows; as many key heads as query heads; both directions
+	formPaged    attentionForm = "PagedAttention"           // packed rows; grouped heads; causal or not; norm and rope inside
+	formGrouped  attentionForm = "GroupQueryAttention"      // padded rows; grouped heads; causal
+	formMulti    attentionForm = "MultiHeadAttention"       // padded rows; windows and biases, held in memory as one
+	formProducts attentionForm = "products"                 // padded rows; everything
+)
+
+const maxFusedHeadDim = 256
+
+// expresses reports that a form can express a. The kernels of fused forms take 16-bit numbers and heads of multiples of 8;
+// where a form is forced, by tests, its kernel for the CPU may take float32.
+func (c *cudaOperators) expresses(form attentionForm, a *arch.Attention) bool {
+	if form == formProducts {
+		return true
+	}
+	if a.HeadDim%8 != 0 || a.HeadDim > maxFusedHeadDim || c.l.g.dtype == ort.Float32 && form != c.force {
+		return false
+	}
+	window := c.reaches(a.WindowLeft) || c.reaches(a.WindowRight) && !a.Causal
+	plain := !window && a.AlibiSlopes == nil && a.RelativeBias == nil
+	switch form {
+	case formPacked:
+		return plain && !a.Causal && a.KVHeads == a.Heads && a.Softcap == 0 && c.l.g.dtype == ort.Float16
+	case formPaged:
+		return plain && c.l.g.dtype != ort.Float32
+	case formGrouped:
+		return plain && a.Causal
+	case formMulti:
+		return a.Softcap == 0
+	}
+	return false
+}
+
+// reaches reports that a window hides anything from any sequence.
+func (c *cudaOperators) reaches(window int) bool { return window >= 0 && window < c.l.positions-1 }
+
+// form chooses the best form for a; the forced one where that can express it.
+func (c *cudaOperators) form(a *arch.Attention) attentionForm {
+	if c.force != "" && c.expresses(c.force, a) {
+		return c.force
+	}
+	for _, f := range []attentionForm{formPacked, formPaged, formMulti} {
+		if c.expresses(f, a) {
+			return f
+		}
+	}
+	return formProducts
+}
+
+func (c *cudaOperators) attend(x rows, a *arch.Attention) (rows, error) {
+	form := c.form(a)
+	c.forms[string(form)] = true
+	switch form {
+	case formPacked:
+		return c.packed(x, a)
+	case formPaged:
+		return c.paged(x, a)
+	}
+	c.padded = true
+	h, err := c.heads(x, a)
+	if err != nil {
+		return x, err
+	}
+	switch form {
+	case formGrouped:
+		return c.grouped(h, a), nil
+	case formMulti:
+		return c.multi(h, a)
+	}
+	c.scores = max(c.scores, a.Heads)
+	return c.products(h, a)
+}
+
+// heads are rows of query, key and value heads, ready for the product: normalised, with rope.
+type heads struct{ q, k, v rows }
+
+func (c *cudaOperators) heads(x rows, a *arch.Attention) (heads, error) {
+	l := c.l
+	x, bias, err := l.linear(x, a.QKV...)
+	if err != nil {
+		return heads{}, err
+	}
+	x = c.activate(x, bias, arch.Identity)
+	parts := c.split(x, a.Heads*a.HeadDim, a.KVHeads*a.HeadDim, a.KVHeads*a.HeadDim)
+	h := heads{parts[0], parts[1], parts[2]}
+	if n := a.QKNorm; n != nil {
+		if h.q, err = c.headNorm(h.q, &n.Q, a, n.FullWidth); err != nil {
+			return h, err
+		}
+		if h.k, err = c.headNorm(h.k, &n.K, a, n.FullWidth); err != nil {
+			return h, err
+		}
+	}
+	if a.Rope != nil {
+		if h.q, err = c.rope(h.q, a); err != nil {
+			return h, err
+		}
+		h.k, err = c.rope(h.k, a)
+	}
+	return h, err
+}
+
+// headNorm normalises each head by itself, or whole rows.
+func (c *cudaOperators) headNorm(x rows, n *arch.Norm, a *arch.Attention, full bool) (rows, error) {
+	if full {
+		return c.norm(x, "", n, rows{}, nil)
+	}
+	g := c.l.g
+	each := rows{c.reshape(x.name, -1, a.HeadDim), dim{name: fmt.Sprint("heads_of_", x.width, "_by_", a.HeadDim)}, a.HeadDim, x.dtype}
+	each, err := c.norm(each, "", n, rows{}, nil)
+	if err != nil {
+		return x, err
+	}
+	y := g.typedRows(x.dtype, x.count, x.width)
+	g.add("", "Reshape", []string{each.name, c.shape(-1, x.width)}, []string{y.name})
+	return y, nil
+}
+
+// rope rotates in float32, with tables in float32. Each row is a batch of its own to the operator, which refuses
+// sequences longer than its tables.
+func (c *cudaOperators) rope(x rows, a *arch.Attention) (rows, error) {
+	g, r := c.l.g, a.Rope
+	if r.Kind != arch.RopeHalf && r.Kind != arch.RopeInterleaved {
+		c.l.refuse("rope kind %d on cuda", r.Kind)
+	}
+	cos, sin, err := c.l.ropeTables(r, ort.Float32)
+	if err != nil {
+		return x, err
+	}
+	positions := c.shared("rope positions", func() string {
+		return c.reshape(g.op("", "Cast", []string{g.input(positionIDs, ort.Int32, tokens)}, attr{"to", int64(ort.Int64)}), -1, 1)
+	})
+	turned := g.op(domainOfMicrosoft, "RotaryEmbedding",
+		[]string{c.reshape(g.cast(x, ort.Float32).name, -1, 1, x.width), positions, cos, sin},
+		attr{"interleaved", flag(r.Kind == arch.RopeInterleaved)}, attr{"num_heads", int64(x.width / a.HeadDim)}, attr{"rotary_embedding_dim", int64(r.Dim)})
+	y := g.typedRows(ort.Float32, x.count, x.width)
+	g.add("", "Reshape", []string{turned, c.shape(-1, x.width)}, []string{y.name})
+	return g.cast(y, x.dtype), nil
+}
+
+// ---- Fused forms over packed rows ----
+
+// packed is PackedMultiHeadAttention. Without norms and rope its projection yields rows [heads, 3, head_dim], by the
+// order of the weights, and the operator adds the bias.
+func (c *cudaOperators) packed(x rows, a *arch.Attention) (rows, error) {
+	g := c.l.g
+	var inputs []string
+	if a.QKNorm == nil && a.Rope == nil {
+		w, err := c.l.b.interleaved(a.QKV, a.HeadDim)
+		if err != nil {
+			return x, err
+		}
+		qkv, bias, err := c.l.product(x, w, a.QKV)
+		if err != nil {
+			return x, err
+		}
+		inputs = []string{c.reshape(qkv.name, -1, a.Heads, 3, a.HeadDim), "", "", bias}
+	} else {
+		h, err := c.heads(x, a)
+		if err != nil {
+			return x, err
+		}
+		inputs = []string{h.q.name, h.k.name, h.v.name, ""}
+	}
+	inputs = append(inputs, g.input(tokenOffset, ort.Int32, filled, longest), g.input(filledCuSeqLens, ort.Int32, dim{name: "filled_plus_one"}))
+	y := g.rows(x.count, a.Heads*a.HeadDim)
+	g.add(domainOfMicrosoft, "PackedMultiHeadAttention", inputs, []string{y.name}, attr{"num_heads", int64(a.Heads)}, attr{"scale", a.Scale})
+	return y, nil
+}
+
+// pageRows is the least page of a cache that the flash kernel of PagedAttention reads, by the size of heads.
+func pageRows(headDim int) int {
+	switch {
+	case headDim <= 64:
+		return 256
+	case headDim <= 128:
+		return 128
+	}
+	return 64
+}
+
+// paged is PagedAttention over a cache that lives for one run: each sequence has pages of its own, with nothing in them
+// before. All layers use the same one in turn, since they run in order on one stream. Rope counts positions from 0 in
+// each sequence: only differences count, and the position ids of a sequence follow one another.
+func (c *cudaOperators) paged(x rows, a *arch.Attention) (rows, error) {
+	l, g := c.l, c.l.g
+	var inputs []string
+	attrs := []attr{
+		{"num_heads", int64(a.Heads)}, {"kv_num_heads", int64(a.KVHeads)}, {"scale", a.Scale}, {"softcap", a.Softcap}, {"is_causal", flag(a.Causal)},
+	}
+	var cos, sin, queryNorm, keyNorm string
+	if c.insidePaged(a) {
+		qkv, bias, err := l.linear(x, a.QKV...)
+		if err != nil {
+			return x, err
+		}
+		inputs = []string{c.activate(qkv, bias, arch.Identity).name, "", ""}
+		if a.Rope != nil {
+			if cos, sin, err = l.ropeTables(a.Rope, g.dtype); err != nil {
+				return x, err
+			}
+			attrs = append(attrs, attr{"do_rotary", int64(1)}, attr{"rotary_interleaved", flag(a.Rope.Kind == arch.RopeInterleaved)})
+		}
+		if n := a.QKNorm; n != nil {
+			if queryNorm, _, err = c.normWeights(&n.Q, a.HeadDim); err != nil {
+				return x, err
+			}
+			if keyNorm, _, err = c.normWeights(&n.K, a.HeadDim); err != nil {
+				return x, err
+			}
+			attrs = append(attrs, attr{"qk_norm_epsilon", n.Q.Eps})
+		}
+	} else {
+		h, err := c.heads(x, a)
+		if err != nil {
+			return x, err
+		}
+		inputs = []string{h.q.name, h.k.name, h.v.name}
+	}
+	cache := func(kind string) string {
+		return c.shared(fmt.Sprint(kind, a.KVHeads, " ", a.HeadDim), func() string {
+			shape := g.input(cacheShape(a.KVHeads, a.HeadDim), ort.Int64, dim{size: 4})
+			return g.op("", "Expand", []string{l.b.scalar(0), shape})
+		})
+	}
+	inputs = append(inputs, cache("key cache "), cache("value cache "),
+		g.input(filledCuSeqLens, ort.Int32, dim{name: "filled_plus_one"}), g.input(pastLengths, ort.Int32, filled),
+		g.input(blockTable, ort.Int32, filled, dim{name: "blocks"}), cos, sin, "", "", queryNorm, keyNorm, "", "",
+		g.input(attentionMetadata, ort.Int32, dim{size: 3}))
+	y := g.rows(x.count, a.Heads*a.HeadDim)
+	g.add(domainOfMicrosoft, "PagedAttention", inputs, []string{y.name}, attrs...)
+	return y, nil
+}
+
+// insidePaged reports that PagedAttention can do the norm of query and key, and rope. The norm comes first, so rope alone
+// inside would need both outside.
+func (c *cudaOperators) insidePaged(a *arch.Attention) bool {
+	if r := a.Rope; r != nil && (r.Dim%16 != 0 || r.Dim > a.HeadDim || r.Kind != arch.RopeHalf && r.Kind != arch.RopeInterleaved) {
+		return false
+	}
+	n := a.QKNorm
+	return n == nil || !n.FullWidth && n.Q.Kind == arch.RMSNorm && n.K.Kind == arch.RMSNorm && n.Q.Eps == n.K.Eps && n.Q.Eps > 0 &&
+		n.Q.Bias.Absent() && n.K.Bias.Absent()
+}

@@ -1,0 +1,75 @@
+// What session.c and run.c share.
+#ifndef BEI_ORT_SESSION_H
+#define BEI_ORT_SESSION_H
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+
+#include "internal.h"
+
+// Named tensors over memory of others.
+typedef struct {
+  char **names;      // [count]
+  OrtValue **values; // [count]
+  size_t count, room;
+} tensors;
+
+struct bei_ort_builder {
+  OrtSessionOptions *options;
+  bei_ops *ops;
+  tensors constants, bound;
+  int32_t device; // of CUDA; -1: the CPU
+};
+
+struct bei_ort_session {
+  OrtSession *session;
+  bei_ops *ops;
+  tensors bound;
+  bei_ort_host host;
+  atomic_bool ran; // at least once
+};
+
+struct bei_ort_run {
+  OrtRunOptions *options;
+  OrtRunOptions *shrinking; // the same, and gives memory back at the end
+};
+
+#define TRY(call)                                                                                                      \
+  do {                                                                                                                 \
+    char *error_ = bei_ort_error(bei_ort_api->call);                                                                   \
+    if (error_ != NULL)                                                                                                \
+      return error_;                                                                                                   \
+  } while (0)
+
+static inline char *bei_ort_no_memory(void) { return strdup("out of memory"); }
+
+// Subnormal numbers make products many times slower and carry nothing here. ONNX Runtime can flush them on its pool's
+// threads, for good; on a thread that is lent to us the mode is set for the call and put back.
+#if defined(__SSE__)
+typedef unsigned int float_mode;
+static inline float_mode flush_subnormals(void) {
+  float_mode before = _mm_getcsr();
+  _mm_setcsr(before | 0x8040); // flush to zero, subnormals are zeros
+  return before;
+}
+static inline void restore_mode(float_mode mode) { _mm_setcsr(mode); }
+#elif defined(__aarch64__)
+typedef uint64_t float_mode;
+static inline void restore_mode(float_mode mode) { __asm__ volatile("msr fpcr, %0" ::"r"(mode)); }
+static inline float_mode flush_subnormals(void) {
+  float_mode before;
+  __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+  restore_mode(before | (UINT64_C(1) << 24)); // FZ
+  return before;
+}
+#else
+typedef int float_mode;
+static inline float_mode flush_subnormals(void) { return 0; }
+static inline void restore_mode(float_mode mode) { (void)mode; }
+#endif
+
+#endif

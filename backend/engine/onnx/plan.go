@@ -1,0 +1,236 @@
+package onnx
+
+import (
+	"fmt"
+	"math"
+	"unsafe"
+
+	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
+	"github.com/basetenlabs/bei-runtime/backend/status"
+)
+
+// More sizes that differ from run to run. Sequences without tokens are none for attention: the others are "filled".
+var (
+	filled  = dim{name: "filled"}
+	longest = dim{name: "longest"}
+)
+
+// Names of inputs that the host computes for graphs on CUDA, with what they hold. Padded rows are [filled, longest].
+const (
+	filledCuSeqLens   = "filled_cu_seqlens"  // [filled + 1]
+	starts            = "starts"             // [filled] first row of each sequence
+	lastPositions     = "last_positions"     // [filled] tokens of each sequence, less one
+	padPositions      = "pad_positions"      // [longest] 0, 1, ...
+	unpaddedRows      = "unpadded_rows"      // [tokens] the padded row of each row
+	tokenOffset       = "token_offset"       // [filled, longest] the padded rows of tokens, then those of none
+	longestLength     = "longest_length"     // a number
+	pastLengths       = "past_lengths"       // [filled] zeros
+	blockTable        = "block_table"        // [filled, blocks] pages of each sequence
+	attentionMetadata = "attention_metadata" // bounds of lengths
+	firstRows         = "first_rows"         // [sequences]; of sequences without tokens any row
+	lastRows          = "last_rows"          // [sequences]; likewise
+	poolFirst         = "pool_first"         // [sequences] first position that is pooled
+	poolLast          = "pool_last"          // [sequences] last position
+	poolCounts        = "pool_counts"        // [sequences] tokens that are pooled
+	rowSequences      = "row_sequences"      // [tokens] the sequence of each row
+	sequenceNumbers   = "sequence_numbers"   // [sequences] 0, 1, ...
+)
+
+// cacheShape is the shape of a cache of pages for heads of that kind.
+func cacheShape(kvHeads, headDim int) string { return fmt.Sprintf("cache_%d_%d", kvHeads, headDim) }
+
+// poolWeights [tokens] are the weights of rows in their sequence's average; 0 where they are not pooled.
+func poolWeights(mode arch.PoolMode) string { return "pool_weights_" + mode.String() }
+
+// layout is how the rows of one batch lie.
+type layout struct {
+	*engine.Batch
+	exclude bool // prompts are not pooled
+	block   int  // rows of a page
+	pages   int  // of all sequences
+	sizes   map[string]int
+}
+
+// lay checks the cumulative lengths, which everything else relies on, and counts.
+func lay(b *engine.Batch, g *deviceGraph) (*layout, error) {
+	l := &layout{Batch: b, exclude: g.exclude, block: max(g.block, 1)}
+	n, most := 0, 0
+	if b.CuSeqLens[0] != 0 {
+		return nil, status.Errorf(status.Inference, "cu_seqlens starts at %d, not at 0", b.CuSeqLens[0])
+	}
+	for i, end := range b.CuSeqLens[1:] {
+		length := int(end) - int(b.CuSeqLens[i])
+		if length < 0 || int(end) > b.Tokens() || b.PoolSkip[i] < 0 {
+			return nil, status.Errorf(status.Inference, "cu_seqlens[%d] is %d, after %d, with %d tokens and %d to skip", i+1, end, b.CuSeqLens[i], b.Tokens(), b.PoolSkip[i])
+		}
+		if length > 0 {
+			n++
+		}
+		most = max(most, length)
+		l.pages += (length + l.block - 1) / l.block
+	}
+	if last := b.CuSeqLens[b.Sequences()]; int(last) != b.Tokens() {
+		return nil, status.Errorf(status.Inference, "cu_seqlens ends at %d with %d tokens", last, b.Tokens())
+	}
+	most = (most + g.align - 1) / g.align * g.align
+	l.sizes = map[string]int{
+		tokens.name: b.Tokens(), sequences.name: b.Sequences(), "sequences_plus_one": b.Sequences() + 1,
+		filled.name: n, "filled_plus_one": n + 1, longest.name: most, "blocks": (most + l.block - 1) / l.block,
+	}
+	return l, nil
+}
+
+// dims are those of an input.
+func (l *layout) dims(v value) []int {
+	dims := make([]int, len(v.dims))
+	for i, d := range v.dims {
+		dims[i] = d.size
+		if d.name != "" {
+			dims[i] = l.sizes[d.name]
+		}
+	}
+	return dims
+}
+
+func view[T any](memory []byte) []T {
+	var zero T
+	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(memory))), len(memory)/int(unsafe.Sizeof(zero)))
+}
+
+// write fills the memory of an input.
+func (l *layout) write(v value, memory []byte) {
+	switch v.dtype {
+	case ort.Float32:
+		l.writeWeights(v.name, view[float32](memory))
+	case ort.Int64: // a cache's shape
+		dst := view[int64](memory)
+		dst[0], dst[1] = int64(l.pages), int64(l.block)
+		_, _ = fmt.Sscanf(v.name, "cache_%d_%d", &dst[2], &dst[3]) // cacheShape made the name
+	default:
+		l.writeRows(v.name, view[int32](memory))
+	}
+}
+
+// each calls f for the sequences that have tokens: their number among these, first row and length.
+func (l *layout) each(f func(i, start, length int)) {
+	n := 0
+	for i := range l.Sequences() {
+		if start, end := l.CuSeqLens[i], l.CuSeqLens[i+1]; end > start {
+			f(n, int(start), int(end-start))
+			n++
+		}
+	}
+}
+
+func (l *layout) writeRows(name string, dst []int32) {
+	most := l.sizes[longest.name]
+	switch name {
+	case inputIDs:
+		copy(dst, l.InputIDs)
+	case typeIDs:
+		copy(dst, l.TypeIDs)
+	case positionIDs:
+		copy(dst, l.PositionIDs)
+	case filledCuSeqLens:
+		dst[0] = 0
+		l.each(func(i, start, length int) { dst[i+1] = int32(start + length) })
+	case starts:
+		l.each(func(i, start, _ int) { dst[i] = int32(start) })
+	case lastPositions:
+		l.each(func(i, _, length int) { dst[i] = int32(length - 1) })
+	case padPositions, sequenceNumbers:
+		for i := range dst {
+			dst[i] = int32(i)
+		}
+	case unpaddedRows:
+		l.each(func(i, start, length int) { count(dst[start:start+length], i*most) })
+	case tokenOffset:
+		padding := l.Tokens()
+		l.each(func(i, start, length int) {
+			count(dst[start:start+length], i*most)
+			count(dst[padding:padding+most-length], i*most+length)
+			padding += most - length
+		})
+	case longestLength:
+		dst[0] = int32(most)
+	case attentionMetadata:
+		for i := range dst {
+			dst[i] = int32(most)
+		}
+	case blockTable:
+		width, next := l.sizes["blocks"], 0
+		clear(dst)
+		l.each(func(i, _, length int) {
+			pages := (length + l.block - 1) / l.block
+			count(dst[i*width:i*width+pages], next)
+			next += pages
+		})
+	case pastLengths:
+		clear(dst)
+	default:
+		l.writeSequences(name, dst)
+	}
+}
+
+// count writes from, from + 1, ...
+func count(dst []int32, from int) {
+	for i := range dst {
+		dst[i] = int32(from + i)
+	}
+}
+
+func (l *layout) writeSequences(name string, dst []int32) {
+	final := int32(l.Tokens() - 1)
+	for i := range l.Sequences() {
+		start, end := l.CuSeqLens[i], l.CuSeqLens[i+1]
+		last := max(end-start-1, 0)
+		switch name {
+		case firstRows:
+			dst[i] = min(start, final)
+		case lastRows:
+			dst[i] = max(end-1, 0)
+		case poolFirst:
+			dst[i] = min(l.skip(i), last)
+		case poolLast:
+			dst[i] = last
+		case poolCounts:
+			dst[i] = end - start - l.skip(i)
+		case rowSequences:
+			for row := start; row < end; row++ {
+				dst[row] = int32(i)
+			}
+		default:
+			panic("no input is named " + name)
+		}
+	}
+}
+
+// skip is the number of leading tokens of sequence i that are not pooled.
+func (l *layout) skip(i int) int32 {
+	if !l.exclude {
+		return 0
+	}
+	return min(l.PoolSkip[i], l.CuSeqLens[i+1]-l.CuSeqLens[i])
+}
+
+func (l *layout) writeWeights(name string, dst []float32) {
+	for i := range l.Sequences() {
+		rows := dst[l.CuSeqLens[i]:l.CuSeqLens[i+1]]
+		skip := int(l.skip(i))
+		clear(rows[:skip])
+		pooled := float64(len(rows) - skip)
+		first, final := float64(skip+1), float64(len(rows))
+		for p := skip; p < len(rows); p++ {
+			weight := 1 / pooled
+			switch name {
+			case poolWeights(arch.PoolMeanSqrtLen):
+				weight = 1 / math.Sqrt(pooled)
+			case poolWeights(arch.PoolWeightedMean):
+				weight = float64(p+1) / ((first + final) * pooled / 2)
+			}
+			rows[p] = float32(weight)
+		}
+	}
+}

@@ -1,0 +1,97 @@
+package onnx
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
+	"github.com/basetenlabs/bei-runtime/backend/status"
+)
+
+// batchOf has sequences of those lengths; the first of pooled tokens is skip.
+func batchOf(skip int, lengths ...int) *engine.Batch {
+	b := engine.NewBatch(engine.Limits{MaxTokens: 100, MaxSequences: 10})
+	for _, n := range lengths {
+		for i := range n {
+			b.InputIDs, b.TypeIDs, b.PositionIDs = append(b.InputIDs, int32(10+i)), append(b.TypeIDs, 1), append(b.PositionIDs, int32(i+2))
+		}
+		b.EndSequence(engine.Pooled, skip)
+	}
+	return b
+}
+
+func TestPlan(t *testing.T) {
+	l, err := lay(batchOf(2, 3, 0, 1, 5), &deviceGraph{exclude: true, block: 2, align: 1})
+	require.NoError(t, err)
+	dimOf := func(name string) dim { return dim{name: name} }
+	for name, c := range map[string]struct {
+		dims []dim
+		want []int32
+	}{
+		inputIDs:          {[]dim{tokens}, []int32{10, 11, 12, 10, 10, 11, 12, 13, 14}},
+		typeIDs:           {[]dim{tokens}, []int32{1, 1, 1, 1, 1, 1, 1, 1, 1}},
+		positionIDs:       {[]dim{tokens}, []int32{2, 3, 4, 2, 2, 3, 4, 5, 6}},
+		filledCuSeqLens:   {[]dim{dimOf("filled_plus_one")}, []int32{0, 3, 4, 9}},
+		starts:            {[]dim{filled}, []int32{0, 3, 4}},
+		lastPositions:     {[]dim{filled}, []int32{2, 0, 4}},
+		padPositions:      {[]dim{longest}, []int32{0, 1, 2, 3, 4}},
+		unpaddedRows:      {[]dim{tokens}, []int32{0, 1, 2, 5, 10, 11, 12, 13, 14}},
+		tokenOffset:       {[]dim{filled, longest}, []int32{0, 1, 2, 5, 10, 11, 12, 13, 14, 3, 4, 6, 7, 8, 9}},
+		longestLength:     {nil, []int32{5}},
+		pastLengths:       {[]dim{filled}, []int32{0, 0, 0}},
+		blockTable:        {[]dim{filled, dimOf("blocks")}, []int32{0, 1, 0, 2, 0, 0, 3, 4, 5}},
+		attentionMetadata: {[]dim{{size: 3}}, []int32{5, 5, 5}},
+		firstRows:         {[]dim{sequences}, []int32{0, 3, 3, 4}},
+		lastRows:          {[]dim{sequences}, []int32{2, 2, 3, 8}},
+		poolFirst:         {[]dim{sequences}, []int32{2, 0, 0, 2}},
+		poolLast:          {[]dim{sequences}, []int32{2, 0, 0, 4}},
+		poolCounts:        {[]dim{sequences}, []int32{1, 0, 0, 3}},
+		rowSequences:      {[]dim{tokens}, []int32{0, 0, 0, 2, 3, 3, 3, 3, 3}},
+		sequenceNumbers:   {[]dim{sequences}, []int32{0, 1, 2, 3}},
+	} {
+		v := value{name, ort.Int32, c.dims}
+		bytes, _ := alignedBytes(v.dtype, l.dims(v))
+		memory := make([]byte, bytes)
+		for i := range memory {
+			memory[i] = 0xee // what an earlier run left
+		}
+		l.write(v, memory)
+		require.Equal(t, c.want, view[int32](memory), name)
+	}
+	shape := value{cacheShape(7, 16), ort.Int64, []dim{{size: 4}}}
+	memory := make([]byte, 32)
+	l.write(shape, memory)
+	require.Equal(t, []int64{6, 2, 7, 16}, view[int64](memory))
+	for mode, want := range map[arch.PoolMode][]float32{
+		arch.PoolMean:         {0, 0, 1, 0, 0, 0, 1. / 3, 1. / 3, 1. / 3},
+		arch.PoolMeanSqrtLen:  {0, 0, 1, 0, 0, 0, 0.57735026, 0.57735026, 0.57735026},
+		arch.PoolWeightedMean: {0, 0, 1, 0, 0, 0, 3. / 12, 4. / 12, 5. / 12},
+	} {
+		got := make([]float32, 9)
+		l.writeWeights(poolWeights(mode), got)
+		require.Equal(t, want, got, mode)
+	}
+	l, err = lay(batchOf(0, 3, 9), &deviceGraph{align: 8})
+	require.NoError(t, err)
+	require.Equal(t, 16, l.sizes[longest.name])
+	require.Panics(t, func() { l.writeRows("unheard of", make([]int32, 9)) })
+}
+
+func TestPlanRefuses(t *testing.T) {
+	for want, change := range map[string]func(b *engine.Batch){
+		"cu_seqlens starts at 1":                                    func(b *engine.Batch) { b.CuSeqLens[0] = 1 },
+		"cu_seqlens[1] is -1, after 0":                              func(b *engine.Batch) { b.CuSeqLens[1] = -1 },
+		"cu_seqlens[1] is 9, after 0, with 5 tokens":                func(b *engine.Batch) { b.CuSeqLens[1] = 9 },
+		"cu_seqlens[2] is 5, after 3, with 5 tokens and -2 to skip": func(b *engine.Batch) { b.PoolSkip[1] = -2 },
+		"cu_seqlens ends at 4 with 5 tokens":                        func(b *engine.Batch) { b.CuSeqLens[2] = 4 },
+	} {
+		b := batchOf(0, 3, 2)
+		change(b)
+		_, err := lay(b, &deviceGraph{align: 1})
+		require.Equal(t, status.Inference, status.CodeOf(err), want)
+		require.ErrorContains(t, err, want)
+	}
+}

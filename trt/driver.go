@@ -1,0 +1,56 @@
+package trt
+
+import "github.com/basetenlabs/bei-runtime/trt/nvinfer"
+
+// driver is what the runtime needs of a flavour and its devices. Tests have a scripted one.
+type driver interface {
+	Devices() ([]nvinfer.Device, error)
+	// Load puts a plan on a device.
+	Load(plan []byte, o nvinfer.ProgramOptions) (program, error)
+}
+
+// program is *nvinfer.Program.
+type program interface {
+	Memory() (weights, context uint64, err error)
+	Cache() ([]byte, error)
+	Lane(bindings []nvinfer.Binding, inputs int, contextBytes uint64) (lane, error)
+	Free()
+}
+
+// lane is *nvinfer.Lane.
+type lane interface {
+	Needs(dims [][]int) (uint64, error)
+	Resize(contextBytes uint64) error
+	Stage(binding, bytes int) (memory, error)
+	Enqueue(l *nvinfer.Launch) (captured bool, err error)
+	Wait() error
+	Free()
+}
+
+// library is the driver over TensorRT.
+type library struct{ *nvinfer.Library }
+
+func (l library) Load(plan []byte, o nvinfer.ProgramOptions) (program, error) {
+	p, err := l.NewProgram(plan, o)
+	if err != nil {
+		return nil, err
+	}
+	return loaded{p}, nil
+}
+
+type loaded struct{ *nvinfer.Program }
+
+func (p loaded) Lane(bindings []nvinfer.Binding, inputs int, contextBytes uint64) (lane, error) {
+	l, err := p.NewLane(bindings, inputs, contextBytes)
+	if err != nil {
+		return nil, err
+	}
+	return stream{l}, nil
+}
+
+type stream struct{ *nvinfer.Lane }
+
+func (s stream) Stage(binding, bytes int) (memory, error) {
+	host, err := s.Lane.Stage(binding, bytes)
+	return memory{host, bytes}, err
+}

@@ -1,0 +1,272 @@
+package trt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/status"
+)
+
+// Engine implements engine.Engine: replicas of one plan behind one pool of workers. A slot borrows a worker for each run, so that work
+// goes to whichever device is free, and none to one that is lost.
+type Engine struct {
+	info      engine.Info
+	model     *arch.Model
+	layout    layout
+	positions int // position ids are below it
+	slots     []engine.Slot
+	log       func(message string)
+
+	pool chan *worker // idle ones; room for all
+	open func(ctx context.Context, index int) (*replica, error)
+
+	mu       sync.Mutex // guards what follows
+	replicas []*replica // a lost one stays in its place until it is rebuilt
+	serving  int        // replicas that are not lost
+	broken   chan struct{}
+	rebuilds sync.WaitGroup
+	stop     []context.CancelFunc // end rebuilds
+	stopping bool
+
+	running sync.RWMutex // runs hold it for reading, Close for writing
+	closed  bool
+}
+
+var _ engine.Engine = (*Engine)(nil)
+
+// setUp is what newEngine needs to know.
+type setUp struct {
+	info      engine.Info // but for limits that the replicas decide
+	model     *arch.Model
+	layout    layout
+	positions int
+	devices   int
+	workers   int // of each replica
+	open      func(ctx context.Context, index int) (*replica, error)
+	log       func(message string)
+}
+
+// newEngine opens a replica on each device.
+func newEngine(ctx context.Context, u setUp) (*Engine, error) {
+	e := &Engine{info: u.info, model: u.model, layout: u.layout, positions: u.positions, open: u.open, log: u.log, broken: make(chan struct{})}
+	e.pool = make(chan *worker, u.devices*u.workers)
+	for i := range u.devices {
+		r, err := u.open(ctx, i)
+		if err != nil {
+			e.free()
+			return nil, err
+		}
+		e.replicas = append(e.replicas, r)
+	}
+	e.serving = len(e.replicas)
+	first := e.replicas[0]
+	l := &e.info.Limits
+	l.MaxTokens = max(l.MaxTokens, 1)
+	if l.BestTokens == 0 {
+		l.BestTokens = first.shapes.bestTokens(l.MaxTokens)
+	}
+	l.BestTokens = min(l.BestTokens, l.MaxTokens)
+	var names []string
+	for _, r := range e.replicas {
+		names = append(names, "cuda:"+strconv.Itoa(r.device.Index))
+		e.info.DeviceUUIDs = append(e.info.DeviceUUIDs, r.device.UUID)
+	}
+	e.info.Device = strings.Join(names, ",")
+	e.info.Outputs, e.info.PooledWidth, e.info.TokenWidth = u.layout.outputs, u.layout.pooled, u.layout.token
+	maps.Copy(e.info.Details, map[string]string{
+		"gpu": first.device.Name, "replicas": strconv.Itoa(len(e.replicas)), "runs_in_flight": strconv.Itoa(u.workers),
+		"shapes": strconv.Itoa(len(first.shapes.all)), "device_megabytes": fmt.Sprintf("%d weights, %d for each run in flight", first.weightsBytes>>20, first.contextBytes>>20),
+	})
+	// Workers of different devices take turns.
+	for k := range u.workers {
+		for _, r := range e.replicas {
+			e.pool <- r.workers[k]
+		}
+	}
+	for range cap(e.pool) {
+		e.slots = append(e.slots, newSlot(e))
+	}
+	return e, nil
+}
+
+// Info implements engine.Engine.
+func (e *Engine) Info() engine.Info { return e.info }
+
+// Slots implements engine.Engine.
+func (e *Engine) Slots() []engine.Slot { return e.slots }
+
+// acquire waits for an idle worker.
+func (e *Engine) acquire(ctx context.Context) (*worker, error) {
+	select {
+	case w := <-e.pool:
+		return w, nil
+	default:
+	}
+	select {
+	case w := <-e.pool:
+		return w, nil
+	case <-e.broken:
+		return nil, e.Health()
+	case <-ctx.Done():
+		return nil, status.Errorf(status.Cancelled, "waiting for a device: %w", context.Cause(ctx))
+	}
+}
+
+// release gives a worker back after a run that ended with err. A lost device's go no more: once all of them are back it is rebuilt.
+func (e *Engine) release(w *worker, err error) {
+	r := w.replica
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if status.CodeOf(err) == status.Unhealthy && r.lost == nil {
+		r.lost = err
+		r.idle = e.drain(r)
+		e.serving--
+		e.log(fmt.Sprintf("%s is lost: %v", r.name(), err))
+	}
+	if r.lost == nil {
+		e.pool <- w
+		return
+	}
+	r.idle++
+	if r.idle == len(r.workers) {
+		e.rebuild(r)
+	}
+}
+
+// drain takes the idle workers of r out of the pool and returns their number. The caller holds mu.
+func (e *Engine) drain(r *replica) int {
+	n := 0
+	for range len(e.pool) {
+		select {
+		case w := <-e.pool:
+			if w.replica == r {
+				n++
+			} else {
+				e.pool <- w
+			}
+		default:
+		}
+	}
+	return n
+}
+
+// rebuild opens a lost replica again, once. The caller holds mu.
+func (e *Engine) rebuild(r *replica) {
+	index := slices.Index(e.replicas, r)
+	if r.rebuilt || e.stopping {
+		e.giveUp()
+		return
+	}
+	e.rebuilds.Go(func() {
+		r.free()
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		e.mu.Lock()
+		e.stop = append(e.stop, cancel)
+		stopping := e.stopping
+		e.mu.Unlock()
+		var fresh *replica
+		err := error(status.Errorf(status.ShutDown, "engine tensorrt is closing"))
+		if !stopping {
+			fresh, err = e.open(ctx, index)
+		}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if err != nil {
+			r.lost = errors.Join(r.lost, fmt.Errorf("rebuilding it failed: %w", err))
+			e.log(fmt.Sprintf("%s could not be rebuilt: %v", r.name(), err))
+			r.rebuilt = true
+			e.giveUp()
+			return
+		}
+		fresh.rebuilt = true
+		e.replicas[index] = fresh
+		e.serving++
+		e.log(fresh.name() + " was rebuilt and serves again")
+		for _, w := range fresh.workers {
+			e.pool <- w
+		}
+	})
+}
+
+// giveUp tells waiting runs that no device will come back. The caller holds mu.
+func (e *Engine) giveUp() {
+	for _, r := range e.replicas {
+		if r.lost == nil || !r.rebuilt {
+			return
+		}
+	}
+	select {
+	case <-e.broken:
+	default:
+		close(e.broken)
+	}
+}
+
+// Health implements engine.Engine. A lost replica is an error even while others serve: the device needs somebody's attention.
+func (e *Engine) Health() error {
+	e.running.RLock()
+	closed := e.closed
+	e.running.RUnlock()
+	if closed {
+		return status.Errorf(status.ShutDown, "engine tensorrt is closed")
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, r := range e.replicas {
+		if r.lost != nil {
+			state := "is being rebuilt"
+			if r.rebuilt {
+				state = "is lost"
+			}
+			return status.Errorf(status.Unhealthy, "%s %s; %d of %d replicas serve: %w", r.name(), state, e.serving, len(e.replicas), r.lost)
+		}
+	}
+	return nil
+}
+
+// closeWait is how long Close waits for a rebuild to notice that it must end.
+const closeWait = 30 * time.Second
+
+// Close implements engine.Engine. It waits for runs in progress; later ones fail with ShutDown.
+func (e *Engine) Close() error {
+	e.running.Lock()
+	defer e.running.Unlock()
+	if e.closed {
+		return nil
+	}
+	e.closed = true
+	e.mu.Lock()
+	e.stopping = true
+	for _, stop := range e.stop {
+		stop()
+	}
+	e.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		e.rebuilds.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(closeWait):
+		return status.Errorf(status.Timeout, "a device that is being rebuilt does not come to an end; its memory stays")
+	}
+	e.free()
+	return nil
+}
+
+func (e *Engine) free() {
+	for _, r := range e.replicas {
+		r.free()
+	}
+}

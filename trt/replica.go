@@ -1,0 +1,256 @@
+package trt
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/status"
+	"github.com/basetenlabs/bei-runtime/trt/nvinfer"
+)
+
+// layout is what a plan's inputs and outputs look like: the same for all replicas.
+type layout struct {
+	planes        planes
+	outputs       engine.Outputs
+	pooled, token int // columns
+}
+
+// Bindings of a lane, in order. Those that a model does not have are left out at the end.
+const (
+	bindTokens = iota
+	bindSequences
+	bindTokenVectors
+	bindPooled
+	inputCount = 2
+)
+
+// replica is the program on one device, with its lanes.
+type replica struct {
+	device  nvinfer.Device
+	program program
+	workers []*worker
+	shapes  *shapes
+
+	// Guarded by Engine.mu.
+	lost    error // why it serves no more
+	idle    int   // workers that came back since
+	rebuilt bool  // the one attempt was made
+
+	weightsBytes, contextBytes uint64
+}
+
+// worker is a lane with its staging memory.
+type worker struct {
+	replica *replica
+	lane    lane
+	shapes  *shapes
+	layout  layout
+	graphs  int // shapes below it have CUDA graphs
+
+	tokens, sequences memory
+	pooled            memory
+	vectors           memory // grows when token vectors are wanted
+	cells, count      int    // that staging has room for
+	bound             int    // bindings
+	launch            nvinfer.Launch
+	dims              [inputCount][3]int
+}
+
+// sizes bound what the workers of a replica hold.
+type sizes struct {
+	limits      engine.Limits
+	workers     int    // of a replica
+	graphs      int    // of a worker
+	memoryBytes uint64 // of a replica on its device; 0: what is free
+}
+
+// openReplica loads the plan, makes its workers and warms them up: afterwards no launch makes kernels, graphs or device memory.
+func openReplica(ctx context.Context, d driver, device nvinfer.Device, plan, kernels []byte, l layout, s sizes, progress func(done, all int)) (r *replica, err error) {
+	r = &replica{device: device}
+	r.program, err = d.Load(plan, nvinfer.ProgramOptions{Device: device.Index, Specialization: nvinfer.Eager, Cache: kernels})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			r.free()
+		}
+	}()
+	if r.weightsBytes, _, err = r.program.Memory(); err != nil {
+		return nil, err
+	}
+	r.shapes = newShapes(s.limits.MaxTokens, s.limits.MaxSequences, s.limits.MaxLength)
+	first, err := r.open(l, s)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.fit(first, l, s); err != nil {
+		return nil, err
+	}
+	for len(r.workers) < s.workers {
+		if _, err := r.open(l, s); err != nil {
+			return nil, err
+		}
+	}
+	return r, r.warmUp(ctx, progress)
+}
+
+func (r *replica) open(l layout, s sizes) (*worker, error) {
+	w := &worker{replica: r, layout: l, shapes: r.shapes, graphs: s.graphs}
+	largest, most := 0, 0
+	for _, x := range r.shapes.all {
+		largest, most = max(largest, x.cells()), max(most, x.n)
+	}
+	// Room for the launches of a full run, which pad it.
+	w.cells, w.count = max(largest, 2*s.limits.MaxTokens), max(most, 2*s.limits.MaxSequences)
+	bindings := []nvinfer.Binding{
+		{Name: inputTokens, DeviceBytes: 4 * l.planes.tokens * largest, HostBytes: 4 * l.planes.tokens * w.cells},
+		{Name: inputSequences, DeviceBytes: 4 * l.planes.sequences * most, HostBytes: 4 * l.planes.sequences * w.count},
+		{Name: outputTokenVectors, DeviceBytes: 4 * l.token * largest},
+	}
+	if l.outputs&engine.Pooled != 0 {
+		bindings = append(bindings, nvinfer.Binding{Name: outputPooled, DeviceBytes: 4 * l.pooled * most, HostBytes: 4 * l.pooled * w.count})
+	}
+	lane, err := r.program.Lane(bindings, inputCount, max(r.contextBytes, 1))
+	if err != nil {
+		return nil, status.Errorf(status.CodeOf(err), "%s: %w", r.name(), err)
+	}
+	w.lane, w.bound = lane, len(bindings)
+	w.tokens, w.sequences = memory{bindings[bindTokens].Host, bindings[bindTokens].HostBytes}, memory{bindings[bindSequences].Host, bindings[bindSequences].HostBytes}
+	if w.bound > bindPooled {
+		w.pooled = memory{bindings[bindPooled].Host, bindings[bindPooled].HostBytes}
+	}
+	w.launch = nvinfer.Launch{Dims: [][]int{w.dims[0][:3], w.dims[1][:2]}, Offsets: make([]int, w.bound), Bytes: make([]int, w.bound)}
+	r.workers = append(r.workers, w)
+	return w, nil
+}
+
+// fit gives the contexts as much memory as the largest shape needs, and drops shapes that do not fit into the replica's.
+func (r *replica) fit(w *worker, l layout, s sizes) error {
+	budget := s.memoryBytes
+	if budget == 0 {
+		budget = r.device.MemoryFree * 9 / 10
+	}
+	budget -= min(budget, r.weightsBytes)
+	each := budget / uint64(s.workers)
+	needs := make(map[shape]uint64)
+	for _, x := range r.shapes.all {
+		w.setDims(x)
+		n, err := w.lane.Needs(w.launch.Dims)
+		if err != nil {
+			return status.Errorf(status.CodeOf(err), "%s, shape of %d x %d: %w", r.name(), x.n, x.l, err)
+		}
+		needs[x] = n
+	}
+	io := func(x shape) uint64 {
+		return uint64(4*x.cells()*(l.planes.tokens+l.token) + 4*x.n*(l.planes.sequences+l.pooled))
+	}
+	r.shapes.keep(func(x shape) bool { return needs[x]+io(x) <= each })
+	if r.shapes.longest() < s.limits.MaxLength {
+		return status.Errorf(status.Start, "%s has %d MB for %d runs in flight, beside %d MB of weights; one sequence of %d tokens needs %d MB: lower max_length or slots, or raise tensorrt.memory_bytes",
+			r.name(), budget>>20, s.workers, r.weightsBytes>>20, s.limits.MaxLength, (needs[shape{1, s.limits.MaxLength}]+io(shape{1, s.limits.MaxLength}))>>20)
+	}
+	for _, x := range r.shapes.all {
+		r.contextBytes = max(r.contextBytes, needs[x])
+	}
+	return w.lane.Resize(r.contextBytes)
+}
+
+// costRounds is how often each shape is timed.
+const costRounds = 3
+
+// warmUp launches every shape on every worker, which makes its kernels and captures its graph, and measures it on the first.
+func (r *replica) warmUp(ctx context.Context, progress func(done, all int)) error {
+	all := len(r.workers) * len(r.shapes.all)
+	done := 0
+	for k, w := range r.workers {
+		for i, x := range r.shapes.all {
+			if ctx.Err() != nil {
+				return status.Errorf(status.Cancelled, "warming up: %w", context.Cause(ctx))
+			}
+			took, err := w.prepare(i, k == 0)
+			if err != nil {
+				return status.Errorf(status.CodeOf(err), "%s, warming up shape %d x %d: %w", r.name(), x.n, x.l, err)
+			}
+			if k == 0 {
+				r.shapes.cost[i] = float64(took) / float64(time.Microsecond)
+			}
+			done++
+			progress(done, all)
+		}
+	}
+	return nil
+}
+
+// prepare launches a shape until it is ready, and tells how long it takes then where measure is set.
+func (w *worker) prepare(i int, measure bool) (time.Duration, error) {
+	x := w.shapes.all[i]
+	clear(w.tokens.ints()[:w.layout.planes.tokens*x.cells()])
+	lengths := w.sequences.ints()[:w.layout.planes.sequences*x.n]
+	clear(lengths)
+	for s := range x.n {
+		lengths[s] = int32(x.l)
+	}
+	rounds := 1
+	if measure {
+		rounds += costRounds
+	}
+	var times []time.Duration
+	for range rounds {
+		begin := time.Now()
+		if err := w.enqueue(i, 0, 0, -1); err != nil {
+			return 0, err
+		}
+		if err := w.lane.Wait(); err != nil {
+			return 0, err
+		}
+		times = append(times, time.Since(begin))
+	}
+	return slices.Min(times), nil
+}
+
+func (w *worker) setDims(x shape) {
+	w.dims[0] = [3]int{w.layout.planes.tokens, x.n, x.l}
+	w.dims[1] = [3]int{w.layout.planes.sequences, x.n}
+}
+
+// enqueue launches a shape whose inputs are staged from cell and sequence numbers on. Token vectors go to cell vectors of their
+// staging memory; -1: they are not wanted.
+func (w *worker) enqueue(i, cell, sequence, vectors int) error {
+	x, l := w.shapes.all[i], &w.launch
+	w.setDims(x)
+	l.Offsets[bindTokens], l.Bytes[bindTokens] = 4*w.layout.planes.tokens*cell, 4*w.layout.planes.tokens*x.cells()
+	l.Offsets[bindSequences], l.Bytes[bindSequences] = 4*w.layout.planes.sequences*sequence, 4*w.layout.planes.sequences*x.n
+	l.Offsets[bindTokenVectors], l.Bytes[bindTokenVectors] = 0, 0
+	if vectors >= 0 && w.vectors.bytes > 0 {
+		l.Offsets[bindTokenVectors], l.Bytes[bindTokenVectors] = 4*w.layout.token*vectors, 4*w.layout.token*x.cells()
+	}
+	if w.bound > bindPooled {
+		l.Offsets[bindPooled], l.Bytes[bindPooled] = 4*w.layout.pooled*sequence, 4*w.layout.pooled*x.n
+	}
+	l.Graph = nvinfer.NoGraph
+	if i < w.graphs {
+		l.Graph = int64(i)
+	}
+	_, err := w.lane.Enqueue(l)
+	return err
+}
+
+func (r *replica) name() string {
+	return fmt.Sprintf("cuda:%d (%s)", r.device.Index, cmp.Or(r.device.Name, "unknown"))
+}
+
+func (r *replica) free() {
+	for _, w := range r.workers {
+		w.lane.Free()
+	}
+	r.workers = nil
+	if r.program != nil {
+		r.program.Free()
+		r.program = nil
+	}
+}
