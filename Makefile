@@ -7,6 +7,7 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3
 GO ?= go
 CARGO ?= cargo
+CXX ?= g++
 
 # Seconds that `make fuzz` spends in all; least statement coverage of backend/... in percent.
 FUZZTIME ?= 60
@@ -35,13 +36,33 @@ GO_LDFLAGS := -s -w -X $(MODULE)/backend.Version=$(VERSION)
 SO_LDFLAGS := -Wl,--version-script=$(CURDIR)/capi/bei.map -Wl,-soname,libbei.so -Wl,--gc-sections -Wl,-z,relro -Wl,-z,now \
 	-Wl,-z,nodelete -Wl,-z,noexecstack -Wl,--no-undefined -static-libgcc
 
-.PHONY: help setup build build_lib test test_unit test_integration test_race fuzz lint format bench bench_gpu run_embed clean
+# TensorRT's shim: a library for each major version of TensorRT, since its headers bind one. 10 is built where TENSORRT_ROOT
+# names a TensorRT 10 with include/ and lib/; the headers of the others are fetched. The C++ runtime is linked in.
+TENSORRT_ROOT ?=
+TRT_INCLUDE_rtx1 := $(DEPS)/tensorrt/include/rtx1
+TRT_INCLUDE_11 := $(DEPS)/tensorrt/include/11
+TRT_INCLUDE_10 := $(TENSORRT_ROOT)/include
+TRT_CXXFLAGS := -std=c++17 -O2 -g -fPIC -fvisibility=hidden -ffile-prefix-map=$(CURDIR)/= -Wall -Wextra -Werror
+TRT_LDFLAGS := -shared -static-libstdc++ -static-libgcc -Wl,--version-script=trt/shim/shim.map -Wl,--gc-sections -Wl,-z,relro -Wl,-z,now \
+	-Wl,-z,nodelete -Wl,-z,noexecstack -Wl,--no-undefined
+# Seconds that a test binary of trt/ may take: it builds hundreds of plans.
+TRT_TIMEOUT ?= 3600
+PACK_ARGS ?=
+
+.PHONY: help setup build build_lib test test_unit test_integration test_race fuzz lint format bench bench_gpu run_embed clean \
+	setup_tensorrt setup_gpu build_trt test_tensorrt pack_gpu always
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## fetch and build the pinned dependencies of deps.json into .deps/
 	@$(PYTHON) scripts/deps.py runtime
+
+setup_tensorrt: ## fetch TensorRT's headers, TensorRT-RTX and the lean runtime (140 MB; x86-64 only) into .deps/tensorrt/
+	@$(PYTHON) scripts/deps.py tensorrt
+
+setup_gpu: ## fetch ONNX Runtime with its CUDA provider (256 MB; x86-64 only) into .deps/gpu/
+	@$(PYTHON) scripts/deps.py gpu
 
 build: build_lib ## build libbei.so, bei.h, bei.pc, bei and bei-router into dist/
 	@mkdir -p $(DIST)/.new
@@ -62,7 +83,28 @@ build_lib: setup ## build libbei.so, bei.h and bei.pc into dist/
 	@# Renamed, not copied over: a running router keeps the file that it has mapped.
 	@cd $(DIST)/.new && mv -f libbei.so bei.pc bei.h libonnxruntime.so.1 .. && rmdir ../.new
 
-test: test_unit test_race test_integration ## run all tests
+build_trt: setup_tensorrt ## build TensorRT's shim into dist/: libbei_trt_rtx1.so, _11.so, and _10.so where TENSORRT_ROOT has TensorRT 10
+	@command -v $(firstword $(CXX)) > /dev/null || { echo "$(CXX) is not on PATH; fix: apt-get install g++"; exit 1; }
+	@# A make of its own, so that it sees what setup_tensorrt has fetched.
+	@shims="$(DIST)/libbei_trt_rtx1.so $(DIST)/libbei_trt_11.so"; reason=; header="$(TENSORRT_ROOT)/include/NvInferVersion.h"; \
+	if [ -z "$(TENSORRT_ROOT)" ]; then reason="TENSORRT_ROOT is not set"; \
+	elif [ ! -f "$$header" ]; then reason="there is no $$header"; \
+	else major=$$(printf '#include <NvInferVersion.h>\nNV_TENSORRT_MAJOR\n' | $(CXX) -E -P -x c++ -I "$(TENSORRT_ROOT)/include" - | tail -n 1); \
+		if [ "$$major" = 10 ]; then shims="$$shims $(DIST)/libbei_trt_10.so"; else reason="TENSORRT_ROOT has version $$major"; fi; fi; \
+	$(MAKE) --no-print-directory $$shims && if [ -n "$$reason" ]; then echo "libbei_trt_10.so is not built: $$reason"; fi
+
+$(DIST)/libbei_trt_%.so: $(wildcard trt/shim/*) trt/shim.h Makefile $(DEPS)/stamps/tensorrt-headers $(DEPS)/stamps/cuda-headers
+	@mkdir -p $(DIST)/.trt
+	$(CXX) $(TRT_CXXFLAGS) -isystem $(TRT_INCLUDE_$*) -isystem $(DEPS)/tensorrt/include/cuda trt/shim/*.cpp $(TRT_LDFLAGS) \
+		-Wl,-soname,$(@F) -ldl -o $(DIST)/.trt/$(@F)
+	$(PYTHON) scripts/check_library.py $(DIST)/.trt/$(@F) trt/shim.h
+	@# Renamed, not copied over: a running process keeps the file that it has mapped.
+	@mv -f $(DIST)/.trt/$(@F) $@
+
+# Of another TENSORRT_ROOT than last time, perhaps.
+$(DIST)/libbei_trt_10.so: always
+
+test: test_unit test_race test_integration ## run all tests but those of trt/, which test_tensorrt runs
 
 test_unit: setup ## tests of the Go packages that need no built library, with coverage and on lesser CPUs' kernels, and of the scripts
 	$(PYTHON) -m unittest discover -s scripts -p '*_test.py'
@@ -77,7 +119,13 @@ test_race: setup ## the Go packages under the race detector
 
 test_integration: build ## Rust tests, then the C, Python, Go and command-line tests on what is in dist/
 	$(RUST) test --workspace --locked
-	$(GO) test -count=1 $$($(GO) list ./... | grep -v '^$(MODULE)/backend')
+	$(GO) test -count=1 $$($(GO) list ./... | grep -v -e '^$(MODULE)/backend' -e '^$(MODULE)/trt')
+
+# The tests append to the file of BEI_PLANS how many plans they have built; BEI_TENSORRT_TESTS makes those fail that skip elsewhere.
+test_tensorrt: setup build_trt ## tests of trt/, which build plans without a GPU
+	@rm -f $(DEPS)/plans
+	BEI_TENSORRT_TESTS=1 BEI_PLANS=$(DEPS)/plans $(GO) test -count=1 -timeout $(TRT_TIMEOUT)s ./trt/...
+	@touch $(DEPS)/plans && awk '{n += $$1} END {if (n < 1) {print "no test has built a plan"; exit 1} print "built " n " plans"}' $(DEPS)/plans
 
 fuzz: setup ## run every fuzz target; FUZZTIME=60 seconds in all
 	$(PYTHON) scripts/fuzz.py $(FUZZTIME)
@@ -90,7 +138,7 @@ lint: build ## gofmt, vet, staticcheck, golangci-lint, rustfmt, clippy, clang-fo
 	$(GO) vet ./...
 	$(DEPS)/bin/staticcheck ./...
 	$(DEPS)/bin/golangci-lint run ./...
-	git ls-files '*.c' '*.h' | xargs $(DEPS)/bin/clang-format --dry-run --Werror
+	git ls-files '*.c' '*.cpp' '*.h' | xargs $(DEPS)/bin/clang-format --dry-run --Werror
 	$(RUST) fmt --all --check
 	$(RUST) clippy --workspace --all-targets --locked -- -D warnings
 
@@ -98,7 +146,7 @@ format: ## rewrite Go, Rust and C sources in the form that lint wants
 	@$(PYTHON) scripts/deps.py lint
 	gofmt -w $$(git ls-files '*.go')
 	cd rust-example && $(CARGO) fmt --all
-	git ls-files '*.c' '*.h' | xargs $(DEPS)/bin/clang-format -i
+	git ls-files '*.c' '*.cpp' '*.h' | xargs $(DEPS)/bin/clang-format -i
 
 bench: build ## compare speed with sentence-transformers (makes .deps/venv-bench); BENCH_ARGS are passed on
 	$(PYTHON) bench/bench.py $(BENCH_ARGS)
@@ -106,6 +154,10 @@ bench: build ## compare speed with sentence-transformers (makes .deps/venv-bench
 # No build here: a GPU machine may have no Go. It wants dist/ as `make build` leaves it, there or brought along.
 bench_gpu: ## on a GPU machine with dist/ and torch: our engines beside torch eager and torch.compile; BENCH_ARGS are passed on
 	$(PYTHON) bench/gpu/bench.py $(BENCH_ARGS)
+
+# Test binaries, libraries and data for a machine without Go, Rust or network.
+pack_gpu: build build_trt setup_gpu ## pack tests, benches and libraries for a GPU machine into dist/gpu/; PACK_ARGS are passed on
+	$(PYTHON) scripts/pack_gpu.py $(PACK_ARGS)
 
 run_embed: build ## start the router on all-MiniLM-L6-v2 and print a curl line; HOST=127.0.0.1 PORT=8080
 	@exec $(PYTHON) scripts/run_embed.py $(DIST)/bei-router $(MODEL) $(HOST) $(PORT)

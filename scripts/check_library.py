@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
-"""Check that a built libbei.so keeps what include/bei.h promises about linking.
+"""Check that a built shared library keeps what its header promises about linking: libbei.so of include/bei.h, and
+libbei_trt_<flavour>.so of trt/shim.h.
 
     scripts/check_library.py LIBRARY HEADER
 
 Exported are exactly the functions of the header; needed are only the C library, the maths library and the loader; nothing is
-undefined; the library loads under RTLD_NOW, is never unloaded, and has a SONAME. Needs readelf (binutils).
+undefined; the library loads under RTLD_NOW, is never unloaded, and has its file's name as SONAME. Needs readelf (binutils).
 """
 
+import os
 import re
 import subprocess
 import sys
 
 NEEDED = re.compile(r"lib(c|m|dl|pthread)\.so\.\d+|ld-linux-[\w-]+\.so\.\d+")
-# Weak by convention: the C runtime's start files test for them.
-OPTIONAL = {"_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable", "__gmon_start__", "__cxa_finalize"}
+# Weak by convention: the C runtime's start files test for them, and what libstdc++ has for transactional memory.
+OPTIONAL = re.compile(r"_ITM_\w+|_ZGTt\w+|__gmon_start__|__cxa_finalize|__cxa_pure_virtual")
 
 
 def readelf(*arguments):
@@ -27,10 +29,10 @@ def symbols(library):
         fields = line.split()
         if len(fields) < 8 or not fields[0].endswith(":") or not fields[0][:-1].isdigit():
             continue
-        name, section = fields[7], fields[6]
+        binding, section, name = fields[4], fields[6], fields[7]
         if section != "UND":
             exported.add(name)
-        elif "@" not in name and name not in OPTIONAL:
+        elif "@" not in name and not (binding == "WEAK" and OPTIONAL.fullmatch(name)):
             undefined.add(name)
     return exported, undefined
 
@@ -52,11 +54,12 @@ def problems(library, header):
     for name in sorted(undefined):
         yield f"leaves {name} undefined"
     dynamic = readelf("--dynamic", library)
+    soname = os.path.basename(library)
     for name in re.findall(r"\(NEEDED\).*\[(.+)\]", dynamic):
         if not NEEDED.fullmatch(name):
             yield f"needs {name}"
     for what, pattern in {
-        "SONAME libbei.so": r"\(SONAME\).*\[libbei\.so\]",
+        f"SONAME {soname}": rf"\(SONAME\).*\[{re.escape(soname)}\]",
         "the flag NODELETE": r"\(FLAGS_1\).*NODELETE",
         "the flag NOW": r"\(FLAGS_1\).*NOW",
     }.items():

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Fetch and build what deps.json pins into .deps/.
 
-    scripts/deps.py runtime|lint
+    scripts/deps.py runtime|lint|tensorrt|gpu
 
-Wheels come through pip and Go modules through go, so the machine's own index and proxy settings apply. Every artefact is
+Wheels come through pip, Go modules through go and crates through cargo, so the machine's own index and proxy settings apply. Every artefact is
 checked against its pin, written under a temporary name and renamed, and recorded in .deps/stamps; a second run does nothing
 and an interrupted one continues with the first unfinished artefact. Nothing is written outside .deps/ and the caches of pip,
 go and cargo. Needs Python 3.9, and on the path what an artefact's kind asks for; a missing program is named with its fix.
@@ -112,7 +112,7 @@ def fetch_wheel(artefact, scratch, config):
         command += ["--platform", wheel["platform"]]
     if "abi" in wheel:
         # One build of the wheel is pinned, whichever Python runs this: only its shared library is used.
-        command += ["--python-version", config["wheel_python"], "--implementation", "cp", "--abi", wheel["abi"]]
+        command += ["--python-version", wheel.get("python", config["wheel_python"]), "--implementation", "cp", "--abi", wheel["abi"]]
     run(command)
     files = [name for name in os.listdir(scratch) if name.endswith(".whl")]
     if len(files) != 1:
@@ -139,6 +139,67 @@ def extract_wheel_entry(archive, entry, scratch):
         with archive.open(name) as reader, open(part, "wb") as writer:
             shutil.copyfileobj(reader, writer, 1 << 20)
         install(part, relative, entry.get("executable", False))
+
+
+def fetch_crate(artefact, scratch, config):
+    """Extract files of a crate's source, which cargo fetches into its own cache for a scratch project that depends on it."""
+    require("cargo")
+    name = f"{artefact['package']} {artefact['version']}"
+    say(f"  crate {name}")
+    os.mkdir(os.path.join(scratch, "src"))
+    for path, text in {"src/lib.rs": "", "Cargo.toml": CRATE_MANIFEST.format(**artefact)}.items():
+        with open(os.path.join(scratch, path), "w", encoding="utf-8") as file:
+            file.write(text)
+    # One target's dependencies: cargo fetches those of the crate too, though only its own files are used.
+    target = f"{platform.machine()}-unknown-linux-gnu"
+    run(["cargo", "fetch", "--quiet", "--target", target], cwd=scratch)
+    with open(os.path.join(scratch, "Cargo.lock"), encoding="utf-8") as file:
+        check_crate(artefact, file.read())
+    done = run(["cargo", "metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", target], cwd=scratch,
+               stdout=subprocess.PIPE, text=True)
+    folders = [os.path.dirname(package["manifest_path"]) for package in json.loads(done.stdout)["packages"]
+               if package["name"] == artefact["package"]]
+    if len(folders) != 1:
+        raise SetupError(f"{name}: cargo names {len(folders)} folders of it, expected one")
+    for entry in artefact["extract"]:
+        extract_folder_entry(folders[0], entry, scratch)
+
+
+# The table of a workspace keeps cargo from looking for one in the folders above.
+CRATE_MANIFEST = """[package]
+name = "fetch"
+version = "0.0.0"
+edition = "2021"
+
+[dependencies]
+{package} = "={version}"
+
+[workspace]
+"""
+
+
+def check_crate(artefact, lock):
+    """Compare the checksum in the text of Cargo.lock, which cargo has verified, with the pin."""
+    blocks = [block for block in lock.split("[[package]]") if f'name = "{artefact["package"]}"\n' in block]
+    found = [match.group(1) for match in (re.search(r'^checksum = "([0-9a-f]+)"$', block, re.MULTILINE) for block in blocks) if match]
+    if found != [artefact["sha256"]]:
+        raise SetupError(f"{artefact['package']} {artefact['version']}: sha256 in Cargo.lock is {', '.join(found) or 'missing'}, "
+                         f"pinned is {artefact['sha256']}; the download was replaced")
+
+
+def extract_folder_entry(folder, entry, scratch):
+    """Copy one file of a folder, or with a trailing slash every file below it."""
+    source = os.path.join(folder, entry["from"])
+    if entry["from"].endswith("/"):
+        files = [os.path.join(base, name) for base, _, names in os.walk(source) for name in names]
+    else:
+        files = [source] if os.path.isfile(source) else []
+    if not files:
+        raise SetupError(f"{os.path.basename(folder)}: has no {entry['from']}")
+    for path in files:
+        part = os.path.join(scratch, "member")
+        shutil.copyfile(path, part)
+        install(part, entry["to"] + path[len(source):])
 
 
 def go_environment(**extra):
@@ -246,7 +307,7 @@ def copy_writable(source, target):
     return target
 
 
-KINDS = {"wheel": fetch_wheel, "gomodule": fetch_go_module, "gotool": build_go_tool, "nvml": build_nvml,
+KINDS = {"wheel": fetch_wheel, "crate": fetch_crate, "gomodule": fetch_go_module, "gotool": build_go_tool, "nvml": build_nvml,
          "tokenizers": build_tokenizers}
 
 
@@ -290,13 +351,17 @@ def fetch(artefact, label, config):
     say(f"  done in {time.monotonic() - begin:.1f} s")
 
 
-def check_machine():
+def check_machine(group, config):
     if sys.version_info < (3, 9):
         raise SetupError(f"Python {platform.python_version()} is too old; fix: run with Python 3.9 or newer")
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
         raise SetupError(f"{sys.platform} on {platform.machine()} is not supported; supported: Linux on x86_64 and aarch64")
     if platform.libc_ver()[0] != "glibc":
         raise SetupError("this C library is not glibc, which ONNX Runtime's library needs; use Debian, Ubuntu or the like")
+    only = config.get("x86_64_only", {}).get(group)
+    if only and platform.machine() != "x86_64":
+        raise SetupError(f"group {group}: {only} are for x86-64 only, and this machine is {platform.machine()}; "
+                         "fix: build and test this part on x86-64. `make setup` and `make build` need none of it")
 
 
 def main():
@@ -306,7 +371,7 @@ def main():
     if len(sys.argv) != 2 or sys.argv[1] not in groups:
         raise SystemExit(f"usage: deps.py {'|'.join(groups)}")
     try:
-        check_machine()
+        check_machine(sys.argv[1], config)
         os.makedirs(DEPS, exist_ok=True)
         with open(os.path.join(DEPS, "lock"), "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # a second `make` waits instead of fetching the same again

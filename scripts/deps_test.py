@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import tempfile
 import unittest
@@ -69,6 +70,54 @@ class DepsTest(unittest.TestCase):
         with pip, mock.patch.object(deps, "require"), self.assertRaisesRegex(deps.SetupError, "pinned is 0000"):
             deps.fetch_wheel(artefact, self.scratch, {})
         self.assertFalse(os.path.exists(os.path.join(self.deps, "out")))
+
+    def crate(self, checksum, files):
+        """A cargo that answers with a crate of these files and checksum; (its artefact, the patch)."""
+        artefact = {
+            "name": "c", "package": "c-sys", "version": "0.9.1", "sha256": "ab" * 32,
+            "extract": [{"from": "headers/", "to": "include/"}, {"from": "one.h", "to": "include/two.h"}],
+        }
+        folder = os.path.join(os.path.dirname(self.scratch), "registry")
+        for path, text in files.items():
+            os.makedirs(os.path.dirname(os.path.join(folder, path)), exist_ok=True)
+            with open(os.path.join(folder, path), "w", encoding="utf-8") as file:
+                file.write(text)
+
+        def cargo(command, cwd, **_):
+            with open(os.path.join(cwd, "Cargo.toml"), encoding="utf-8") as file:
+                self.assertIn('c-sys = "=0.9.1"\n', file.read())
+            with open(os.path.join(cwd, "Cargo.lock"), "w", encoding="utf-8") as file:
+                file.write(f'[[package]]\nname = "a"\nchecksum = "00"\n\n[[package]]\nname = "c-sys"\nversion = "0.9.1+x"\n{checksum}')
+            packages = [{"name": "fetch", "manifest_path": "/x"}, {"name": "c-sys", "manifest_path": os.path.join(folder, "Cargo.toml")}]
+            return mock.Mock(stdout=json.dumps({"packages": packages}))
+
+        return artefact, mock.patch.object(deps, "run", cargo)
+
+    def test_crate_files_are_extracted(self):
+        artefact, cargo = self.crate(f'checksum = "{"ab" * 32}"\n', {"headers/a.h": "1", "headers/sub/b.h": "2", "one.h": "3", "x": "4"})
+        with cargo, mock.patch.object(deps, "require"):
+            deps.fetch_crate(artefact, self.scratch, {})
+        self.assertEqual([self.read(f"include/{name}") for name in ("a.h", "sub/b.h", "two.h")], ["1", "2", "3"])
+        self.assertEqual(sorted(os.listdir(os.path.join(self.deps, "include"))), ["a.h", "sub", "two.h"])
+
+    def test_crate_faults(self):
+        for checksum, files, expected in (
+            (f'checksum = "{"cd" * 32}"\n', {"headers/a.h": "", "one.h": ""}, "is cdcd.*pinned is abab"),
+            ("", {"headers/a.h": "", "one.h": ""}, "is missing, pinned is abab"),
+            (f'checksum = "{"ab" * 32}"\n', {"one.h": ""}, "has no missing/"),
+        ):
+            artefact, cargo = self.crate(checksum, files)
+            with self.subTest(expected), tempfile.TemporaryDirectory() as scratch, cargo, mock.patch.object(deps, "require"):
+                artefact["extract"][0]["from"] = "missing/"
+                with self.assertRaisesRegex(deps.SetupError, expected):
+                    deps.fetch_crate(artefact, scratch, {})
+
+    def test_group_for_one_machine_says_so_on_another(self):
+        config = {"x86_64_only": {"gpu": "the builds"}}
+        with mock.patch("platform.machine", return_value="aarch64"):
+            deps.check_machine("runtime", config)
+            with self.assertRaisesRegex(deps.SetupError, "group gpu: the builds are for x86-64 only, and this machine is aarch64; fix: "):
+                deps.check_machine("gpu", config)
 
     def test_unpinned_machine_is_named(self):
         with mock.patch("platform.machine", return_value="riscv64"):

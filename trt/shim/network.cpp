@@ -208,7 +208,7 @@ private:
   ITensor *attention() {
 #if BEI_TRT_AT_LEAST(10, 14)
     const bool causal = integer(0) != 0;
-#if BEI_TRT_AT_LEAST(10, 16)
+#if BEI_TRT_AT_LEAST(11, 0)
     nvinfer1::IAttention *a =
         n_.addAttentionV2(input(0), input(1), input(2), nvinfer1::AttentionNormalizationOp::kSOFTMAX,
                           causal ? nvinfer1::CausalMaskKind::kUPPER_LEFT : nvinfer1::CausalMaskKind::kNONE);

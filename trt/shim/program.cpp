@@ -107,7 +107,7 @@ int32_t programMemory(bei_trt_program *program, bei_trt_program_memory *out, bei
   return guard(error, [&] {
     bei_trt_program_memory memory = {};
     memory.context = static_cast<uint64_t>(program->engine->getDeviceMemorySizeV2());
-#if BEI_TRT_AT_LEAST(10, 11)
+#if BEI_TRT_AT_LEAST(10, 14)
     const int64_t weights = program->engine->getEngineStat(nvinfer1::EngineStat::kTOTAL_WEIGHTS_SIZE);
     memory.weights = weights > 0 ? static_cast<uint64_t>(weights) : 0;
 #endif

@@ -70,8 +70,3 @@ char *bei_ort_load(const char *path, const char **version) {
   *version = found;
   return NULL;
 }
-
-const char *bei_ort_object_path(void) {
-  Dl_info info;
-  return dladdr((void *)bei_ort_object_path, &info) != 0 ? info.dli_fname : NULL;
-}

@@ -21,6 +21,7 @@ import (
 	"unsafe"
 
 	_ "github.com/basetenlabs/bei-runtime/backend/engine/onnx/kernels" // the C functions that the operators call
+	"github.com/basetenlabs/bei-runtime/backend/install"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
@@ -111,13 +112,11 @@ func candidates(path string, cuda bool) []string {
 		return []string{path}
 	}
 	var list []string
-	if object := C.bei_ort_object_path(); object != nil {
-		if file, err := filepath.EvalSymlinks(C.GoString(object)); err == nil {
-			if cuda {
-				list = append(list, filepath.Join(filepath.Dir(file), folderOfGPU, soname))
-			}
-			list = append(list, filepath.Join(filepath.Dir(file), soname))
+	if folder := install.Folder(); folder != "" {
+		if cuda {
+			list = append(list, filepath.Join(folder, folderOfGPU, soname))
 		}
+		list = append(list, filepath.Join(folder, soname))
 	}
 	return append(list, soname)
 }

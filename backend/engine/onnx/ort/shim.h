@@ -21,9 +21,6 @@ int32_t bei_ort_min_minor(void);
 // nor from two threads at once.
 char *bei_ort_load(const char *path, const char **version);
 
-// The path of the object (shared library or executable) that holds this code, or NULL. Static memory of the loader.
-const char *bei_ort_object_path(void);
-
 // ---- Sessions -----------------------------------------------------------------------------------------------------
 
 typedef struct bei_ort_builder bei_ort_builder; // collects what a session needs
