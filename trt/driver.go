@@ -13,14 +13,14 @@ type driver interface {
 type program interface {
 	Memory() (weights, context uint64, err error)
 	Cache() ([]byte, error)
-	Lane(bindings []nvinfer.Binding, inputs int, contextBytes uint64) (lane, error)
+	Lane(bindings []nvinfer.Binding, inputs int) (lane, error)
 	Free()
 }
 
 // lane is *nvinfer.Lane.
 type lane interface {
 	Needs(dims [][]int) (uint64, error)
-	Resize(contextBytes uint64) error
+	Reserve(dims [][]int) error
 	Stage(binding, bytes int) (memory, error)
 	Enqueue(l *nvinfer.Launch) (captured bool, err error)
 	Wait() error
@@ -40,8 +40,8 @@ func (l library) Load(plan []byte, o nvinfer.ProgramOptions) (program, error) {
 
 type loaded struct{ *nvinfer.Program }
 
-func (p loaded) Lane(bindings []nvinfer.Binding, inputs int, contextBytes uint64) (lane, error) {
-	l, err := p.NewLane(bindings, inputs, contextBytes)
+func (p loaded) Lane(bindings []nvinfer.Binding, inputs int) (lane, error) {
+	l, err := p.NewLane(bindings, inputs)
 	if err != nil {
 		return nil, err
 	}

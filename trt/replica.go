@@ -5,7 +5,11 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/status"
@@ -88,12 +92,19 @@ func openReplica(ctx context.Context, d driver, device nvinfer.Device, plan, ker
 	if err != nil {
 		return nil, err
 	}
-	if err := r.fit(first, l, s); err != nil {
+	largest, err := r.fit(first, l, s)
+	if err != nil {
 		return nil, err
 	}
 	for len(r.workers) < s.workers {
 		if _, err := r.open(l, s); err != nil {
 			return nil, err
+		}
+	}
+	for _, w := range r.workers {
+		w.setDims(largest)
+		if err := w.lane.Reserve(w.launch.Dims); err != nil {
+			return nil, status.Errorf(status.CodeOf(err), "%s, memory for a run: %w", r.name(), err)
 		}
 	}
 	return r, r.warmUp(ctx, progress)
@@ -115,7 +126,7 @@ func (r *replica) open(l layout, s sizes) (*worker, error) {
 	if l.outputs&engine.Pooled != 0 {
 		bindings = append(bindings, nvinfer.Binding{Name: outputPooled, DeviceBytes: 4 * l.pooled * most, HostBytes: 4 * l.pooled * w.count})
 	}
-	lane, err := r.program.Lane(bindings, inputCount, max(r.contextBytes, 1))
+	lane, err := r.program.Lane(bindings, inputCount)
 	if err != nil {
 		return nil, status.Errorf(status.CodeOf(err), "%s: %w", r.name(), err)
 	}
@@ -129,8 +140,8 @@ func (r *replica) open(l layout, s sizes) (*worker, error) {
 	return w, nil
 }
 
-// fit gives the contexts as much memory as the largest shape needs, and drops shapes that do not fit into the replica's.
-func (r *replica) fit(w *worker, l layout, s sizes) error {
+// fit drops shapes that do not fit into the replica's memory, and returns the one of the rest that needs most.
+func (r *replica) fit(w *worker, l layout, s sizes) (largest shape, err error) {
 	budget := s.memoryBytes
 	if budget == 0 {
 		budget = r.device.MemoryFree * 9 / 10
@@ -142,7 +153,7 @@ func (r *replica) fit(w *worker, l layout, s sizes) error {
 		w.setDims(x)
 		n, err := w.lane.Needs(w.launch.Dims)
 		if err != nil {
-			return status.Errorf(status.CodeOf(err), "%s, shape of %d x %d: %w", r.name(), x.n, x.l, err)
+			return largest, status.Errorf(status.CodeOf(err), "%s, shape of %d x %d: %w", r.name(), x.n, x.l, err)
 		}
 		needs[x] = n
 	}
@@ -151,53 +162,78 @@ func (r *replica) fit(w *worker, l layout, s sizes) error {
 	}
 	r.shapes.keep(func(x shape) bool { return needs[x]+io(x) <= each })
 	if r.shapes.longest() < s.limits.MaxLength {
-		return status.Errorf(status.Start, "%s has %d MB for %d runs in flight, beside %d MB of weights; one sequence of %d tokens needs %d MB: lower max_length or slots, or raise tensorrt.memory_bytes",
+		return largest, status.Errorf(status.Start, "%s has %d MB for %d runs in flight, beside %d MB of weights; one sequence of %d tokens needs %d MB: lower max_length or slots, or raise tensorrt.memory_bytes",
 			r.name(), budget>>20, s.workers, r.weightsBytes>>20, s.limits.MaxLength, (needs[shape{1, s.limits.MaxLength}]+io(shape{1, s.limits.MaxLength}))>>20)
 	}
 	for _, x := range r.shapes.all {
-		r.contextBytes = max(r.contextBytes, needs[x])
+		if needs[x] >= r.contextBytes {
+			r.contextBytes, largest = needs[x], x
+		}
 	}
-	return w.lane.Resize(r.contextBytes)
+	return largest, nil
 }
 
 // costRounds is how often each shape is timed.
 const costRounds = 3
 
-// warmUp launches every shape on every worker, which makes its kernels and captures its graph, and measures it on the first.
+// warmUp launches every shape on every worker, which makes its kernels and captures its graph, and then measures each on the first.
+// Workers share the kernels: each makes a part of them, at the same time as the others, before all launch all.
 func (r *replica) warmUp(ctx context.Context, progress func(done, all int)) error {
-	all := len(r.workers) * len(r.shapes.all)
-	done := 0
-	for k, w := range r.workers {
-		for i, x := range r.shapes.all {
-			if ctx.Err() != nil {
-				return status.Errorf(status.Cancelled, "warming up: %w", context.Cause(ctx))
-			}
-			took, err := w.prepare(i, k == 0)
-			if err != nil {
-				return status.Errorf(status.CodeOf(err), "%s, warming up shape %d x %d: %w", r.name(), x.n, x.l, err)
-			}
-			if k == 0 {
-				r.shapes.cost[i] = float64(took) / float64(time.Microsecond)
-			}
-			done++
-			progress(done, all)
+	n := len(r.workers)
+	var done atomic.Int64
+	var reports sync.Mutex
+	each := func(k, i, rounds int) (time.Duration, error) {
+		if ctx.Err() != nil {
+			return 0, status.Errorf(status.Cancelled, "warming up: %w", context.Cause(ctx))
 		}
+		took, err := r.workers[k].prepare(i, rounds)
+		if err != nil {
+			x := r.shapes.all[i]
+			return 0, status.Errorf(status.CodeOf(err), "%s, warming up shape %d x %d: %w", r.name(), x.n, x.l, err)
+		}
+		reports.Lock()
+		defer reports.Unlock()
+		progress(int(done.Add(1)), (n+1)*len(r.shapes.all))
+		return took, nil
+	}
+	var workers errgroup.Group
+	for k := range n {
+		workers.Go(func() error {
+			// Its own part first; then what others made.
+			for _, own := range []bool{true, false} {
+				for i := range r.shapes.all {
+					if (i%n == k) != own {
+						continue
+					}
+					if _, err := each(k, i, 1); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+	}
+	if err := workers.Wait(); err != nil {
+		return err
+	}
+	for i := range r.shapes.all {
+		took, err := each(0, i, costRounds)
+		if err != nil {
+			return err
+		}
+		r.shapes.cost[i] = float64(took) / float64(time.Microsecond)
 	}
 	return nil
 }
 
-// prepare launches a shape until it is ready, and tells how long it takes then where measure is set.
-func (w *worker) prepare(i int, measure bool) (time.Duration, error) {
+// prepare launches a shape of full sequences that often, and returns the least time.
+func (w *worker) prepare(i, rounds int) (time.Duration, error) {
 	x := w.shapes.all[i]
 	clear(w.tokens.ints()[:w.layout.planes.tokens*x.cells()])
 	lengths := w.sequences.ints()[:w.layout.planes.sequences*x.n]
 	clear(lengths)
 	for s := range x.n {
 		lengths[s] = int32(x.l)
-	}
-	rounds := 1
-	if measure {
-		rounds += costRounds
 	}
 	var times []time.Duration
 	for range rounds {

@@ -196,13 +196,13 @@ typedef struct bei_trt_api {
   int32_t (*program_cache)(bei_trt_program *, bei_trt_blob **, bei_trt_error *); /* UNSUPPORTED where there is none */
   void (*program_free)(bei_trt_program *);
 
-  /* A lane is a context with a stream and memory for one caller. Inputs come first in bindings. context_bytes is the context's
-   * memory: launches that need more fail; 0: as much as any launch may need. */
-  int32_t (*lane_new)(bei_trt_program *, bei_trt_binding *, int32_t count, uint64_t context_bytes, bei_trt_lane **, bei_trt_error *);
+  /* A lane is a context with a stream and memory for one caller. Inputs come first in bindings. */
+  int32_t (*lane_new)(bei_trt_program *, bei_trt_binding *, int32_t count, bei_trt_lane **, bei_trt_error *);
   /* Bytes of context memory that a launch of these inputs needs. */
   int32_t (*lane_needs)(bei_trt_lane *, const bei_trt_dims *, uint64_t *bytes, bei_trt_error *);
-  /* Makes the context's memory, or the staging memory of a binding, that large. Nothing may be enqueued. What was in it is lost. */
-  int32_t (*lane_context)(bei_trt_lane *, uint64_t bytes, bei_trt_error *);
+  /* Gives the context memory for launches of these inputs, and all that need no more: once, before the first enqueue. */
+  int32_t (*lane_reserve)(bei_trt_lane *, const bei_trt_dims *, bei_trt_error *);
+  /* Makes the staging memory of a binding that large. Nothing may be enqueued. What was in it is lost. */
   int32_t (*lane_host)(bei_trt_lane *, int32_t binding, size_t bytes, void **host, bei_trt_error *);
   /* Enqueue puts a launch on the lane's stream, after earlier ones; wait blocks until all are done. captured: a graph was made. */
   int32_t (*lane_enqueue)(bei_trt_lane *, const bei_trt_launch *, int32_t *captured, bei_trt_error *);

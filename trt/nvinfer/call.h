@@ -52,15 +52,15 @@ static inline int32_t call_program_cache(const bei_trt_api *a, bei_trt_program *
   return a->program_cache(p, b, e);
 }
 static inline void call_program_free(const bei_trt_api *a, bei_trt_program *p) { a->program_free(p); }
-static inline int32_t call_lane_new(const bei_trt_api *a, bei_trt_program *p, bei_trt_binding *b, int32_t count, uint64_t bytes,
-                                    bei_trt_lane **l, bei_trt_error *e) {
-  return a->lane_new(p, b, count, bytes, l, e);
+static inline int32_t call_lane_new(const bei_trt_api *a, bei_trt_program *p, bei_trt_binding *b, int32_t count, bei_trt_lane **l,
+                                    bei_trt_error *e) {
+  return a->lane_new(p, b, count, l, e);
 }
 static inline int32_t call_lane_needs(const bei_trt_api *a, bei_trt_lane *l, const bei_trt_dims *d, uint64_t *bytes, bei_trt_error *e) {
   return a->lane_needs(l, d, bytes, e);
 }
-static inline int32_t call_lane_context(const bei_trt_api *a, bei_trt_lane *l, uint64_t bytes, bei_trt_error *e) {
-  return a->lane_context(l, bytes, e);
+static inline int32_t call_lane_reserve(const bei_trt_api *a, bei_trt_lane *l, const bei_trt_dims *d, bei_trt_error *e) {
+  return a->lane_reserve(l, d, e);
 }
 static inline int32_t call_lane_host(const bei_trt_api *a, bei_trt_lane *l, int32_t binding, size_t bytes, void **host, bei_trt_error *e) {
   return a->lane_host(l, binding, bytes, host, e);

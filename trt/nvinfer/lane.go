@@ -32,9 +32,8 @@ type Lane struct {
 	failure  *C.bei_trt_error
 }
 
-// NewLane makes a lane with memory for bindings, inputs first, and sets their Host. contextBytes is the context's memory; 0: as much
-// as any launch may need.
-func (p *Program) NewLane(bindings []Binding, inputs int, contextBytes uint64) (*Lane, error) {
+// NewLane makes a lane with memory for bindings, inputs first, and sets their Host. Reserve comes before its first launch.
+func (p *Program) NewLane(bindings []Binding, inputs int) (*Lane, error) {
 	n := len(bindings)
 	raw := (*C.bei_trt_binding)(C.calloc(C.size_t(n), C.sizeof_bei_trt_binding))
 	defer C.free(unsafe.Pointer(raw))
@@ -45,7 +44,7 @@ func (p *Program) NewLane(bindings []Binding, inputs int, contextBytes uint64) (
 	}
 	l := &Lane{library: p.library, inputs: inputs}
 	if err := call(status.Start, func(e *C.bei_trt_error) C.int32_t {
-		return C.call_lane_new(p.library.api, p.program, raw, C.int32_t(n), C.uint64_t(contextBytes), &l.lane, e)
+		return C.call_lane_new(p.library.api, p.program, raw, C.int32_t(n), &l.lane, e)
 	}); err != nil {
 		return nil, err
 	}
@@ -118,10 +117,13 @@ func (l *Lane) Needs(dims [][]int) (uint64, error) {
 	return uint64(bytes), err
 }
 
-// Resize makes the context's memory that large. Nothing may be enqueued; CUDA graphs are gone.
-func (l *Lane) Resize(contextBytes uint64) error {
+// Reserve gives the context memory for launches of these inputs, and all that need no more: once.
+func (l *Lane) Reserve(dims [][]int) error {
+	if err := l.set(&Launch{Dims: dims}); err != nil {
+		return err
+	}
 	return call(status.Start, func(e *C.bei_trt_error) C.int32_t {
-		return C.call_lane_context(l.library.api, l.lane, C.uint64_t(contextBytes), e)
+		return C.call_lane_reserve(l.library.api, l.lane, l.launch.dims, e)
 	})
 }
 

@@ -45,7 +45,6 @@ struct bei_trt_lane {
   CUstream stream = nullptr;
   CUevent done = nullptr;
   CUdeviceptr memory = 0; // the context's
-  uint64_t memoryBytes = 0;
   std::map<int64_t, CUgraphExec> graphs;
   bei::Profiler profiler; // stays attached to the context from its first use on: TensorRT does not take it back
 
@@ -56,7 +55,7 @@ struct bei_trt_lane {
   void wait();
   bool enqueue(const bei_trt_launch &launch);
   CUgraphExec capture();
-  void resizeContext(uint64_t bytes);
+  void reserve(const bei_trt_dims *dims);
   void resizeHost(bei::Binding &binding, size_t bytes);
 };
 
@@ -165,18 +164,14 @@ bool bei_trt_lane::enqueue(const bei_trt_launch &launch) {
   return captured;
 }
 
-// A CUDA graph holds the address of the context's memory: those made so far go.
-void bei_trt_lane::resizeContext(uint64_t bytes) {
-  const bei::Cuda &c = bei::cuda();
-  for (auto &graph : graphs)
-    c.cuGraphExecDestroy(graph.second);
-  graphs.clear();
+// A context wants as much memory as its program's largest launch, or as the last shapes that it was asked about.
+void bei_trt_lane::reserve(const bei_trt_dims *dims) {
   if (memory != 0)
-    c.cuMemFree(memory);
-  memory = 0;
-  memoryBytes = bytes;
+    bei::fail(BEI_TRT_FAILED, "the lane has its context's memory already");
+  shape(dims);
+  const size_t bytes = context->updateDeviceMemorySizeForShapes();
   if (bytes > 0)
-    bei::check(c.cuMemAlloc(&memory, bytes), "allocating the context's device memory");
+    bei::check(bei::cuda().cuMemAlloc(&memory, bytes), "allocating the context's device memory");
   context->setDeviceMemoryV2(reinterpret_cast<void *>(memory), static_cast<int64_t>(bytes));
 }
 
@@ -210,7 +205,7 @@ namespace bei {
 
 namespace {
 
-int32_t laneNew(bei_trt_program *program, bei_trt_binding *wanted, int32_t count, uint64_t context_bytes, bei_trt_lane **out, bei_trt_error *error) {
+int32_t laneNew(bei_trt_program *program, bei_trt_binding *wanted, int32_t count, bei_trt_lane **out, bei_trt_error *error) {
   return guard(error, [&] {
     const Cuda &c = cuda();
     const Current current(program->device);
@@ -234,7 +229,6 @@ int32_t laneNew(bei_trt_program *program, bei_trt_binding *wanted, int32_t count
       if (!lane->context->setTensorAddress(wanted[i].name, reinterpret_cast<void *>(b.device)))
         fail(BEI_TRT_FAILED, "the plan has no input or output %s", wanted[i].name);
     }
-    lane->resizeContext(context_bytes != 0 ? context_bytes : static_cast<uint64_t>(program->engine->getDeviceMemorySizeV2()));
     check(c.cuStreamSynchronize(lane->stream), "preparing a lane");
     for (size_t i = 0; i < lane->bindings.size(); i++)
       wanted[i].host = lane->bindings[i].host;
@@ -247,15 +241,13 @@ int32_t laneNeeds(bei_trt_lane *lane, const bei_trt_dims *dims, uint64_t *bytes,
     const Current current(lane->program->device);
     lane->shape(dims);
     *bytes = lane->context->updateDeviceMemorySizeForShapes();
-    // Asking tells the context to expect that size from now on: say again what it has.
-    lane->context->setDeviceMemoryV2(reinterpret_cast<void *>(lane->memory), static_cast<int64_t>(lane->memoryBytes));
   });
 }
 
-int32_t laneContext(bei_trt_lane *lane, uint64_t bytes, bei_trt_error *error) {
+int32_t laneReserve(bei_trt_lane *lane, const bei_trt_dims *dims, bei_trt_error *error) {
   return guard(error, [&] {
     const Current current(lane->program->device);
-    lane->resizeContext(bytes);
+    lane->reserve(dims);
   });
 }
 
@@ -321,7 +313,7 @@ void laneFree(bei_trt_lane *lane) { delete lane; }
 void fillLanes(bei_trt_api &api) {
   api.lane_new = laneNew;
   api.lane_needs = laneNeeds;
-  api.lane_context = laneContext;
+  api.lane_reserve = laneReserve;
   api.lane_host = laneHost;
   api.lane_enqueue = laneEnqueue;
   api.lane_wait = laneWait;

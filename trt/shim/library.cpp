@@ -161,7 +161,7 @@ extern "C" __attribute__((visibility("default"))) int32_t bei_trt_open(uint32_t 
     bei_trt_api filled = {};
     filled.features = (BEI_TRT_AT_LEAST(10, 14) ? BEI_TRT_HAS_ATTENTION : 0) | (BEI_TRT_AT_LEAST(10, 15) ? BEI_TRT_HAS_ROTARY : 0) |
                       (BEI_TRT_AT_LEAST(10, 15) ? BEI_TRT_HAS_NORMALIZATION_V2 : 0) | (BEI_TRT_IS_RTX ? BEI_TRT_HAS_RUNTIME_CACHE : 0) |
-                      (BEI_TRT_AT_LEAST(11, 0) ? BEI_TRT_HAS_LENGTHS : 0) | (!BEI_TRT_IS_RTX && BEI_TRT_AT_LEAST(11, 0) ? BEI_TRT_HAS_PACKED : 0);
+                      (!BEI_TRT_IS_RTX && BEI_TRT_AT_LEAST(11, 0) ? BEI_TRT_HAS_LENGTHS : 0) | (!BEI_TRT_IS_RTX && BEI_TRT_AT_LEAST(11, 0) ? BEI_TRT_HAS_PACKED : 0);
     filled.flavour = BEI_TRT_FLAVOUR;
     filled.version = library->version.c_str();
     filled.path = library->path.c_str();
