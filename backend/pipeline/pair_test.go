@@ -27,7 +27,8 @@ func TestPairThatLosesAnEngine(t *testing.T) {
 			}
 			return takes(5*time.Millisecond)(ctx, run, b)
 		})
-		e, choice, err := auto.Open(t.Context(), [2]auto.Candidate{{Name: "small", Engine: small}, {Name: "large", Engine: large}}, auto.Tables{Vocab: 100}, func(string) {})
+		candidates := [2]auto.Candidate{{Name: "small", Engine: small}, {Name: "large", Engine: large}}
+		e, choice, err := auto.Open(t.Context(), candidates, auto.Tables{Vocab: 100}, func(string) {})
 		require.NoError(t, err)
 		require.Equal(t, "small up to 40 tokens a run, large above (1x32: 4.20 / 5.00 ms, 1x64: 7.40 / 5.00 ms)", choice)
 		h := newHarness(t, e, nil)

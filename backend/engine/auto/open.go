@@ -55,13 +55,15 @@ func Open(ctx context.Context, candidates [2]Candidate, t Tables, log func(messa
 	}
 	if reason := differ(infos[r.small], infos[1-r.small]); reason != "" {
 		used, other := candidates[single], candidates[1-single]
-		return alone(used, other, fmt.Sprintf("%s, the faster one over all sizes (%s); %s is not used for some of them, since %s", used.Name, table(all, single), other.Name, reason))
+		return alone(used, other, fmt.Sprintf("%s, the faster one over all sizes (%s); %s is not used for some of them, since %s",
+			used.Name, table(all, single), other.Name, reason))
 	}
 	p := newPair([2]Candidate{small, large}, r.tokens, log)
 	choice := fmt.Sprintf("%s up to %d tokens a run, %s above", small.Name, r.tokens, large.Name)
 	p.info.Details["choice"] = choice
 	for _, m := range all {
-		p.info.Details["choice."+m.shape.String()] = fmt.Sprintf("%s %s ms, %s %s ms", small.Name, milliseconds(m.times[r.small]), large.Name, milliseconds(m.times[1-r.small]))
+		p.info.Details["choice."+m.shape.String()] = fmt.Sprintf("%s %s ms, %s %s ms",
+			small.Name, milliseconds(m.times[r.small]), large.Name, milliseconds(m.times[1-r.small]))
 	}
 	return p, fmt.Sprintf("%s (%s)", choice, figures), nil
 }
