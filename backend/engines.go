@@ -43,7 +43,7 @@ func (b *Backend) openEngine(ctx context.Context) (e engine.Engine, choice strin
 		zap.Int("hidden_size", b.model.HiddenSize), zap.Int64("weights_bytes", b.weights.TotalBytes()))
 	switch {
 	case c.Engine == "tensorrt":
-		e, err = b.openTensorRT(ctx)
+		e, err = b.openTensorRT(ctx, 0)
 		return e, "asked for", err
 	case c.Engine == "onnxruntime":
 		e, err = b.openONNXRuntime(ctx, c.Device)
@@ -88,13 +88,15 @@ func (b *Backend) openONNXRuntime(ctx context.Context, device string) (engine.En
 	return onnx.Open(ctx, b.model, b.weights, o)
 }
 
-// openTensorRT opens TensorRT on the config's devices.
-func (b *Backend) openTensorRT(ctx context.Context) (engine.Engine, error) {
+// openTensorRT opens TensorRT on the config's devices. Where the config does not bound its memory it takes share of what is free; 0: its
+// default.
+func (b *Backend) openTensorRT(ctx context.Context, share float64) (engine.Engine, error) {
 	c := &b.config
 	o := trt.Options{
 		LibraryOptions: trt.LibraryOptions{Library: c.TensorRT.Library, Flavour: c.TensorRT.Flavour},
 		Devices:        c.Devices, Precision: c.precision(), Slots: c.Slots, Limits: b.modelLimits(),
-		Cache: c.TensorRT.Cache, CacheBytes: c.TensorRT.CacheBytes, MemoryBytes: uint64(c.TensorRT.MemoryBytes), Logger: logTensorRT(b.log),
+		Cache: c.TensorRT.Cache, CacheBytes: c.TensorRT.CacheBytes, MemoryBytes: uint64(c.TensorRT.MemoryBytes), MemoryShare: share,
+		Logger: logTensorRT(b.log),
 	}
 	if o.Precision == "float8" {
 		var err error
@@ -103,10 +105,4 @@ func (b *Backend) openTensorRT(ctx context.Context) (engine.Engine, error) {
 		}
 	}
 	return trt.Open(ctx, b.model, b.weights, o)
-}
-
-// openAuto opens the best engine of this machine.
-func (b *Backend) openAuto(ctx context.Context) (engine.Engine, string, error) {
-	e, err := b.openONNXRuntime(ctx, b.config.Device)
-	return e, "auto: onnxruntime", err
 }

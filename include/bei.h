@@ -327,8 +327,8 @@ bei_error *bei_shutdown(bei_handle backend, uint64_t timeout_ms);
 bei_error *bei_get_info(bei_handle backend, bei_info *info);
 
 /*
- * bei_info_json gives everything known of the backend (model, modules, prompts, labels, limits, engine, device,
- * versions) as one JSON object: bei_result_text(result, 0, ..). The caller frees the result. Since 1.
+ * bei_info_json gives everything known of the backend (model, modules, prompts, labels, limits, engine and why it was
+ * chosen, device, versions) as one JSON object: bei_result_text(result, 0, ..). The caller frees the result. Since 1.
  */
 bei_error *bei_info_json(bei_handle backend, bei_result *result);
 

@@ -69,7 +69,8 @@ type sizes struct {
 	limits      engine.Limits
 	workers     int    // of a replica
 	graphs      int    // of a worker
-	memoryBytes uint64 // of a replica on its device; 0: what is free
+	memoryBytes uint64 // of a replica on its device; 0: memoryShare of what is free
+	memoryShare float64
 }
 
 // openReplica loads the plan, makes its workers and warms them up: afterwards no launch makes kernels, graphs or device memory.
@@ -144,7 +145,7 @@ func (r *replica) open(l layout, s sizes) (*worker, error) {
 func (r *replica) fit(w *worker, l layout, s sizes) (largest shape, err error) {
 	budget := s.memoryBytes
 	if budget == 0 {
-		budget = r.device.MemoryFree * 9 / 10
+		budget = uint64(float64(r.device.MemoryFree) * s.memoryShare)
 	}
 	budget -= min(budget, r.weightsBytes)
 	each := budget / uint64(s.workers)

@@ -35,7 +35,8 @@ type Options struct {
 	Limits      engine.Limits       // each zero field is a default; MaxLength and BestTokens are cut to what the rest allows
 	Cache       string              // folder of plans; default: bei/plans in the user's cache folder; "off": none
 	CacheBytes  int64               // limit of the folder; default 20 GiB
-	MemoryBytes uint64              // device memory of each replica; default: nine tenths of what is free
+	MemoryBytes uint64              // device memory of each replica; default: MemoryShare of what is free
+	MemoryShare float64             // default 0.9
 	// Logger receives what takes long and what goes wrong, and TensorRT's warnings and errors. It may be called from any thread.
 	Logger func(severity nvinfer.Severity, message string)
 }
@@ -43,6 +44,7 @@ type Options struct {
 // Defaults and limits of Options.
 const (
 	defaultSlots        = 2
+	defaultMemoryShare  = 0.9
 	maxSlots            = 16
 	defaultMaxTokens    = 16384
 	defaultMaxSequences = 256
@@ -60,6 +62,9 @@ func (o Options) withDefaults(m *arch.Model, stored weights.DType) (Options, err
 	}
 	if o.Slots == 0 {
 		o.Slots = defaultSlots
+	}
+	if o.MemoryShare == 0 {
+		o.MemoryShare = defaultMemoryShare
 	}
 	if o.Precision == "" {
 		o.Precision = "float16"
@@ -200,7 +205,8 @@ func (b *builder) open(ctx context.Context, d driver, devices []nvinfer.Device, 
 		model: m, layout: p.layout, positions: max(m.MaxPositions, m.Embeddings.PositionOffset+o.Limits.MaxLength), devices: len(devices), workers: o.Slots,
 		log: func(message string) { o.Logger(nvinfer.Error, message) },
 		open: func(ctx context.Context, i int) (*replica, error) {
-			return b.replica(ctx, d, devices[i], p, sizes{limits: o.Limits, workers: o.Slots, graphs: maxGraphs, memoryBytes: o.MemoryBytes})
+			return b.replica(ctx, d, devices[i], p, sizes{limits: o.Limits, workers: o.Slots, graphs: maxGraphs,
+				memoryBytes: o.MemoryBytes, memoryShare: o.MemoryShare})
 		},
 	})
 }

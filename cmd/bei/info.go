@@ -18,7 +18,7 @@ func newInfoCommand() *cobra.Command {
 		Use:   "info FOLDER",
 		Short: "Tell what a model is and how it runs here, as JSON",
 		Long: `info opens the model in FOLDER and prints what is known of it as one JSON object: its kind, modules, prompts and limits,
-the engine that runs it here, and the choices that the engine made.`,
+the engine that runs it here and why it was chosen (with measured times, where there was a choice), and what the engine chose.`,
 		Example: `  bei info models/all-MiniLM-L6-v2
   bei info models/all-MiniLM-L6-v2 --options '{"max_length": 128}'
   bei info --schema`,

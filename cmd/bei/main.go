@@ -71,8 +71,8 @@ func (f *openFlags) register(c *cobra.Command) {
 
 // registerEngine adds the flags of commands that any engine can serve.
 func (f *openFlags) registerEngine(c *cobra.Command) {
-	c.Flags().StringVar(&f.engine, "engine", "", "onnxruntime, tensorrt or mock (default: the best of this machine)")
-	c.Flags().StringVar(&f.device, "device", "", "cpu or cuda (default: what the engine finds best)")
+	c.Flags().StringVar(&f.engine, "engine", "", "onnxruntime, tensorrt or mock (default: what is measured to be fastest on a GPU; without one onnxruntime)")
+	c.Flags().StringVar(&f.device, "device", "", "cpu or cuda (default: a GPU where there is one; for --engine onnxruntime the CPU)")
 	c.Flags().StringVar(&f.dtype, "dtype", "", "precision of the computation: float32, float16, bfloat16 or float8 (default: the engine's choice)")
 }
 

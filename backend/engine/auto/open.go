@@ -1,0 +1,104 @@
+package auto
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/status"
+)
+
+// Candidate is an engine that may be used.
+type Candidate struct {
+	Name   string // in texts: "tensorrt"
+	Engine engine.Engine
+}
+
+// Open measures two engines of one model, and returns the faster one, or a Pair of them where each is faster in some sizes; and in a
+// sentence why. It owns the engines from then on: what it does not return is closed. log receives what goes wrong, later from any
+// goroutine: the loss of an engine. Errors: when neither engine can run, or ctx ends.
+func Open(ctx context.Context, candidates [2]Candidate, t Tables, log func(message string)) (engine.Engine, string, error) {
+	infos := [2]engine.Info{candidates[0].Engine.Info(), candidates[1].Engine.Info()}
+	sizes := shapes(common(infos[0].Limits, infos[1].Limits))
+	var times [2][]time.Duration
+	var errs [2]error
+	for i, c := range candidates {
+		times[i], errs[i] = Measure(ctx, c.Engine, sizes, t)
+		if ctx.Err() != nil {
+			return nil, "", errors.Join(status.Errorf(status.Cancelled, "opening the engine: %w", context.Cause(ctx)), closeAll(candidates[:]...))
+		}
+	}
+	switch {
+	case errs[0] != nil && errs[1] != nil:
+		err := fmt.Errorf("%s: %w; %s: %w", candidates[0].Name, errs[0], candidates[1].Name, errs[1])
+		return nil, "", errors.Join(status.Errorf(status.CodeOf(errs[0]), "%w", err), closeAll(candidates[:]...))
+	case errs[0] != nil || errs[1] != nil:
+		used, failed := candidates[0], candidates[1]
+		err := errs[1]
+		if errs[0] != nil {
+			used, failed, err = candidates[1], candidates[0], errs[0]
+		}
+		log(fmt.Sprintf("engine %s is not used: %v", failed.Name, err))
+		return alone(used, failed, fmt.Sprintf("%s; %s: not used: %v", used.Name, failed.Name, err))
+	}
+	all := make([]measurement, len(sizes))
+	for i, s := range sizes {
+		all[i] = measurement{s, [2]time.Duration{max(times[0][i], 1), max(times[1][i], 1)}}
+	}
+	r, single := choose(all)
+	small, large := candidates[r.small], candidates[1-r.small]
+	figures := table(all, r.small)
+	if r.alone {
+		return alone(small, large, fmt.Sprintf("%s, as fast as %s or faster (%s)", small.Name, large.Name, figures))
+	}
+	if reason := differ(infos[r.small], infos[1-r.small]); reason != "" {
+		used, other := candidates[single], candidates[1-single]
+		return alone(used, other, fmt.Sprintf("%s, the faster one over all sizes (%s); %s is not used for some of them, since %s",
+			used.Name, table(all, single), other.Name, reason))
+	}
+	p := newPair([2]Candidate{small, large}, r.tokens, log)
+	choice := fmt.Sprintf("%s up to %d tokens a run, %s above", small.Name, r.tokens, large.Name)
+	p.info.Details["choice"] = choice
+	for _, m := range all {
+		p.info.Details["choice."+m.shape.String()] = fmt.Sprintf("%s %s ms, %s %s ms",
+			small.Name, milliseconds(m.times[r.small]), large.Name, milliseconds(m.times[1-r.small]))
+	}
+	return p, fmt.Sprintf("%s (%s)", choice, figures), nil
+}
+
+// alone returns the engine that is used, and closes the other one.
+func alone(used, other Candidate, choice string) (engine.Engine, string, error) {
+	if err := closeAll(other); err != nil {
+		choice += fmt.Sprintf("; closing it: %v", err)
+	}
+	return used.Engine, choice, nil
+}
+
+func closeAll(candidates ...Candidate) error {
+	var errs []error
+	for _, c := range candidates {
+		if err := c.Engine.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("closing %s: %w", c.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// common are the limits of what both engines can run.
+func common(a, b engine.Limits) engine.Limits {
+	return engine.Limits{MaxTokens: min(a.MaxTokens, b.MaxTokens), MaxSequences: min(a.MaxSequences, b.MaxSequences), MaxLength: min(a.MaxLength, b.MaxLength)}
+}
+
+// differ says why runs must not go now to the one, now to the other: callers would see it in the results. "": they may.
+func differ(a, b engine.Info) string {
+	switch {
+	case a.Precision != b.Precision:
+		return fmt.Sprintf("one computes in %s, the other in %s", a.Precision, b.Precision)
+	case a.Outputs != b.Outputs || a.PooledWidth != b.PooledWidth || a.TokenWidth != b.TokenWidth || a.SparseWidth != b.SparseWidth:
+		return fmt.Sprintf("their outputs are not the same (%#x and %#x; %d, %d, %d and %d, %d, %d columns)", uint32(a.Outputs), uint32(b.Outputs),
+			a.PooledWidth, a.TokenWidth, a.SparseWidth, b.PooledWidth, b.TokenWidth, b.SparseWidth)
+	}
+	return ""
+}
