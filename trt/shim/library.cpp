@@ -10,10 +10,10 @@
 #define BEI_TRT_FLAVOUR "rtx1"
 #elif NV_TENSORRT_MAJOR == 11
 #define BEI_TRT_FLAVOUR "11"
-#elif NV_TENSORRT_MAJOR == 10
+#elif NV_TENSORRT_MAJOR == 10 && NV_TENSORRT_MINOR >= 1
 #define BEI_TRT_FLAVOUR "10"
 #else
-#error "supported: TensorRT-RTX 1.x, TensorRT 10.x and 11.x"
+#error "supported: TensorRT-RTX 1.x, TensorRT from 10.1 on and 11.x"
 #endif
 
 namespace bei {
