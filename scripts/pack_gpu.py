@@ -32,10 +32,12 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TESTS = {"trt": "trt", "onnx": "backend/engine/onnx", "backend": "backend"}
 # Tracked files that travel; of folders all that is tracked below them.
 TRACKED = ["go.mod", "LICENSE", "include", "testdata", "bench", "trt/testdata", "trt/shim.h"]
-WORK = ["dist/libbei.so", "dist/bei", "dist/libonnxruntime.so.1", "dist/libbei_trt_rtx1.so", "dist/libbei_trt_11.so"]
+WORK = ["dist/libbei.so", "dist/bei", "dist/libbei_trt_rtx1.so", "dist/libbei_trt_11.so"]
 LIBRARIES = [".deps/tensorrt/lib", ".deps/gpu/onnxruntime", ".deps/onnxruntime", ".deps/models/all-MiniLM-L6-v2"]
 # Where libbei.so looks for libraries beside itself.
-LINKS = {"dist/tensorrt": "../.deps/tensorrt/lib", "dist/onnxruntime-gpu": "../.deps/gpu/onnxruntime"}
+LINKS = {"dist/tensorrt": "../.deps/tensorrt/lib", "dist/onnxruntime-gpu": "../.deps/gpu/onnxruntime",
+         "dist/libonnxruntime.so.1": "../.deps/onnxruntime/libonnxruntime.so.1"}
+PUT_BYTES = 4096  # room in a piece for its script, and more
 PART = ".part-"  # scratch folders in the output
 MTIME = 946684800  # of every member, so that the same content gives the same archive
 
@@ -49,9 +51,9 @@ mkdir -p "$parts"
 cp "$here"/{part} "$parts"/{part}.new
 echo "{sha256}  $parts/{part}.new" | sha256sum -c - > /dev/null || {{ echo "{part} is damaged: bring it again" >&2; exit 1; }}
 mv "$parts"/{part}.new "$parts"/{part}
-missing=
-for part in {parts}; do [ -f "$parts/$part" ] || missing="$missing $part"; done
-if [ -n "$missing" ]; then echo "{set}: waiting for$missing"; exit 0; fi
+missing=0
+for part in {parts}; do [ -f "$parts/$part" ] || missing=$((missing + 1)); done
+if [ $missing -gt 0 ]; then echo "{set}: piece {number} of {count} is here, $missing to come"; exit 0; fi
 for part in {parts}; do cat "$parts/$part"; done | tar -xzf - -C "$to"
 for part in {parts}; do rm "$parts/$part"; done
 echo "{set} is complete in $to"
@@ -101,7 +103,8 @@ def cut(archive, piece):
     size = os.path.getsize(archive)
     if piece is None:
         return [size]
-    return [min(piece, size - begin) for begin in range(0, size, piece)] or [0]
+    step = piece - PUT_BYTES
+    return [min(step, size - begin) for begin in range(0, size, step)]
 
 
 def write_pieces(archive, name, output, first, piece):
@@ -136,11 +139,12 @@ def tracked(paths):
 def build_tests(scratch):
     """Build the test binaries; {name in the archive: path}."""
     files = {}
+    environment = {"CGO_CFLAGS": "-g -O2 -Wno-deprecated-declarations", **os.environ}  # as the Makefile has it
     for name, folder in TESTS.items():
         path = os.path.join(scratch, name + ".test")
         say(f"go test -c ./{folder}")
         subprocess.run([*shlex.split(os.environ.get("GO", "go")), "test", "-c", "-trimpath", "-ldflags=-s -w", "-o", path, "./" + folder],
-                       cwd=ROOT, check=True)
+                       cwd=ROOT, env=environment, check=True)
         files[f"tests/{name}.test"] = path
     return files
 

@@ -41,7 +41,7 @@ SPLIT = {
     },
 }
 
-EVENT = re.compile(r"^=== (RUN|PAUSE|CONT|NAME) +(\S+)$")
+EVENT = re.compile(r"^=== (?:RUN|PAUSE|CONT|NAME) *(\S*)$")  # NAME without one: what follows is no test's
 RESULT = re.compile(r"^ *--- (PASS|FAIL|SKIP): (\S+) \((\d+(?:\.\d+)?)s\)$")
 
 Shard = collections.namedtuple("Shard", "binary run skip")  # the patterns of -test.run and -test.skip
@@ -64,8 +64,9 @@ def parse(text):
     for line in re.sub("\n?\x16", "\n", text).lstrip("\n").splitlines():
         event, result = EVENT.match(line), RESULT.match(line)
         if event:
-            current = event.group(2)
-            results.setdefault(current, ("lost", 0.0))
+            current = event.group(1) or None
+            if current:
+                results.setdefault(current, ("lost", 0.0))
         elif result:
             status, current, seconds = result.groups()
             results[current] = (status.lower(), float(seconds))
