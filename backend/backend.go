@@ -29,13 +29,10 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/arch"
 	"github.com/basetenlabs/bei-runtime/backend/device"
 	"github.com/basetenlabs/bei-runtime/backend/engine"
-	"github.com/basetenlabs/bei-runtime/backend/engine/mock"
-	"github.com/basetenlabs/bei-runtime/backend/engine/onnx"
 	"github.com/basetenlabs/bei-runtime/backend/pipeline"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 	"github.com/basetenlabs/bei-runtime/backend/tokenize"
 	"github.com/basetenlabs/bei-runtime/backend/weights"
-	"github.com/basetenlabs/bei-runtime/trt"
 )
 
 // Version is the library's version; the build sets it.
@@ -59,6 +56,7 @@ type Backend struct {
 	closed    atomic.Bool
 	// calibrates: the engine is an onnx.Engine that keeps maxima, for a Calibrator.
 	calibrates bool
+	choice     string // why the engine is what it is
 	// tokenizerUse is held for reading by calls that use the tokenizer outside the pipeline; for writing to close it.
 	tokenizerUse sync.RWMutex
 	cut          atomic.Bool  // these calls must end: the time that Close gives them is over
@@ -88,7 +86,7 @@ func openBackend(ctx context.Context, c Config, calibrates bool) (*Backend, erro
 	debug.FreeOSMemory() // what parsing left behind would stay resident until the next collection, which may be far
 	b.opened = time.Since(start)
 	i := b.engine.Info()
-	b.log.Info("open", zap.String("model", c.Model), zap.String("engine", i.Name), zap.String("engine_choice", b.config.engineChoice()), zap.String("engine_version", i.Version),
+	b.log.Info("open", zap.String("model", c.Model), zap.String("engine", i.Name), zap.String("engine_choice", b.choice), zap.String("engine_version", i.Version),
 		zap.String("device", i.Device), zap.String("precision", i.Precision), zap.Uint32("slots", b.info.Slots), zap.Any("limits", i.Limits),
 		zap.Any("details", i.Details), zap.String("devices", b.monitor.Describe()), zap.Duration("took", b.opened))
 	return b, nil
@@ -98,13 +96,13 @@ func (b *Backend) open(ctx context.Context) (err error) {
 	if err := b.openTokenizer(); err != nil {
 		return err
 	}
-	if b.engine, err = b.openEngine(ctx); err != nil {
+	b.monitor = device.Open()
+	if b.engine, b.choice, err = b.openEngine(ctx); err != nil {
 		return err
 	}
 	if b.prompt, err = b.defaultPrompt(); err != nil {
 		return err
 	}
-	b.monitor = device.Open()
 	b.info = b.describe()
 	if b.info.HasTokenizer && b.tokenizer.VocabSize() > int(b.info.VocabSize) {
 		return status.Errorf(status.Start, "tokenizer.json has token ids up to %d, but the model's vocabulary has %d rows: they do not belong together",
@@ -142,46 +140,6 @@ func checkFolder(folder string) error {
 		return status.Errorf(status.Start, "model %q is a file; %s", folder, want)
 	}
 	return nil
-}
-
-// limits are the engine's limits as far as the config sets them.
-func (c Config) limits() engine.Limits {
-	return engine.Limits{MaxTokens: c.MaxTokens, MaxSequences: c.MaxSequences, MaxLength: c.MaxLength, BestTokens: c.BestTokens}
-}
-
-func (b *Backend) openEngine(ctx context.Context) (engine.Engine, error) {
-	c := &b.config
-	if c.Engine == "mock" {
-		m := c.Mock
-		if b.tokenizer != nil && m.VocabSize == 0 {
-			m.VocabSize = b.tokenizer.VocabSize()
-		}
-		return mock.Open(m, c.Slots, c.limits()), nil
-	}
-	if c.Engine == "tensorrt" {
-		return trt.Open()
-	}
-	var err error
-	if b.weights, err = weights.Open(c.Model); err != nil {
-		return nil, err
-	}
-	if b.model, err = arch.Read(c.Model, b.weights, arch.Options{Pooling: c.Pooling}); err != nil {
-		return nil, err
-	}
-	limits := c.limits()
-	if limits.MaxLength == 0 || limits.MaxLength > b.model.MaxLength {
-		limits.MaxLength = b.model.MaxLength
-	}
-	b.log.Info("opening", zap.String("model", c.Model), zap.String("family", b.model.Family), zap.Int("layers", len(b.model.Layers)),
-		zap.Int("hidden_size", b.model.HiddenSize), zap.Int64("weights_bytes", b.weights.TotalBytes()))
-	o := onnx.Options{Library: c.ONNXRuntime.Library, Threads: c.Threads, Slots: c.Slots, Limits: limits, Calibrate: b.calibrates, Logger: logONNXRuntime(b.log)}
-	if c.Device != "auto" {
-		o.Device = c.Device
-	}
-	if c.DType != "auto" {
-		o.Precision = c.DType
-	}
-	return onnx.Open(ctx, b.model, b.weights, o)
 }
 
 // defaultPrompt is the text put before texts when a call names no prompt.

@@ -42,7 +42,9 @@ type Config struct {
 	Queue             QueueConfig       `json:"queue"`
 	Log               LogConfig         `json:"log"`
 	Go                GoConfig          `json:"go"`
+	Devices           []int             `json:"devices,omitempty"`
 	ONNXRuntime       ONNXRuntimeConfig `json:"onnxruntime"`
+	TensorRT          TensorRTConfig    `json:"tensorrt"`
 	Mock              mock.Config       `json:"mock"`
 }
 
@@ -75,6 +77,15 @@ type GoConfig struct {
 // ONNXRuntimeConfig is Config.ONNXRuntime.
 type ONNXRuntimeConfig struct {
 	Library string `json:"library"`
+}
+
+// TensorRTConfig is Config.TensorRT.
+type TensorRTConfig struct {
+	Library     string `json:"library"`
+	Flavour     string `json:"flavour"`
+	Cache       string `json:"cache"`
+	CacheBytes  int64  `json:"cache_bytes"`
+	MemoryBytes int64  `json:"memory_bytes"`
 }
 
 // Defaults of the queue and the watchdog.
@@ -208,14 +219,6 @@ func (c Config) pipeline() pipeline.Config {
 		p.RunTimeout = time.Duration(c.RunTimeoutMS) * time.Millisecond
 	}
 	return p
-}
-
-// engineChoice says why the engine is what it is.
-func (c Config) engineChoice() string {
-	if c.Engine == "" || c.Engine == "auto" {
-		return "auto: the only engine of this build that computes models, on the only device that it can use"
-	}
-	return "asked for"
 }
 
 // maxResultBytes bounds the memory that the result of one call may take.

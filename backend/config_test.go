@@ -228,7 +228,6 @@ func TestGoOptions(t *testing.T) {
 
 func TestEnginesThatAreNotThere(t *testing.T) {
 	for want, change := range map[string]func(*Config){
-		`engine "tensorrt"`:               func(c *Config) { c.Engine = "tensorrt" },
 		`dtype "float16" on device "cpu"`: func(c *Config) { c.DType = "float16" },
 		`dtype "float8" on device "cuda"`: func(c *Config) { c.Device, c.DType = "cuda", "float8" },
 	} {
@@ -241,6 +240,13 @@ func TestEnginesThatAreNotThere(t *testing.T) {
 	c.Device = "cuda"
 	_, err := Open(background, c)
 	requireCode(t, status.NoBackend, err, "no CUDA provider")
+	c = onnxConfig("bert-mean")
+	c.Engine, c.TensorRT.Library = "tensorrt", "does-not-exist.so"
+	_, err = Open(background, c)
+	requireCode(t, status.NoBackend, err, "does-not-exist.so")
+	c.Device = "cpu"
+	_, err = Open(background, c)
+	requireCode(t, status.InvalidArgument, err, `engine "tensorrt" runs on device "cuda"`)
 	for _, c := range []Config{
 		{Model: t.TempDir()},
 		{Model: "does-not-exist"},

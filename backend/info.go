@@ -207,7 +207,7 @@ func (b *Backend) InfoJSON() ([]byte, error) {
 		Dimensions: i.Dimensions, TokenDimensions: i.TokenDimensions, VocabSize: i.VocabSize, TypeVocabSize: i.TypeVocabSize,
 		PositionOffset: i.PositionOffset, DefaultPrompt: b.prompt, MaxLength: i.MaxLength, MaxTokens: i.MaxTokens,
 		MaxSequences: i.MaxSequences, BestTokens: i.BestTokens, Slots: i.Slots, IsPadded: i.Padded, HasTokenizer: i.HasTokenizer,
-		MaxItems: b.queue.MaxItems, Engine: e.Name, EngineVersion: e.Version, EngineChoice: b.config.engineChoice(), EngineDetails: e.Details, Device: e.Device,
+		MaxItems: b.queue.MaxItems, Engine: e.Name, EngineVersion: e.Version, EngineChoice: b.choice, EngineDetails: e.Details, Device: e.Device,
 		DeviceUUIDs: e.DeviceUUIDs, DType: e.Precision, OpenSeconds: b.opened.Seconds(),
 	}
 	for _, o := range []struct {

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
+	"github.com/basetenlabs/bei-runtime/trt/nvinfer"
 )
 
 // LogSink receives one line: a JSON object, valid during the call only. level: -1 debug, 0 info, 1 warn, 2 error.
@@ -187,6 +188,20 @@ func logONNXRuntime(log *zap.Logger) func(ort.Severity, string) {
 			log.Error("onnxruntime: " + message)
 		} else {
 			log.Warn("onnxruntime: " + message)
+		}
+	}
+}
+
+// logTensorRT passes TensorRT's messages on.
+func logTensorRT(log *zap.Logger) func(nvinfer.Severity, string) {
+	return func(s nvinfer.Severity, message string) {
+		switch {
+		case s <= nvinfer.Error:
+			log.Error("tensorrt: " + message)
+		case s == nvinfer.Warning:
+			log.Warn("tensorrt: " + message)
+		default:
+			log.Info("tensorrt: " + message)
 		}
 	}
 }

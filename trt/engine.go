@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
@@ -39,6 +40,27 @@ type Engine struct {
 
 	running sync.RWMutex // runs hold it for reading, Close for writing
 	closed  bool
+
+	stats counters
+}
+
+// counters are Stats in the making.
+type counters struct{ runs, launches, replays, captures, tokens, cells atomic.Uint64 }
+
+// Stats counts what runs did since the engine was opened, warm-up left out.
+type Stats struct {
+	Runs     uint64 // calls of Slot.Run that reached a device
+	Launches uint64 // of the program
+	Replays  uint64 // launches that were a CUDA graph's
+	Captures uint64 // launches that had to capture one
+	Tokens   uint64 // of the runs
+	Cells    uint64 // of the launches, padding included
+}
+
+// Stats returns the counts.
+func (e *Engine) Stats() Stats {
+	c := &e.stats
+	return Stats{c.runs.Load(), c.launches.Load(), c.replays.Load(), c.captures.Load(), c.tokens.Load(), c.cells.Load()}
 }
 
 var _ engine.Engine = (*Engine)(nil)

@@ -202,7 +202,7 @@ func (w *worker) prepare(i int, measure bool) (time.Duration, error) {
 	var times []time.Duration
 	for range rounds {
 		begin := time.Now()
-		if err := w.enqueue(i, 0, 0, -1); err != nil {
+		if _, err := w.enqueue(i, 0, 0, -1); err != nil {
 			return 0, err
 		}
 		if err := w.lane.Wait(); err != nil {
@@ -219,8 +219,8 @@ func (w *worker) setDims(x shape) {
 }
 
 // enqueue launches a shape whose inputs are staged from cell and sequence numbers on. Token vectors go to cell vectors of their
-// staging memory; -1: they are not wanted.
-func (w *worker) enqueue(i, cell, sequence, vectors int) error {
+// staging memory; -1: they are not wanted. captured: a CUDA graph was made.
+func (w *worker) enqueue(i, cell, sequence, vectors int) (captured bool, err error) {
 	x, l := w.shapes.all[i], &w.launch
 	w.setDims(x)
 	l.Offsets[bindTokens], l.Bytes[bindTokens] = 4*w.layout.planes.tokens*cell, 4*w.layout.planes.tokens*x.cells()
@@ -236,8 +236,7 @@ func (w *worker) enqueue(i, cell, sequence, vectors int) error {
 	if i < w.graphs {
 		l.Graph = int64(i)
 	}
-	_, err := w.lane.Enqueue(l)
-	return err
+	return w.lane.Enqueue(l)
 }
 
 func (r *replica) name() string {

@@ -119,6 +119,8 @@ func (s *slot) run(ctx context.Context, w *worker) (engine.Output, error) {
 	if len(s.order) == 0 || b.Outputs == 0 {
 		return out, nil
 	}
+	s.engine.stats.runs.Add(1)
+	s.engine.stats.tokens.Add(uint64(b.Tokens()))
 	s.groups = w.shapes.partition(s.lengths, s.groups[:0], s.costs, s.cuts)
 	for first := 0; first < len(s.groups); {
 		if ctx.Err() != nil {
@@ -168,12 +170,25 @@ func (s *slot) launch(w *worker, groups []group, vectors bool) (int, error) {
 		if vectors {
 			at = cell
 		}
-		if err := w.enqueue(g.shape, cell, sequence, at); err != nil {
+		captured, err := w.enqueue(g.shape, cell, sequence, at)
+		if err != nil {
 			return 0, s.drained(w, err)
 		}
+		s.count(w, g.shape, captured)
 		cell, sequence, n = cell+x.cells(), sequence+x.n, n+1
 	}
 	return n, w.lane.Wait()
+}
+
+func (s *slot) count(w *worker, shape int, captured bool) {
+	c := &s.engine.stats
+	c.launches.Add(1)
+	c.cells.Add(uint64(w.shapes.all[shape].cells()))
+	if captured {
+		c.captures.Add(1)
+	} else if shape < w.graphs {
+		c.replays.Add(1)
+	}
 }
 
 // drained waits for launches before one that failed: their memory is about to be used again.

@@ -1,0 +1,259 @@
+package trt
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/calibration"
+	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/engine/onnx"
+	"github.com/basetenlabs/bei-runtime/backend/engine/suite"
+	"github.com/basetenlabs/bei-runtime/backend/weights"
+	"github.com/basetenlabs/bei-runtime/trt/nvinfer"
+)
+
+// needGPU skips where the tests are not told that there is a device. BEI_GPU_TESTS is the number of devices.
+func needGPU(t *testing.T, devices int) {
+	n, _ := strconv.Atoi(os.Getenv("BEI_GPU_TESTS"))
+	if n < devices {
+		t.Skipf("needs %d CUDA devices and TensorRT's library: set BEI_GPU_TESTS=%d, BEI_TENSORRT_LIB and BEI_TRT_SHIM_DIR", devices, devices)
+	}
+}
+
+// gpuOptions are for small models: few shapes, so that warming up takes little.
+func gpuOptions(t *testing.T, precision string, limits engine.Limits) Options {
+	if limits.MaxTokens == 0 {
+		limits.MaxTokens = 1024
+	}
+	if limits.MaxSequences == 0 {
+		limits.MaxSequences = 32
+	}
+	return Options{Precision: precision, Slots: 1, Limits: limits, Cache: t.TempDir(), Logger: func(s nvinfer.Severity, m string) {
+		if s <= nvinfer.Warning {
+			t.Log(s, m)
+		}
+	}}
+}
+
+// calibrated measures the scales of a case's own sequences on the CPU.
+func calibrated(t *testing.T, m *arch.Model, w *weights.Set, sequences []suite.Sequence) *calibration.Scales {
+	e, err := onnx.Open(t.Context(), m, w, onnx.Options{Calibrate: true, Library: os.Getenv("BEI_ONNXRUNTIME_CPU_LIB")})
+	require.NoError(t, err)
+	for _, q := range sequences {
+		_, err := suite.Compute(t.Context(), e.Slots()[0], e.Info(), []suite.Sequence{q}, e.Info().Outputs)
+		require.NoError(t, err)
+	}
+	amax, tokens, err := onnx.Maxima(e)
+	require.NoError(t, err)
+	require.NoError(t, e.Close())
+	scales, err := calibration.New(w.Fingerprint(), len(sequences), tokens, calibration.Keys(m), amax)
+	require.NoError(t, err)
+	return scales
+}
+
+func gpuCases(t *testing.T) []suite.Case {
+	return append(suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier), suite.Synthetic(t)...)
+}
+
+// TestGPU holds every case to the truth in every precision.
+func TestGPU(t *testing.T) {
+	needGPU(t, 1)
+	for _, precision := range []string{"float32", "float16", "bfloat16"} {
+		t.Run(precision, func(t *testing.T) {
+			suite.Run(t, func(t *testing.T, m *arch.Model, w *weights.Set, limits engine.Limits) engine.Engine {
+				e, err := Open(t.Context(), m, w, gpuOptions(t, precision, limits))
+				require.NoError(t, err)
+				return e
+			}, gpuCases(t), suite.Precisions[precision])
+		})
+	}
+}
+
+// cosines runs each sequence alone and returns the least cosine to the truth of pooled rows and token vectors.
+func cosines(t *testing.T, e engine.Engine, sequences []suite.Sequence) float64 {
+	least := 1.0
+	for _, q := range sequences {
+		results, err := suite.Compute(t.Context(), e.Slots()[0], e.Info(), []suite.Sequence{q}, e.Info().Outputs)
+		require.NoError(t, err)
+		for _, pair := range []struct {
+			got  []float32
+			want []float64
+		}{{results[0].Pooled, q.Pooled}, {results[0].TokenVectors, q.TokenVectors}} {
+			if pair.want == nil || len(pair.got) < 2 {
+				continue
+			}
+			var dot, gg, ww float64
+			for i, w := range pair.want {
+				g := float64(pair.got[i])
+				dot, gg, ww = dot+g*w, gg+g*g, ww+w*w
+			}
+			if ww > 0 {
+				least = min(least, dot/math.Sqrt(gg*ww))
+			}
+		}
+	}
+	return least
+}
+
+// TestGPUCosines prints how near each precision comes, on models of every family and the real MiniLM.
+func TestGPUCosines(t *testing.T) {
+	needGPU(t, 1)
+	cases := append(gpuCases(t), suite.MiniLM(t))
+	for _, c := range cases {
+		t.Run(c.Name, func(t *testing.T) {
+			for _, precision := range []string{"float32", "float16", "bfloat16", "float8"} {
+				o := gpuOptions(t, precision, engine.Limits{})
+				least := suite.Precisions[precision].MinCosine
+				if precision == "float8" {
+					o.Scales = calibrated(t, c.Model, c.Weights, c.Sequences)
+					least = 0.9 // tiny random models; the real one below
+					if c.Name == "all-MiniLM-L6-v2" {
+						least = 0.99
+					}
+				}
+				e, err := Open(t.Context(), c.Model, c.Weights, o)
+				require.NoError(t, err)
+				got := cosines(t, e, c.Sequences)
+				t.Logf("cosine %s %s %.7f", c.Name, precision, got)
+				require.GreaterOrEqual(t, got, least, precision)
+				require.NoError(t, e.Close())
+			}
+		})
+	}
+}
+
+// TestGPUAloneEqualsBatched compares texts of the real MiniLM alone and in one batch, in float16.
+func TestGPUAloneEqualsBatched(t *testing.T) {
+	needGPU(t, 1)
+	c := suite.MiniLM(t)
+	e, err := Open(t.Context(), c.Model, c.Weights, gpuOptions(t, "float16", engine.Limits{MaxTokens: 8192, MaxSequences: 64}))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, e.Close()) }()
+	slot, info := e.Slots()[0], e.Info()
+	var batched []suite.Result
+	for from := 0; from < len(c.Sequences); from += 30 {
+		r, err := suite.Compute(t.Context(), slot, info, c.Sequences[from:min(from+30, len(c.Sequences))], engine.Pooled)
+		require.NoError(t, err)
+		batched = append(batched, r...)
+	}
+	least := 1.0
+	for i, q := range c.Sequences {
+		alone, err := suite.Compute(t.Context(), slot, info, []suite.Sequence{q}, engine.Pooled)
+		require.NoError(t, err)
+		var dot, aa, bb float64
+		for k, x := range alone[0].Pooled {
+			y := float64(batched[i].Pooled[k])
+			dot, aa, bb = dot+float64(x)*y, aa+float64(x)*float64(x), bb+y*y
+		}
+		least = min(least, dot/math.Sqrt(aa*bb))
+	}
+	t.Logf("cosine alone against batched: %.8f", least)
+	require.GreaterOrEqual(t, least, 0.99999)
+}
+
+// TestGPUSteadyState runs random mixed batches after warm-up: nothing is compiled, captured or allocated, and a shape's time is steady.
+func TestGPUSteadyState(t *testing.T) {
+	needGPU(t, 1)
+	c := suite.MiniLM(t)
+	o := gpuOptions(t, "float16", engine.Limits{MaxTokens: 4096, MaxSequences: 32})
+	o.Slots = 2
+	opened, err := Open(t.Context(), c.Model, c.Weights, o)
+	require.NoError(t, err)
+	e := opened.(*Engine)
+	defer func() { require.NoError(t, e.Close()) }()
+	free := func() uint64 {
+		lib, err := openLibrary(LibraryOptions{})
+		require.NoError(t, err)
+		devices, err := lib.Devices()
+		require.NoError(t, err)
+		return devices[0].MemoryFree
+	}
+	before := free()
+	random := rand.New(rand.NewPCG(5, 6))
+	times := make(map[string][]float64)
+	for range 1000 {
+		var batch []suite.Sequence
+		n := 1 << random.IntN(5)
+		longest := 0
+		for range n {
+			q := c.Sequences[random.IntN(len(c.Sequences))]
+			batch = append(batch, q)
+			longest = max(longest, len(q.IDs))
+		}
+		begin := time.Now()
+		_, err := suite.Compute(t.Context(), e.slots[random.IntN(len(e.slots))], e.info, batch, engine.Pooled)
+		require.NoError(t, err)
+		took := float64(time.Since(begin).Microseconds())
+		if n == 1 {
+			w := e.replicas[0].workers[0]
+			bucket := fmt.Sprintf("1 x %d", w.shapes.steps[w.shapes.step[longest]])
+			times[bucket] = append(times[bucket], took)
+		}
+	}
+	stats := e.Stats()
+	t.Logf("%+v", stats)
+	require.Zero(t, stats.Captures)
+	require.GreaterOrEqual(t, float64(stats.Replays)/float64(stats.Launches), 0.9)
+	require.Equal(t, before, free(), "device memory")
+	for bucket, list := range times {
+		if len(list) < 20 {
+			continue
+		}
+		slices.Sort(list)
+		p50, p99 := list[len(list)/2], list[len(list)*99/100]
+		t.Logf("bucket %s: %d runs, p50 %.0f us, p99 %.0f us, ratio %.2f", bucket, len(list), p50, p99, p99/p50)
+		require.LessOrEqual(t, p99/p50, 1.5, bucket)
+	}
+}
+
+// TestGPUReplicas runs on two devices at once.
+func TestGPUReplicas(t *testing.T) {
+	needGPU(t, 2)
+	c := suite.MiniLM(t)
+	o := gpuOptions(t, "float16", engine.Limits{MaxTokens: 1024, MaxSequences: 16})
+	o.Devices, o.Slots = []int{0, 1}, 2
+	opened, err := Open(t.Context(), c.Model, c.Weights, o)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, opened.Close()) }()
+	require.Len(t, opened.Slots(), 4)
+	require.Len(t, opened.Info().DeviceUUIDs, 2)
+	require.True(t, strings.Contains(opened.Info().Device, "cuda:1"))
+	done := make(chan error)
+	for _, s := range opened.Slots() {
+		go func() {
+			for i := range 50 {
+				q := c.Sequences[i%len(c.Sequences)]
+				r, err := suite.Compute(t.Context(), s, opened.Info(), []suite.Sequence{q}, engine.Pooled)
+				if err == nil {
+					row := r[0].Pooled
+					var norm float64
+					for _, x := range row {
+						norm += float64(x) * float64(x)
+					}
+					for k := range row {
+						row[k] /= float32(math.Sqrt(norm))
+					}
+					err = suite.Precisions["float16"].Compare(row, q.Pooled)
+				}
+				if err != nil {
+					done <- err
+					return
+				}
+			}
+			done <- nil
+		}()
+	}
+	for range opened.Slots() {
+		require.NoError(t, <-done)
+	}
+}
