@@ -127,6 +127,8 @@ class RunTest(unittest.TestCase):
         found = {record["name"]: record for record in run_tests.records(run_tests.Shard("b", "^TestA$", ""), OUTPUT, 1, 2.0)}
         self.assertEqual(found["TestA/two"]["output"].strip(), "a_test.go:9: no GPU")
         self.assertNotIn("output", found["TestB"])
+        kept = run_tests.records(run_tests.Shard("b", "^TestB$", ""), OUTPUT, 1, 2.0, "B")
+        self.assertEqual([record["output"] for record in kept if record["name"] == "TestB"], ["printed"])
 
     def test_dead_processes_are_reported(self):
         shard = run_tests.Shard("b", "^TestA$", "")

@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
 """Run the packed test binaries on a GPU machine, in parallel processes, and report.
 
-    run_tests.py [--only trt,onnx,backend] [--run REGEX] [--jobs N] [--timeout SECONDS] [--split TEST=NAME,...] [--json FILE] [--no-gpu]
+    run_tests.py [--only trt,onnx,backend] [--run REGEX] [--jobs N] [--timeout SECONDS] [--split BINARY/TEST=NAME,...]
+                 [--keep REGEX] [--json FILE] [--no-gpu]
 
 scripts/pack_gpu.py puts it at the root of what it packs. Each top-level test runs in a process of its own, and those of SPLIT in
-several: one for each of the named subtests and one for all others, so that none is left out. The variables BEI_GPU_TESTS=1,
-BEI_ROOT, BEI_DIST, BEI_TRT_SHIM_DIR, BEI_TENSORRT_LIB and LD_LIBRARY_PATH are set, the last with the folders of CUDA and cuDNN
+several: one for each of the named subtests and one for all others, so that none is left out. Those of ALONE, which measure time or
+memory, run one after another when all others are done. The variables BEI_GPU_TESTS=1 (the number of GPUs), BEI_ROOT, BEI_DIST,
+BEI_TRT_SHIM_DIR, BEI_TENSORRT_LIB, BEI_ONNXRUNTIME_CPU_LIB and LD_LIBRARY_PATH are set, the last with the folders of CUDA and cuDNN
 beside this Python's torch; values that are set already win. The results go to --json (default: results.json beside this file):
 
     {"seconds": .., "counts": {"pass": ..}, "tests": [{"binary", "name", "status", "seconds", "output"}, ...]}
 
 status is pass, fail, skip, or lost for a test that began and never ended, because its process died or ran out of time. output, the last
-lines, is there for all but pass. Exit status: 0 if all passed or were skipped, 1 otherwise. Needs Python 3.9.
+lines, is there for all but passes, and for those whose name --keep matches (default: GPU|CUDA). Exit status: 0 if all passed or were skipped, 1 otherwise. Needs Python 3.9.
 """
 
 import argparse
@@ -40,6 +42,9 @@ SPLIT = {
         "TestGPU": ["float32", "float16", "bfloat16", "float8"],
     },
 }
+
+# Tests that measure time or memory.
+ALONE = re.compile(r"SteadyState|Idle|Resident|Allocations|ReleasesEverything|Replicas")
 
 EVENT = re.compile(r"^=== (?:RUN|PAUSE|CONT|NAME) *(\S*)$")  # NAME without one: what follows is no test's
 RESULT = re.compile(r"^ *--- (PASS|FAIL|SKIP): (\S+) \((\d+(?:\.\d+)?)s\)$")
@@ -77,13 +82,13 @@ def parse(text):
     return {name: (*result, lines[name]) for name, result in results.items()}, rest
 
 
-def records(shard, text, code, seconds):
+def records(shard, text, code, seconds, keep="(?!)"):
     """A record of each test of a process that printed text and ended with this code (None: it ran out of time)."""
     results, rest = parse(text)
     found = []
     for name, (status, took, lines) in results.items():
         found.append({"binary": shard.binary, "name": name, "status": status, "seconds": took})
-        if status != "pass":
+        if status != "pass" or re.search(keep, name) and lines:
             # What a dying process prints last says why its tests are lost.
             found[-1]["output"] = "\n".join((lines if status != "lost" else text.splitlines())[-TAIL:])
     if code != 0 and not any(record["status"] in ("fail", "lost") for record in found):
@@ -123,6 +128,7 @@ def environment(given, gpu):
     dist = os.path.join(HERE, "dist")
     variables = {
         "BEI_ROOT": HERE, "BEI_DIST": dist, "BEI_TRT_SHIM_DIR": dist,
+        "BEI_ONNXRUNTIME_CPU_LIB": os.path.join(HERE, ".deps", "onnxruntime", "libonnxruntime.so.1"),
         "BEI_TENSORRT_LIB": os.path.join(HERE, ".deps", "tensorrt", "lib", "libtensorrt_rtx.so.1"),
     }
     if gpu:
@@ -142,7 +148,7 @@ def list_tests(binary, folder, variables):
     return [line for line in done.stdout.splitlines() if line.startswith("Test")]
 
 
-def run_shard(shard, folder, variables, timeout):
+def run_shard(shard, folder, variables, timeout, keep):
     command = [os.path.join(HERE, "tests", shard.binary + ".test"), "-test.v=test2json", "-test.count=1", f"-test.timeout={timeout}s",
                f"-test.run={shard.run}"]
     if shard.skip:
@@ -156,7 +162,7 @@ def run_shard(shard, folder, variables, timeout):
             process.kill()
             out, _ = process.communicate()
             code = None
-    return records(shard, out.decode("utf-8", "replace"), code, time.monotonic() - begin)
+    return records(shard, out.decode("utf-8", "replace"), code, time.monotonic() - begin, keep)
 
 
 def parse_split(texts):
@@ -205,6 +211,7 @@ def arguments():
                         help="processes at a time (default: CPUs, up to 8)")
     parser.add_argument("--timeout", type=int, default=900, metavar="SECONDS", help="limit for a process (default: 900)")
     parser.add_argument("--split", action="append", default=[], metavar="BINARY/TEST=NAME,...", help="subtests that get a process each")
+    parser.add_argument("--keep", default="GPU|CUDA", metavar="REGEX", help="names of passing tests whose output is kept (default: GPU|CUDA)")
     parser.add_argument("--json", default=os.path.join(HERE, "results.json"), metavar="FILE", help="results (default: results.json)")
     parser.add_argument("--no-gpu", action="store_true", help="do not set BEI_GPU_TESTS: run what needs no GPU")
     return parser.parse_args()
@@ -227,9 +234,14 @@ def main():
         raise SystemExit(f"run_tests: no test matches --run {options.run!r}")
     shards.sort(key=lambda shard: "/" not in shard.run)  # the long ones first
     found = []
-    with concurrent.futures.ThreadPoolExecutor(max(1, options.jobs)) as pool:
-        for result in pool.map(lambda shard: run_shard(shard, folders[shard.binary], variables, options.timeout), shards):
-            found += result
+
+    def run(shard):
+        return run_shard(shard, folders[shard.binary], variables, options.timeout, options.keep)
+
+    for jobs, chosen in ((max(1, options.jobs), [s for s in shards if not ALONE.search(s.run)]), (1, [s for s in shards if ALONE.search(s.run)])):
+        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+            for result in pool.map(run, chosen):
+                found += result
     tests = merge(found)
     report = {"gpus": machine(), "seconds": round(time.monotonic() - begin, 1),
               "counts": dict(collections.Counter(record["status"] for record in tests)), "tests": tests}
