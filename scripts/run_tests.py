@@ -13,7 +13,8 @@ beside this Python's torch; values that are set already win. The results go to -
     {"seconds": .., "counts": {"pass": ..}, "tests": [{"binary", "name", "status", "seconds", "output"}, ...]}
 
 status is pass, fail, skip, or lost for a test that began and never ended, because its process died or ran out of time. output, the last
-lines, is there for all but passes, and for those whose name --keep matches (default: GPU|CUDA). Exit status: 0 if all passed or were skipped, 1 otherwise. Needs Python 3.9.
+lines, is there for all but passes, and for those whose name --keep matches (default: GPU|CUDA). Exit status: 0 if all passed or were
+skipped, 1 otherwise. Needs Python 3.9.
 """
 
 import argparse
@@ -211,7 +212,8 @@ def arguments():
                         help="processes at a time (default: CPUs, up to 8)")
     parser.add_argument("--timeout", type=int, default=900, metavar="SECONDS", help="limit for a process (default: 900)")
     parser.add_argument("--split", action="append", default=[], metavar="BINARY/TEST=NAME,...", help="subtests that get a process each")
-    parser.add_argument("--keep", default="GPU|CUDA", metavar="REGEX", help="names of passing tests whose output is kept (default: GPU|CUDA)")
+    parser.add_argument("--keep", default="GPU|CUDA", metavar="REGEX",
+                        help="names of passing tests whose output is kept (default: GPU|CUDA)")
     parser.add_argument("--json", default=os.path.join(HERE, "results.json"), metavar="FILE", help="results (default: results.json)")
     parser.add_argument("--no-gpu", action="store_true", help="do not set BEI_GPU_TESTS: run what needs no GPU")
     return parser.parse_args()
@@ -238,9 +240,9 @@ def main():
     def run(shard):
         return run_shard(shard, folders[shard.binary], variables, options.timeout, options.keep)
 
-    for jobs, chosen in ((max(1, options.jobs), [s for s in shards if not ALONE.search(s.run)]), (1, [s for s in shards if ALONE.search(s.run)])):
+    for alone, jobs in ((False, max(1, options.jobs)), (True, 1)):
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-            for result in pool.map(run, chosen):
+            for result in pool.map(run, [shard for shard in shards if bool(ALONE.search(shard.run)) == alone]):
                 found += result
     tests = merge(found)
     report = {"gpus": machine(), "seconds": round(time.monotonic() - begin, 1),
