@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-SOURCES = (".go", ".c", ".h", ".rs", ".py", ".sh")
+SOURCES = (".go", ".c", ".cpp", ".h", ".rs", ".py", ".sh")
 MAX_LINES = 500
 MAX_BYTES = 16 << 20
 # Written in pieces, so that this file does not match itself.

@@ -96,6 +96,9 @@ func TestShimOfAnotherBuild(t *testing.T) {
 	if compiler == "" {
 		compiler = "cc"
 	}
+	if _, err := exec.LookPath(compiler); err != nil && os.Getenv("BEI_TENSORRT_TESTS") == "" {
+		t.Skipf("%v: set CC to a C compiler", err)
+	}
 	out, err := exec.Command(compiler, "-shared", "-fPIC", `-DREAL_SHIM="`+shimPath(t, "rtx1")+`"`, "-o", filepath.Join(dir, "libbei_trt_rtx1.so"),
 		"testdata/wrong_abi.c", "-ldl").CombinedOutput()
 	require.NoError(t, err, string(out))

@@ -74,27 +74,27 @@ typedef struct bei_trt_lane bei_trt_lane;
 
 /* What a node computes. "ints" and "floats" are node fields. Axes count from 0. Sizes follow nvinfer's layers of the like name. */
 enum {
-  BEI_TRT_CONSTANT = 1,   /* dtype, dims, data: read until bei_trt_network.build returns */
-  BEI_TRT_SHAPE,          /* x -> int64 [rank] */
-  BEI_TRT_GATHER,         /* data, indices; ints: axis */
-  BEI_TRT_RESHAPE,        /* x [, int64 shape]; dims where there is no shape: 0 copies, -1 infers */
-  BEI_TRT_TRANSPOSE,      /* x; ints: permutation */
-  BEI_TRT_MATMUL,         /* a, b; ints: transpose a, transpose b */
-  BEI_TRT_ELEMENTWISE,    /* a, b; ints: nvinfer1::ElementWiseOperation */
-  BEI_TRT_UNARY,          /* x; ints: nvinfer1::UnaryOperation */
-  BEI_TRT_ACTIVATION,     /* x; ints: nvinfer1::ActivationType */
-  BEI_TRT_SOFTMAX,        /* x; ints: axis */
-  BEI_TRT_REDUCE,         /* x; ints: nvinfer1::ReduceOperation, axis, keep dimensions */
-  BEI_TRT_CONCAT,         /* x...; ints: axis */
-  BEI_TRT_SLICE,          /* x; ints: start..., size..., stride... (rank of x each) */
-  BEI_TRT_SLICE_DYNAMIC,  /* x, int64 start, int64 size; ints: stride... */
-  BEI_TRT_CAST,           /* x; dtype */
-  BEI_TRT_SELECT,         /* condition, a, b */
-  BEI_TRT_NORMALIZATION,  /* x, scale, bias; ints: axis; floats: eps. Layer norm over one axis */
-  BEI_TRT_ATTENTION,      /* q, k, v [, mask or int32 lengths]; ints: causal, decomposable, what input 3 is (0 none, 1 mask, 2 lengths) */
-  BEI_TRT_ROTARY,         /* x [b, heads, t, d], cos, sin, positions [b, t]; ints: interleaved, rotary dims */
-  BEI_TRT_QUANTIZE,       /* x, scale; dtype; ints: axis (-1: one scale) */
-  BEI_TRT_DEQUANTIZE,     /* x, scale; dtype; ints: axis (-1: one scale) */
+  BEI_TRT_CONSTANT = 1,  /* dtype, dims, data: read until bei_trt_network.build returns */
+  BEI_TRT_SHAPE,         /* x -> int64 [rank] */
+  BEI_TRT_GATHER,        /* data, indices; ints: axis */
+  BEI_TRT_RESHAPE,       /* x [, int64 shape]; dims where there is no shape: 0 copies, -1 infers */
+  BEI_TRT_TRANSPOSE,     /* x; ints: permutation */
+  BEI_TRT_MATMUL,        /* a, b; ints: transpose a, transpose b */
+  BEI_TRT_ELEMENTWISE,   /* a, b; ints: nvinfer1::ElementWiseOperation */
+  BEI_TRT_UNARY,         /* x; ints: nvinfer1::UnaryOperation */
+  BEI_TRT_ACTIVATION,    /* x; ints: nvinfer1::ActivationType */
+  BEI_TRT_SOFTMAX,       /* x; ints: axis */
+  BEI_TRT_REDUCE,        /* x; ints: nvinfer1::ReduceOperation, axis, keep dimensions */
+  BEI_TRT_CONCAT,        /* x...; ints: axis */
+  BEI_TRT_SLICE,         /* x; ints: start..., size..., stride... (rank of x each) */
+  BEI_TRT_SLICE_DYNAMIC, /* x, int64 start, int64 size; ints: stride... */
+  BEI_TRT_CAST,          /* x; dtype */
+  BEI_TRT_SELECT,        /* condition, a, b */
+  BEI_TRT_NORMALIZATION, /* x, scale, bias; ints: axis; floats: eps. Layer norm over one axis */
+  BEI_TRT_ATTENTION, /* q, k, v [, mask or int32 lengths]; ints: causal, decomposable, what input 3 is (0 none, 1 mask, 2 lengths) */
+  BEI_TRT_ROTARY,     /* x [b, heads, t, d], cos, sin, positions [b, t]; ints: interleaved, rotary dims */
+  BEI_TRT_QUANTIZE,   /* x, scale; dtype; ints: axis (-1: one scale) */
+  BEI_TRT_DEQUANTIZE, /* x, scale; dtype; ints: axis (-1: one scale) */
 };
 
 typedef struct bei_trt_node {
@@ -116,9 +116,9 @@ typedef struct bei_trt_profile_input {
 typedef struct bei_trt_build_options {
   const bei_trt_profile_input *inputs;
   int32_t input_count;
-  int32_t level;           /* builder optimization level, or -1 */
+  int32_t level;            /* builder optimization level, or -1 */
   uint64_t workspace_bytes; /* 0: the library's default */
-  int32_t detailed;        /* keep layer names for profiles */
+  int32_t detailed;         /* keep layer names for profiles */
 } bei_trt_build_options;
 
 typedef struct bei_trt_device {
@@ -162,10 +162,11 @@ typedef struct bei_trt_launch {
   const bei_trt_dims *dims;   /* of each input */
   const size_t *host_offsets; /* of each binding: where in its staging memory */
   const size_t *bytes;        /* of each binding: what is copied; 0: nothing */
-  int64_t graph;              /* key of a CUDA graph of these very dims: captured at its first launch, replayed later; -1: none */
+  int64_t graph; /* key of a CUDA graph of these very dims: captured at its first launch, replayed later; -1: none */
 } bei_trt_launch;
 
-typedef void (*bei_trt_log)(void *context, int32_t severity, const char *text); /* severity of nvinfer1::ILogger: 0 worst */
+typedef void (*bei_trt_log)(void *context, int32_t severity,
+                            const char *text); /* severity of nvinfer1::ILogger: 0 worst */
 
 typedef struct bei_trt_api {
   uint32_t features; /* BEI_TRT_HAS_* */
@@ -175,7 +176,8 @@ typedef struct bei_trt_api {
 
   /* Networks. They need no device. Free blobs with blob_free. */
   int32_t (*network_new)(bei_trt_library *, bei_trt_network **, bei_trt_error *);
-  int32_t (*network_input)(bei_trt_network *, const char *name, int32_t dtype, const bei_trt_dims *, int32_t *tensor, bei_trt_error *);
+  int32_t (*network_input)(bei_trt_network *, const char *name, int32_t dtype, const bei_trt_dims *, int32_t *tensor,
+                           bei_trt_error *);
   int32_t (*network_add)(bei_trt_network *, const bei_trt_node *, int32_t *tensor, bei_trt_error *);
   int32_t (*network_output)(bei_trt_network *, int32_t tensor, const char *name, bei_trt_error *);
   int32_t (*network_tensor)(bei_trt_network *, int32_t tensor, int32_t *dtype, bei_trt_dims *, bei_trt_error *);
@@ -189,8 +191,8 @@ typedef struct bei_trt_api {
   int32_t (*device_get)(bei_trt_library *, int32_t index, bei_trt_device *, bei_trt_error *);
 
   /* A program is a plan on a device. Free its lanes first. */
-  int32_t (*program_new)(bei_trt_library *, const void *plan, size_t size, const bei_trt_program_options *, bei_trt_program **,
-                         bei_trt_error *);
+  int32_t (*program_new)(bei_trt_library *, const void *plan, size_t size, const bei_trt_program_options *,
+                         bei_trt_program **, bei_trt_error *);
   int32_t (*program_tensors)(bei_trt_program *, bei_trt_tensor_info *, int32_t room, int32_t *count, bei_trt_error *);
   int32_t (*program_memory)(bei_trt_program *, bei_trt_program_memory *, bei_trt_error *);
   int32_t (*program_cache)(bei_trt_program *, bei_trt_blob **, bei_trt_error *); /* UNSUPPORTED where there is none */
@@ -218,8 +220,8 @@ typedef struct bei_trt_api {
  * of severity warning or worse (or all, when log_info is set), on its threads; it must not call back. The library stays open for
  * the process: TensorRT does not survive being unloaded.
  */
-int32_t bei_trt_open(uint32_t abi, const char *path, bei_trt_log log, void *log_context, int32_t log_info, bei_trt_library **,
-                     bei_trt_api *api, bei_trt_error *);
+int32_t bei_trt_open(uint32_t abi, const char *path, bei_trt_log log, void *log_context, int32_t log_info,
+                     bei_trt_library **, bei_trt_api *api, bei_trt_error *);
 
 #ifdef __cplusplus
 }

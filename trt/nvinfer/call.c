@@ -7,9 +7,11 @@ extern void beiTRTLog(void *context, int32_t severity, char *text);
 
 static void forward(void *context, int32_t severity, const char *text) { beiTRTLog(context, severity, (char *)text); }
 
-int32_t bei_trt_load(const char *shim, const char *path, int32_t log_info, bei_trt_library **library, bei_trt_api *api, bei_trt_error *error) {
+int32_t bei_trt_load(const char *shim, const char *path, int32_t log_info, bei_trt_library **library, bei_trt_api *api,
+                     bei_trt_error *error) {
   void *handle = dlopen(shim, RTLD_NOW | RTLD_LOCAL);
-  int32_t (*open)(uint32_t, const char *, bei_trt_log, void *, int32_t, bei_trt_library **, bei_trt_api *, bei_trt_error *) = NULL;
+  int32_t (*open)(uint32_t, const char *, bei_trt_log, void *, int32_t, bei_trt_library **, bei_trt_api *,
+                  bei_trt_error *) = NULL;
   if (handle != NULL)
     *(void **)&open = dlsym(handle, "bei_trt_open");
   if (open == NULL) {

@@ -17,11 +17,12 @@ constexpr const char *kDriver = "libcuda.so.1";
 Cuda load() {
   void *library = dlopen(kDriver, RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr)
-    fail(BEI_TRT_NO_LIBRARY, "no NVIDIA driver: %s; install the driver, or in a container start it with the GPU (--gpus all)", dlerror());
+    fail(BEI_TRT_NO_LIBRARY,
+         "no NVIDIA driver: %s; install the driver, or in a container start it with the GPU (--gpus all)", dlerror());
   Cuda loaded = {};
-#define BEI_LOAD(name)                                                                                                                     \
-  loaded.name = reinterpret_cast<decltype(&::name)>(dlsym(library, BEI_NAME(name)));                                                       \
-  if (loaded.name == nullptr)                                                                                                              \
+#define BEI_LOAD(name)                                                                                                 \
+  loaded.name = reinterpret_cast<decltype(&::name)>(dlsym(library, BEI_NAME(name)));                                   \
+  if (loaded.name == nullptr)                                                                                          \
     fail(BEI_TRT_NO_LIBRARY, "%s has no %s: the NVIDIA driver is too old", kDriver, BEI_NAME(name));
   BEI_CUDA_FUNCTIONS(BEI_LOAD)
 #undef BEI_LOAD
@@ -80,7 +81,9 @@ void check(CUresult result, const char *what) {
   const char *name = "?", *text = "unknown error";
   cuda().cuGetErrorName(result, &name);
   cuda().cuGetErrorString(result, &text);
-  const int32_t code = isLost(result) ? BEI_TRT_LOST : result == CUDA_ERROR_OUT_OF_MEMORY ? BEI_TRT_NO_MEMORY : BEI_TRT_FAILED;
+  const int32_t code = isLost(result)                       ? BEI_TRT_LOST
+                       : result == CUDA_ERROR_OUT_OF_MEMORY ? BEI_TRT_NO_MEMORY
+                                                            : BEI_TRT_FAILED;
   fail(code, "%s: %s (%s)", what, text, name);
 }
 

@@ -7,43 +7,43 @@
 namespace bei {
 
 // Every function that the shim calls. cuda.h's macros give the versioned names.
-#define BEI_CUDA_FUNCTIONS(X)                                                                                                              \
-  X(cuInit)                                                                                                                                \
-  X(cuDriverGetVersion)                                                                                                                    \
-  X(cuGetErrorString)                                                                                                                      \
-  X(cuGetErrorName)                                                                                                                        \
-  X(cuDeviceGetCount)                                                                                                                      \
-  X(cuDeviceGet)                                                                                                                           \
-  X(cuDeviceGetName)                                                                                                                       \
-  X(cuDeviceGetUuid)                                                                                                                       \
-  X(cuDeviceGetPCIBusId)                                                                                                                   \
-  X(cuDeviceGetAttribute)                                                                                                                  \
-  X(cuDevicePrimaryCtxRetain)                                                                                                              \
-  X(cuDevicePrimaryCtxRelease)                                                                                                             \
-  X(cuCtxPushCurrent)                                                                                                                      \
-  X(cuCtxPopCurrent)                                                                                                                       \
-  X(cuMemGetInfo)                                                                                                                          \
-  X(cuMemAlloc)                                                                                                                            \
-  X(cuMemFree)                                                                                                                             \
-  X(cuMemHostAlloc)                                                                                                                        \
-  X(cuMemFreeHost)                                                                                                                         \
-  X(cuMemsetD8Async)                                                                                                                       \
-  X(cuMemcpyHtoDAsync)                                                                                                                     \
-  X(cuMemcpyDtoHAsync)                                                                                                                     \
-  X(cuStreamCreate)                                                                                                                        \
-  X(cuStreamDestroy)                                                                                                                       \
-  X(cuStreamQuery)                                                                                                                         \
-  X(cuStreamSynchronize)                                                                                                                   \
-  X(cuEventCreate)                                                                                                                         \
-  X(cuEventDestroy)                                                                                                                        \
-  X(cuEventRecord)                                                                                                                         \
-  X(cuEventQuery)                                                                                                                          \
-  X(cuEventSynchronize)                                                                                                                    \
-  X(cuStreamBeginCapture)                                                                                                                  \
-  X(cuStreamEndCapture)                                                                                                                    \
-  X(cuGraphInstantiate)                                                                                                                    \
-  X(cuGraphLaunch)                                                                                                                         \
-  X(cuGraphExecDestroy)                                                                                                                    \
+#define BEI_CUDA_FUNCTIONS(X)                                                                                          \
+  X(cuInit)                                                                                                            \
+  X(cuDriverGetVersion)                                                                                                \
+  X(cuGetErrorString)                                                                                                  \
+  X(cuGetErrorName)                                                                                                    \
+  X(cuDeviceGetCount)                                                                                                  \
+  X(cuDeviceGet)                                                                                                       \
+  X(cuDeviceGetName)                                                                                                   \
+  X(cuDeviceGetUuid)                                                                                                   \
+  X(cuDeviceGetPCIBusId)                                                                                               \
+  X(cuDeviceGetAttribute)                                                                                              \
+  X(cuDevicePrimaryCtxRetain)                                                                                          \
+  X(cuDevicePrimaryCtxRelease)                                                                                         \
+  X(cuCtxPushCurrent)                                                                                                  \
+  X(cuCtxPopCurrent)                                                                                                   \
+  X(cuMemGetInfo)                                                                                                      \
+  X(cuMemAlloc)                                                                                                        \
+  X(cuMemFree)                                                                                                         \
+  X(cuMemHostAlloc)                                                                                                    \
+  X(cuMemFreeHost)                                                                                                     \
+  X(cuMemsetD8Async)                                                                                                   \
+  X(cuMemcpyHtoDAsync)                                                                                                 \
+  X(cuMemcpyDtoHAsync)                                                                                                 \
+  X(cuStreamCreate)                                                                                                    \
+  X(cuStreamDestroy)                                                                                                   \
+  X(cuStreamQuery)                                                                                                     \
+  X(cuStreamSynchronize)                                                                                               \
+  X(cuEventCreate)                                                                                                     \
+  X(cuEventDestroy)                                                                                                    \
+  X(cuEventRecord)                                                                                                     \
+  X(cuEventQuery)                                                                                                      \
+  X(cuEventSynchronize)                                                                                                \
+  X(cuStreamBeginCapture)                                                                                              \
+  X(cuStreamEndCapture)                                                                                                \
+  X(cuGraphInstantiate)                                                                                                \
+  X(cuGraphLaunch)                                                                                                     \
+  X(cuGraphExecDestroy)                                                                                                \
   X(cuGraphDestroy)
 
 struct Cuda {
@@ -78,7 +78,9 @@ private:
 // Makes a device's context current, and the thread's own one again at the end.
 class Current {
 public:
-  explicit Current(const Device &device) { check(cuda().cuCtxPushCurrent(device.context()), "making the device's context current"); }
+  explicit Current(const Device &device) {
+    check(cuda().cuCtxPushCurrent(device.context()), "making the device's context current");
+  }
   ~Current() {
     CUcontext popped;
     cuda().cuCtxPopCurrent(&popped);

@@ -91,7 +91,8 @@ void bei_trt_lane::shape(const bei_trt_dims *dims) {
     for (int32_t k = 0; k < d.nbDims && k < BEI_TRT_MAX_DIMS; k++)
       d.d[k] = dims[i].size[k];
     if (!context->setInputShape(bindings[static_cast<size_t>(i)].name.c_str(), d))
-      bei::fail(BEI_TRT_FAILED, "TensorRT refuses the shape of input %s", bindings[static_cast<size_t>(i)].name.c_str());
+      bei::fail(BEI_TRT_FAILED, "TensorRT refuses the shape of input %s",
+                bindings[static_cast<size_t>(i)].name.c_str());
   }
 }
 
@@ -103,12 +104,14 @@ void bei_trt_lane::copy(const bei_trt_launch &launch, size_t from, size_t to) {
     if (bytes == 0)
       continue;
     if (bytes > b.deviceBytes || offset > b.hostBytes || bytes > b.hostBytes - offset)
-      bei::fail(BEI_TRT_FAILED, "a launch copies %zu bytes of %s at %zu; it has %zu on the device and %zu of staging", bytes, b.name.c_str(),
-                offset, b.deviceBytes, b.hostBytes);
+      bei::fail(BEI_TRT_FAILED, "a launch copies %zu bytes of %s at %zu; it has %zu on the device and %zu of staging",
+                bytes, b.name.c_str(), offset, b.deviceBytes, b.hostBytes);
     if (b.isInput)
-      bei::check(bei::cuda().cuMemcpyHtoDAsync(b.device, b.host + offset, bytes, stream), "copying an input to the device");
+      bei::check(bei::cuda().cuMemcpyHtoDAsync(b.device, b.host + offset, bytes, stream),
+                 "copying an input to the device");
     else
-      bei::check(bei::cuda().cuMemcpyDtoHAsync(b.host + offset, b.device, bytes, stream), "copying an output from the device");
+      bei::check(bei::cuda().cuMemcpyDtoHAsync(b.host + offset, b.device, bytes, stream),
+                 "copying an output from the device");
   }
 }
 
@@ -205,7 +208,8 @@ namespace bei {
 
 namespace {
 
-int32_t laneNew(bei_trt_program *program, bei_trt_binding *wanted, int32_t count, bei_trt_lane **out, bei_trt_error *error) {
+int32_t laneNew(bei_trt_program *program, bei_trt_binding *wanted, int32_t count, bei_trt_lane **out,
+                bei_trt_error *error) {
   return guard(error, [&] {
     const Cuda &c = cuda();
     const Current current(program->device);

@@ -10,10 +10,10 @@
 #define BEI_TRT_FLAVOUR "rtx1"
 #elif NV_TENSORRT_MAJOR == 11
 #define BEI_TRT_FLAVOUR "11"
-#elif NV_TENSORRT_MAJOR == 10
+#elif NV_TENSORRT_MAJOR == 10 && NV_TENSORRT_MINOR >= 1
 #define BEI_TRT_FLAVOUR "10"
 #else
-#error "supported: TensorRT-RTX 1.x, TensorRT 10.x and 11.x"
+#error "supported: TensorRT-RTX 1.x, TensorRT from 10.1 on and 11.x"
 #endif
 
 namespace bei {
@@ -74,8 +74,8 @@ int32_t deviceGet(bei_trt_library *, int32_t index, bei_trt_device *out, bei_trt
     check(c.cuDeviceGetUuid(&id, device), "asking for the device's UUID");
     char *to = d.uuid + snprintf(d.uuid, sizeof d.uuid, "GPU-");
     for (int i = 0; i < 16; i++)
-      to += snprintf(to, sizeof d.uuid - static_cast<size_t>(to - d.uuid), i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x",
-                     static_cast<unsigned char>(id.bytes[i]));
+      to += snprintf(to, sizeof d.uuid - static_cast<size_t>(to - d.uuid),
+                     i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", static_cast<unsigned char>(id.bytes[i]));
     const auto attribute = [&](CUdevice_attribute which) {
       int value = 0;
       check(c.cuDeviceGetAttribute(&value, which, device), "asking for a device attribute");
@@ -113,20 +113,24 @@ void bei_trt_library::open(const char *file) {
   const auto symbol = [&](const char *name) {
     void *found = dlsym(handle, name);
     if (found == nullptr)
-      bei::fail(BEI_TRT_NO_LIBRARY, "%s is no TensorRT library, or one that cannot build engines: it has no %s", file, name);
+      bei::fail(BEI_TRT_NO_LIBRARY, "%s is no TensorRT library, or one that cannot build engines: it has no %s", file,
+                name);
     return found;
   };
   const auto number = [&](const char *name) { return reinterpret_cast<int32_t (*)()>(symbol(name))(); };
   const int32_t major = number("getInferLibMajorVersion"), minor = number("getInferLibMinorVersion");
-  version = std::to_string(major) + "." + std::to_string(minor) + "." + std::to_string(number("getInferLibPatchVersion"));
+  version =
+      std::to_string(major) + "." + std::to_string(minor) + "." + std::to_string(number("getInferLibPatchVersion"));
   if (dlsym(handle, "getInferLibBuildVersion") != nullptr)
     version += "." + std::to_string(number("getInferLibBuildVersion"));
   // RTX: a plan and the interface's virtual tables belong to one minor version's headers; newer minors only add to them.
   if (major != NV_TENSORRT_MAJOR)
-    bei::fail(BEI_TRT_NO_LIBRARY, "%s is version %s; libbei_trt_" BEI_TRT_FLAVOUR ".so needs %d.x", file, version.c_str(), NV_TENSORRT_MAJOR);
+    bei::fail(BEI_TRT_NO_LIBRARY, "%s is version %s; libbei_trt_" BEI_TRT_FLAVOUR ".so needs %d.x", file,
+              version.c_str(), NV_TENSORRT_MAJOR);
   if (minor < NV_TENSORRT_MINOR)
-    bei::fail(BEI_TRT_NO_LIBRARY, "%s is version %s; libbei_trt_" BEI_TRT_FLAVOUR ".so was built for %d.%d and needs that or a later %d.x", file,
-              version.c_str(), NV_TENSORRT_MAJOR, NV_TENSORRT_MINOR, NV_TENSORRT_MAJOR);
+    bei::fail(BEI_TRT_NO_LIBRARY,
+              "%s is version %s; libbei_trt_" BEI_TRT_FLAVOUR ".so was built for %d.%d and needs that or a later %d.x",
+              file, version.c_str(), NV_TENSORRT_MAJOR, NV_TENSORRT_MINOR, NV_TENSORRT_MAJOR);
   createRuntime = reinterpret_cast<void *(*)(void *, int32_t)>(symbol("createInferRuntime_INTERNAL"));
   createBuilder = reinterpret_cast<void *(*)(void *, int32_t)>(symbol("createInferBuilder_INTERNAL"));
   path = file;
@@ -149,19 +153,25 @@ std::unique_ptr<nvinfer1::IRuntime> bei_trt_library::runtime() {
   return std::unique_ptr<nvinfer1::IRuntime>(made);
 }
 
-extern "C" __attribute__((visibility("default"))) int32_t bei_trt_open(uint32_t abi, const char *path, bei_trt_log log, void *log_context,
-                                                                         int32_t log_info, bei_trt_library **out, bei_trt_api *api,
-                                                                         bei_trt_error *error) {
+extern "C" __attribute__((visibility("default"))) int32_t bei_trt_open(uint32_t abi, const char *path, bei_trt_log log,
+                                                                       void *log_context, int32_t log_info,
+                                                                       bei_trt_library **out, bei_trt_api *api,
+                                                                       bei_trt_error *error) {
   return bei::guard(error, [&] {
     if (abi != BEI_TRT_ABI)
-      bei::fail(BEI_TRT_NO_LIBRARY, "libbei_trt_" BEI_TRT_FLAVOUR ".so speaks version %d of the internal interface, libbei.so version %u: they are of different builds",
+      bei::fail(BEI_TRT_NO_LIBRARY,
+                "libbei_trt_" BEI_TRT_FLAVOUR
+                ".so speaks version %d of the internal interface, libbei.so version %u: they are of different builds",
                 BEI_TRT_ABI, abi);
     auto library = std::make_unique<bei_trt_library>(log, log_context, log_info != 0);
     library->open(path);
     bei_trt_api filled = {};
-    filled.features = (BEI_TRT_AT_LEAST(10, 14) ? BEI_TRT_HAS_ATTENTION : 0) | (BEI_TRT_AT_LEAST(10, 15) ? BEI_TRT_HAS_ROTARY : 0) |
-                      (BEI_TRT_AT_LEAST(10, 15) ? BEI_TRT_HAS_NORMALIZATION_V2 : 0) | (BEI_TRT_IS_RTX ? BEI_TRT_HAS_RUNTIME_CACHE : 0) |
-                      (!BEI_TRT_IS_RTX && BEI_TRT_AT_LEAST(11, 0) ? BEI_TRT_HAS_LENGTHS : 0) | (!BEI_TRT_IS_RTX && BEI_TRT_AT_LEAST(11, 0) ? BEI_TRT_HAS_PACKED : 0);
+    filled.features = (BEI_TRT_AT_LEAST(10, 14) ? BEI_TRT_HAS_ATTENTION : 0) |
+                      (BEI_TRT_AT_LEAST(10, 15) ? BEI_TRT_HAS_ROTARY : 0) |
+                      (BEI_TRT_AT_LEAST(10, 15) ? BEI_TRT_HAS_NORMALIZATION_V2 : 0) |
+                      (BEI_TRT_IS_RTX ? BEI_TRT_HAS_RUNTIME_CACHE : 0) |
+                      (!BEI_TRT_IS_RTX && BEI_TRT_AT_LEAST(11, 0) ? BEI_TRT_HAS_LENGTHS : 0) |
+                      (!BEI_TRT_IS_RTX && BEI_TRT_AT_LEAST(11, 0) ? BEI_TRT_HAS_PACKED : 0);
     filled.flavour = BEI_TRT_FLAVOUR;
     filled.version = library->version.c_str();
     filled.path = library->path.c_str();

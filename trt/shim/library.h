@@ -15,7 +15,7 @@
 #define BEI_TRT_IS_RTX 0
 #endif
 // Whether TensorRT proper is at least of that version. TensorRT-RTX 1.6 has what 11.0 has.
-#define BEI_TRT_AT_LEAST(major, minor)                                                                                                     \
+#define BEI_TRT_AT_LEAST(major, minor)                                                                                 \
   (BEI_TRT_IS_RTX || NV_TENSORRT_MAJOR > (major) || (NV_TENSORRT_MAJOR == (major) && NV_TENSORRT_MINOR >= (minor)))
 
 namespace bei {

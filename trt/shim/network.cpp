@@ -51,7 +51,8 @@ size_t bytesOf(int32_t dtype) {
 class Adding {
 public:
   Adding(bei_trt_network &network, const bei_trt_node &node) : network_(network), n_(*network.definition), node_(node) {
-    if (node.input_count < 0 || node.input_count > BEI_TRT_MAX_INPUTS || node.int_count < 0 || node.int_count > 3 * BEI_TRT_MAX_DIMS)
+    if (node.input_count < 0 || node.input_count > BEI_TRT_MAX_INPUTS || node.int_count < 0 ||
+        node.int_count > 3 * BEI_TRT_MAX_DIMS)
       fail(BEI_TRT_FAILED, "node %d has %d inputs and %d ints", node.kind, node.input_count, node.int_count);
   }
 
@@ -82,7 +83,8 @@ public:
       return out;
     }
     case BEI_TRT_REDUCE:
-      return made(n_.addReduce(input(0), static_cast<nvinfer1::ReduceOperation>(integer(0)), 1U << integer(1), integer(2) != 0));
+      return made(n_.addReduce(input(0), static_cast<nvinfer1::ReduceOperation>(integer(0)), 1U << integer(1),
+                               integer(2) != 0));
     case BEI_TRT_CONCAT:
       return concat();
     case BEI_TRT_SLICE: {
@@ -149,7 +151,8 @@ private:
 
   ITensor *made(nvinfer1::ILayer *layer) const {
     if (layer == nullptr)
-      fail(BEI_TRT_FAILED, "TensorRT refuses node kind %d (%s)", node_.kind, node_.name == nullptr ? "unnamed" : node_.name);
+      fail(BEI_TRT_FAILED, "TensorRT refuses node kind %d (%s)", node_.kind,
+           node_.name == nullptr ? "unnamed" : node_.name);
     if (node_.name != nullptr)
       layer->setName(node_.name);
     return layer->getOutput(0);
@@ -213,7 +216,8 @@ private:
         n_.addAttentionV2(input(0), input(1), input(2), nvinfer1::AttentionNormalizationOp::kSOFTMAX,
                           causal ? nvinfer1::CausalMaskKind::kUPPER_LEFT : nvinfer1::CausalMaskKind::kNONE);
 #else
-    nvinfer1::IAttention *a = n_.addAttention(input(0), input(1), input(2), nvinfer1::AttentionNormalizationOp::kSOFTMAX, causal);
+    nvinfer1::IAttention *a =
+        n_.addAttention(input(0), input(1), input(2), nvinfer1::AttentionNormalizationOp::kSOFTMAX, causal);
 #endif
     if (a == nullptr)
       fail(BEI_TRT_FAILED, "TensorRT refuses an attention");
@@ -239,7 +243,8 @@ private:
 
   ITensor *rotary() {
 #if BEI_TRT_AT_LEAST(10, 15)
-    nvinfer1::IRotaryEmbeddingLayer *layer = n_.addRotaryEmbedding(input(0), input(1), input(2), integer(0) != 0, integer(1));
+    nvinfer1::IRotaryEmbeddingLayer *layer =
+        n_.addRotaryEmbedding(input(0), input(1), input(2), integer(0) != 0, integer(1));
     ITensor *out = made(layer);
     if (node_.input_count > 3)
       layer->setInput(3, input(3));
@@ -281,7 +286,8 @@ int32_t networkNew(bei_trt_library *library, bei_trt_network **out, bei_trt_erro
   });
 }
 
-int32_t networkInput(bei_trt_network *network, const char *name, int32_t dtype, const bei_trt_dims *dims, int32_t *tensor, bei_trt_error *error) {
+int32_t networkInput(bei_trt_network *network, const char *name, int32_t dtype, const bei_trt_dims *dims,
+                     int32_t *tensor, bei_trt_error *error) {
   return guard(error, [&] {
     ITensor *made = network->definition->addInput(name, static_cast<DataType>(dtype), dimsOf(*dims));
     if (made == nullptr)
@@ -308,7 +314,8 @@ int32_t networkOutput(bei_trt_network *network, int32_t tensor, const char *name
   });
 }
 
-int32_t networkTensor(bei_trt_network *network, int32_t tensor, int32_t *dtype, bei_trt_dims *dims, bei_trt_error *error) {
+int32_t networkTensor(bei_trt_network *network, int32_t tensor, int32_t *dtype, bei_trt_dims *dims,
+                      bei_trt_error *error) {
   return guard(error, [&] {
     const ITensor &t = tensorOf(network, tensor);
     const Dims d = t.getDimensions();
@@ -321,7 +328,8 @@ int32_t networkTensor(bei_trt_network *network, int32_t tensor, int32_t *dtype, 
   });
 }
 
-int32_t networkBuild(bei_trt_network *network, const bei_trt_build_options *options, bei_trt_blob **out, bei_trt_error *error) {
+int32_t networkBuild(bei_trt_network *network, const bei_trt_build_options *options, bei_trt_blob **out,
+                     bei_trt_error *error) {
   return guard(error, [&] {
     std::unique_ptr<nvinfer1::IBuilderConfig> config(network->builder->createBuilderConfig());
     if (!config)
@@ -341,7 +349,8 @@ int32_t networkBuild(bei_trt_network *network, const bei_trt_build_options *opti
       config->setBuilderOptimizationLevel(options->level);
     if (options->workspace_bytes != 0)
       config->setMemoryPoolLimit(nvinfer1::MemoryPoolType::kWORKSPACE, options->workspace_bytes);
-    config->setProfilingVerbosity(options->detailed != 0 ? nvinfer1::ProfilingVerbosity::kDETAILED : nvinfer1::ProfilingVerbosity::kLAYER_NAMES_ONLY);
+    config->setProfilingVerbosity(options->detailed != 0 ? nvinfer1::ProfilingVerbosity::kDETAILED
+                                                         : nvinfer1::ProfilingVerbosity::kLAYER_NAMES_ONLY);
     auto blob = std::make_unique<bei_trt_blob>();
     blob->memory.reset(network->builder->buildSerializedNetwork(*network->definition, *config));
     if (!blob->memory)

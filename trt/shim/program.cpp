@@ -22,7 +22,8 @@ std::unique_ptr<nvinfer1::IExecutionContext> bei_trt_program::context() {
 #if BEI_TRT_IS_RTX
   nvinfer1::IExecutionContext *made = engine->createExecutionContext(config.get());
 #else
-  nvinfer1::IExecutionContext *made = engine->createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED);
+  nvinfer1::IExecutionContext *made =
+      engine->createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED);
 #endif
   if (made == nullptr)
     bei::fail(BEI_TRT_FAILED, "TensorRT makes no execution context");
@@ -43,7 +44,8 @@ void configure(bei_trt_program &program, const bei_trt_program_options &options)
   program.config->setExecutionContextAllocationStrategy(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED);
   program.config->setDynamicShapesKernelSpecializationStrategy(
       static_cast<nvinfer1::DynamicShapesKernelSpecializationStrategy>(options.specialization));
-  if (options.native_graphs != 0 && !program.config->setCudaGraphStrategy(nvinfer1::CudaGraphStrategy::kWHOLE_GRAPH_CAPTURE))
+  if (options.native_graphs != 0 &&
+      !program.config->setCudaGraphStrategy(nvinfer1::CudaGraphStrategy::kWHOLE_GRAPH_CAPTURE))
     fail(BEI_TRT_FAILED, "TensorRT refuses to capture CUDA graphs");
   program.cache.reset(program.config->createRuntimeCache());
   if (!program.cache)
@@ -56,8 +58,8 @@ void configure(bei_trt_program &program, const bei_trt_program_options &options)
 #endif
 }
 
-int32_t programNew(bei_trt_library *library, const void *plan, size_t size, const bei_trt_program_options *options, bei_trt_program **out,
-                   bei_trt_error *error) {
+int32_t programNew(bei_trt_library *library, const void *plan, size_t size, const bei_trt_program_options *options,
+                   bei_trt_program **out, bei_trt_error *error) {
   return guard(error, [&] {
     auto program = std::make_unique<bei_trt_program>(options->device);
     const Current current(program->device);
@@ -79,7 +81,8 @@ void copyDims(bei_trt_dims &to, const Dims &from) {
     to.size[i] = from.d[i];
 }
 
-int32_t programTensors(bei_trt_program *program, bei_trt_tensor_info *infos, int32_t room, int32_t *count, bei_trt_error *error) {
+int32_t programTensors(bei_trt_program *program, bei_trt_tensor_info *infos, int32_t room, int32_t *count,
+                       bei_trt_error *error) {
   return guard(error, [&] {
     const nvinfer1::ICudaEngine &engine = *program->engine;
     const int32_t n = engine.getNbIOTensors();
