@@ -618,3 +618,5 @@ func (f *fake) logged(text string) []string {
 	defer f.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(f.messages), func(m string) bool { return !strings.Contains(m, text) })
 }
+
+func newRandom(seed int) *rand.Rand { return rand.New(rand.NewPCG(uint64(seed), 0)) }

@@ -39,7 +39,7 @@ func TestFakeContract(t *testing.T) {
 				o := f.options()
 				o.Limits = l
 				return f.engine(o)
-			}, f.sequences(rand.New(rand.NewPCG(1, 2)), 1, 5, 17, 40, 33), suite.Exact)
+			}, f.sequences(newRandom(1), 1, 5, 17, 40, 33), suite.Exact)
 		})
 	}
 }
@@ -50,7 +50,7 @@ func TestRandomBatches(t *testing.T) {
 			f := newFake(t, 1)
 			kind(f)
 			e := f.engine(f.options())
-			random := rand.New(rand.NewPCG(3, 4))
+			random := newRandom(3)
 			for range 200 {
 				require.NoError(t, f.check(e, e.slots[0], f.batch(random, e.info.Limits)))
 			}
@@ -66,7 +66,7 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 	o := f.options()
 	o.Slots = 1
 	e := f.engine(o)
-	random := rand.New(rand.NewPCG(5, 6))
+	random := newRandom(5)
 	s := e.slots[0]
 	require.NoError(t, f.check(e, s, f.sequences(random, 40, 24)))
 	require.NoError(t, f.check(e, s, f.sequences(random, 8, 0, 20, 3, 9, 1)))
@@ -137,7 +137,7 @@ func TestStagingThatFails(t *testing.T) {
 		return nil
 	}
 	e := f.engine(o)
-	batch := f.sequences(rand.New(rand.NewPCG(7, 8)), 40, 24)
+	batch := f.sequences(newRandom(7), 40, 24)
 	err := f.check(e, e.slots[0], batch)
 	require.Equal(t, status.Inference, status.CodeOf(err))
 	require.ErrorContains(t, err, "no pinned memory")
@@ -165,7 +165,7 @@ func TestEnqueueThatFails(t *testing.T) {
 		o := f.options()
 		o.Slots = 1
 		e := f.engine(o)
-		random := rand.New(rand.NewPCG(7, 8))
+		random := newRandom(7)
 		for n := 1; n <= 4; n++ {
 			failing, waits = n, 0
 			err := f.check(e, e.slots[0], f.sequences(random, 12, 12, 12, 12))
