@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -103,7 +104,7 @@ func TestVectorsTakeTurns(t *testing.T) {
 		require.Equal(t, uint64(16), e.Stats().Launches)
 		require.Equal(t, waits+2, f.count("wait", 0), "640 rows of 128 KiB are 80 MiB")
 		for row := range 640 {
-			for c := range f.layout.token {
+			for c := row % 61; c < f.layout.token; c += 61 {
 				if want := f.value(s.batch.InputIDs[row], s.batch.TypeIDs[row], s.batch.PositionIDs[row], c); out.TokenVectors[row*f.layout.token+c] != want {
 					t.Fatalf("row %d, column %d: %g, not %g", row, c, out.TokenVectors[row*f.layout.token+c], want)
 				}
@@ -228,10 +229,9 @@ func TestBadBatches(t *testing.T) {
 func TestCancelledBetweenLaunches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(t, 1)
-		f.layout.token = 1 << 18 // a MiB for each token: some launches take turns
-		f.cost = func(x shape) time.Duration { return time.Duration(x.n*x.n) * time.Millisecond }
+		f.cost = func(x shape) time.Duration { return time.Duration(x.n*x.n) * time.Millisecond } // best one at a time
 		o := f.options()
-		o.Slots, o.Limits = 1, engine.Limits{MaxTokens: 80, MaxSequences: 2}
+		o.Slots, o.Limits = 1, engine.Limits{MaxTokens: 64, MaxSequences: 64}
 		e, err := f.open(o)
 		require.NoError(t, err)
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -242,10 +242,11 @@ func TestCancelledBetweenLaunches(t *testing.T) {
 			return nil
 		}
 		before := f.count("enqueue", 0)
-		_, err = suite.Compute(ctx, e.slots[0], e.info, f.lengths(2, 40), engine.TokenVectors)
+		_, err = suite.Compute(ctx, e.slots[0], e.info, f.lengths(64, 1), engine.Pooled)
 		require.Equal(t, status.Cancelled, status.CodeOf(err))
 		require.ErrorContains(t, err, "the caller left")
-		require.Equal(t, before+1, f.count("enqueue", 0))
+		require.Equal(t, before+8, f.count("enqueue", 0), "64 launches of 16 cells take turns in staging memory of 128 cells")
+		require.NoError(t, f.check(e, e.slots[0], f.sequences(newRandom(1), slices.Repeat([]int{1}, 64)...)))
 		require.NoError(t, e.Close())
 	})
 }
