@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 	"github.com/basetenlabs/bei-runtime/trt/nvinfer"
 )
@@ -216,13 +217,16 @@ func TestPlansOfNoUse(t *testing.T) {
 	c := cache{o.Cache, o.CacheBytes}
 	whole := c.load(plan)
 	c.limit = 1 << 20
-	description := whole[:len(whole)-len(planOf+", number 1")]
+	description := whole[:bytes.Index(whole, []byte(planOf))]
 	for name, spoil := range map[string]func(){
 		"damaged": func() {
 			require.NoError(t, os.WriteFile(filepath.Join(c.folder, plan), []byte("BEIPLAN1 and nothing"), 0o644))
 		},
-		"gone":            func() { require.NoError(t, os.Remove(filepath.Join(c.folder, plan))) },
-		"of a library":    func() { require.NoError(t, c.store(plan, description, []byte("of another library"))) },
+		"gone":         func() { require.NoError(t, os.Remove(filepath.Join(c.folder, plan))) },
+		"of a library": func() { require.NoError(t, c.store(plan, description, []byte("of another library"))) },
+		"of other limits": func() {
+			require.NoError(t, c.store(plan, description, f.plan(engine.Limits{MaxTokens: 1, MaxSequences: 1, MaxLength: 1})))
+		},
 		"without a plan":  func() { require.NoError(t, c.store(plan, description)) },
 		"empty":           func() { require.NoError(t, c.store(plan)) },
 		"too long a head": func() { require.NoError(t, c.store(plan, []byte{255, 255, 255, 255, '{', '}'})) },

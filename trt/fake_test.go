@@ -1,7 +1,6 @@
 package trt
 
 import (
-	"bytes"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -180,16 +179,19 @@ var errLost = status.Errorf(status.Unhealthy, "running the engine: an illegal me
 // Devices implements driver.
 func (f *fake) Devices() ([]nvinfer.Device, error) { return f.devices, f.called("devices", 0) }
 
-// planOf begins a plan of the fake.
-const planOf = "a plan of the fake"
+// planOf begins a plan of the fake. Its limits follow.
+const planOf = "a plan of the fake for "
+
+func (f *fake) plan(l engine.Limits) []byte {
+	return fmt.Appendf(nil, "%s%d tokens of %d sequences of %d", planOf, l.MaxTokens, l.MaxSequences, l.MaxLength)
+}
 
 // Build implements driver.
-func (f *fake) Build(*design, *weights.Set) (*plan, error) {
+func (f *fake) Build(d *design, _ *weights.Set) (*plan, error) {
 	if err := f.called("build", 0); err != nil {
 		return nil, err
 	}
-	text := fmt.Sprintf("%s, number %d", planOf, f.count("build", 0))
-	return &plan{bytes: []byte(text), outputs: f.layout.outputs, pooled: f.layout.pooled, token: f.layout.token, notes: map[string]int{"fake layers": 7}}, nil
+	return &plan{bytes: f.plan(d.limits), outputs: f.layout.outputs, pooled: f.layout.pooled, token: f.layout.token, notes: map[string]int{"fake layers": 7}}, nil
 }
 
 // Load implements driver.
@@ -197,13 +199,14 @@ func (f *fake) Load(plan []byte, o nvinfer.ProgramOptions) (program, error) {
 	if err := f.called("load", o.Device); err != nil {
 		return nil, err
 	}
-	if !bytes.HasPrefix(plan, []byte(planOf)) {
+	var limits engine.Limits
+	if _, err := fmt.Sscanf(string(plan), planOf+"%d tokens of %d sequences of %d", &limits.MaxTokens, &limits.MaxSequences, &limits.MaxLength); err != nil {
 		return nil, status.Errorf(status.Start, "%w: %d bytes", nvinfer.ErrBadPlan, len(plan))
 	}
 	if err := f.take(o.Device, f.weights); err != nil {
 		return nil, err
 	}
-	p := &fakeProgram{f: f, device: o.Device}
+	p := &fakeProgram{f: f, device: o.Device, limits: limits}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.programs[p] = true
@@ -214,6 +217,7 @@ func (f *fake) Load(plan []byte, o nvinfer.ProgramOptions) (program, error) {
 type fakeProgram struct {
 	f      *fake
 	device int
+	limits engine.Limits
 	lanes  atomic.Int64
 	freed  atomic.Bool
 	lost   atomic.Bool
@@ -230,6 +234,11 @@ func (p *fakeProgram) called(op string) error {
 		return errLost
 	}
 	return nil
+}
+
+// Tensors implements program.
+func (p *fakeProgram) Tensors() ([]nvinfer.TensorInfo, error) {
+	return p.f.layout.tensors(p.limits), p.called("tensors")
 }
 
 // Memory implements program.

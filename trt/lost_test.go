@@ -312,7 +312,7 @@ func TestCloseDuringRuns(t *testing.T) {
 
 // TestCloseDuringARebuild: the rebuild ends after the step that it is at, and all is freed.
 func TestCloseDuringARebuild(t *testing.T) {
-	for _, op := range []string{"load", "memory", "lane", "needs", "reserve", "enqueue", "wait", "cache"} {
+	for _, op := range []string{"load", "tensors", "memory", "lane", "needs", "reserve", "enqueue", "wait", "cache"} {
 		t.Run(op, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := newFake(t, 1)

@@ -46,7 +46,7 @@ func sizesOf(workers int) sizes {
 }
 
 func (f *fake) replica(ctx context.Context, s sizes) (*replica, error) {
-	return openReplica(ctx, f, f.devices[0], []byte(planOf), nil, f.layout, s, func(int, int) {})
+	return openReplica(ctx, f, f.devices[0], f.plan(s.limits), nil, f.layout, s, func(int, int) {})
 }
 
 // TestGraphsAreBounded: the smallest shapes have graphs, as many as are allowed.
