@@ -15,6 +15,7 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/engine/suite"
 	"github.com/basetenlabs/bei-runtime/backend/status"
+	"github.com/basetenlabs/bei-runtime/trt/nvinfer"
 )
 
 // until runs batches on a slot until some launch fails on the device: workers take turns.
@@ -84,6 +85,49 @@ func TestLostDevice(t *testing.T) {
 			require.Eventually(t, func() bool { return f.memory(1) == 0 }, 10*time.Second, time.Millisecond, "a device that is given up is freed")
 		})
 	}
+}
+
+// TestRunsOfALostDevice: all runs that are on a device when it is lost are repeated on the other one, and it is told once. The logger may
+// ask for the health.
+func TestRunsOfALostDevice(t *testing.T) {
+	f := newFake(t, 2)
+	var armed atomic.Bool
+	var there sync.WaitGroup
+	f.script = func(c call) error {
+		if c.op == "wait" && c.device == 0 && armed.Load() {
+			there.Done()
+			there.Wait()
+			return errLost
+		}
+		if c.op == "load" && c.number > 1 {
+			armed.Store(false)
+		}
+		return nil
+	}
+	var e *Engine
+	o := f.options()
+	logger := o.Logger
+	o.Logger = func(s nvinfer.Severity, message string) {
+		logger(s, message)
+		if e != nil {
+			_ = e.Health() // what matters is that it returns
+		}
+	}
+	e = f.engine(o)
+	there.Add(2)
+	armed.Store(true)
+	var runs sync.WaitGroup
+	for k, s := range e.slots {
+		runs.Go(func() {
+			if err := f.check(e, s, f.sequences(newRandom(k), 5, 9)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	runs.Wait()
+	require.Eventually(t, func() bool { return e.Health() == nil }, 10*time.Second, time.Millisecond)
+	require.Len(t, f.logged("cuda:0 (Fake A) is lost"), 1)
+	require.Equal(t, 2, f.count("load", 0))
 }
 
 // memory returns the bytes that are taken on a device.
