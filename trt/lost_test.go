@@ -169,6 +169,26 @@ func TestRebuildThatFails(t *testing.T) {
 	require.Len(t, f.logged("could not be rebuilt"), 2)
 }
 
+// TestSecondLossOfTheLastDevice ends the runs that wait for it.
+func TestSecondLossOfTheLastDevice(t *testing.T) {
+	f := newFake(t, 1)
+	e := f.engine(f.options())
+	batch := f.sequences(newRandom(2), 7, 30)
+	f.kill(0)
+	require.NoError(t, f.check(e, e.slots[0], batch))
+	f.kill(0)
+	var runs sync.WaitGroup
+	for _, s := range e.slots {
+		runs.Go(func() {
+			if err := f.check(e, s, batch); status.CodeOf(err) != status.Unhealthy {
+				t.Error(err)
+			}
+		})
+	}
+	runs.Wait()
+	requireUnhealthy(t, e, "0 of 1 replicas serve: cuda:0 (Fake A) is lost")
+}
+
 // TestWaitForARebuild: runs that have no device left wait for it, and leave when their context ends.
 func TestWaitForARebuild(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -394,32 +414,38 @@ func TestCloseDuringARebuild(t *testing.T) {
 	}
 }
 
-// TestCloseBesideARebuildThatHangs: Close tells that it gave up waiting; what the rebuild makes is freed when it ends.
+// TestCloseBesideARebuildThatHangs: Close tells that it gave up waiting; what the rebuild has is freed when it ends.
 func TestCloseBesideARebuildThatHangs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFake(t, 2)
-		rebuild := make(chan error)
-		f.script = func(c call) error {
-			if c.op == "load" && c.number > 1 {
-				return <-rebuild
-			}
-			return nil
-		}
-		e, err := f.open(f.options())
-		require.NoError(t, err)
-		f.kill(0)
-		f.until(t, e, 0)
-		synctest.Wait()
-		begin := time.Now()
-		err = e.Close()
-		require.Equal(t, status.Timeout, status.CodeOf(err), err)
-		require.Equal(t, closeWait, time.Since(begin))
-		require.Zero(t, f.memory(1), "the other device is freed")
-		require.Equal(t, err, e.Close())
-		rebuild <- nil
-		synctest.Wait()
-		require.Zero(t, f.memory(0))
-	})
+	for _, op := range []string{"free", "load"} {
+		t.Run(op, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake(t, 2)
+				goOn := make(chan error)
+				var lost atomic.Bool
+				f.script = func(c call) error {
+					if c.device == 0 && c.op == op && lost.Swap(false) {
+						return <-goOn
+					}
+					return nil
+				}
+				e, err := f.open(f.options())
+				require.NoError(t, err)
+				f.kill(0)
+				lost.Store(true)
+				f.until(t, e, 0)
+				synctest.Wait()
+				begin := time.Now()
+				err = e.Close()
+				require.Equal(t, status.Timeout, status.CodeOf(err), err)
+				require.Equal(t, closeWait, time.Since(begin))
+				require.Zero(t, f.memory(1), "the other device is freed")
+				require.Equal(t, err, e.Close())
+				goOn <- nil
+				synctest.Wait()
+				require.Zero(t, f.memory(0))
+			})
+		})
+	}
 }
 
 // TestCloseWithRunsThatWait: no device is left, one is being rebuilt, and everybody is told at once that the engine is closed.

@@ -126,7 +126,7 @@ func TestWarmUpEnds(t *testing.T) {
 func TestMemoryLimit(t *testing.T) {
 	full := func(limit uint64) (*fake, *Engine) {
 		f := newFake(t, 1)
-		f.weights = 1 << 20
+		f.weights, f.layout.token = 1<<20, 100
 		f.context = func(x shape) uint64 { return uint64(200*x.cells() + 5000*x.n) } // not in the order of cells
 		o := f.options()
 		o.MemoryBytes = limit
@@ -136,7 +136,7 @@ func TestMemoryLimit(t *testing.T) {
 	all, need := len(e.replicas[0].shapes.all), f.peak[0]
 	require.Less(t, need, uint64(2<<20))
 	previous := all + 1
-	for limit := need; limit > 1<<20+30000; limit -= 6000 {
+	for limit := need; limit > 1<<20+62000; limit -= 6000 {
 		f, e := full(limit)
 		require.LessOrEqual(t, f.peak[0], limit)
 		shapes := len(e.replicas[0].shapes.all)
