@@ -109,7 +109,8 @@ func newEngine(ctx context.Context, u setUp) (*Engine, error) {
 	e.info.Outputs, e.info.PooledWidth, e.info.TokenWidth = u.layout.outputs, u.layout.pooled, u.layout.token
 	maps.Copy(e.info.Details, map[string]string{
 		"gpu": first.device.Name, "replicas": strconv.Itoa(len(e.replicas)), "runs_in_flight": strconv.Itoa(u.workers),
-		"shapes": strconv.Itoa(len(first.shapes.all)), "device_megabytes": fmt.Sprintf("%d weights, %d for each run in flight", first.weightsBytes>>20, first.contextBytes>>20),
+		"shapes":           strconv.Itoa(len(first.shapes.all)),
+		"device_megabytes": fmt.Sprintf("%d weights, %d for each run in flight", first.weightsBytes>>20, first.contextBytes>>20),
 	})
 	// Workers of different devices take turns.
 	for k := range u.workers {
@@ -311,7 +312,7 @@ func (e *Engine) shut() error {
 	select {
 	case <-done:
 	case <-time.After(closeWait):
-		err = status.Errorf(status.Timeout, "a device that is being rebuilt has not come to an end in %s; its memory stays until it does", closeWait)
+		err = status.Errorf(status.Timeout, "the rebuild of a device has not ended in %s; its memory stays until it does", closeWait)
 	}
 	e.free()
 	return err

@@ -108,7 +108,8 @@ type sizes struct {
 }
 
 // openReplica loads the plan, makes its workers and warms them up: afterwards no launch makes kernels, graphs or device memory.
-func openReplica(ctx context.Context, d driver, device nvinfer.Device, plan, kernels []byte, l layout, s sizes, progress func(done, all int)) (*replica, error) {
+func openReplica(ctx context.Context, d driver, device nvinfer.Device, plan, kernels []byte, l layout, s sizes,
+	progress func(done, all int)) (*replica, error) {
 	p, err := d.Load(plan, nvinfer.ProgramOptions{Device: device.Index, Specialization: nvinfer.Eager, Cache: kernels})
 	if err != nil {
 		return nil, err
@@ -180,9 +181,10 @@ func (r *replica) open(ctx context.Context, l layout, s sizes) (*worker, error) 
 		return nil, status.Errorf(status.CodeOf(err), "%s: %w", r.name(), err)
 	}
 	w.lane, w.bound = lane, len(bindings)
-	w.tokens, w.sequences = memory{bindings[bindTokens].Host, bindings[bindTokens].HostBytes}, memory{bindings[bindSequences].Host, bindings[bindSequences].HostBytes}
+	host := func(i int) memory { return memory{bindings[i].Host, bindings[i].HostBytes} }
+	w.tokens, w.sequences = host(bindTokens), host(bindSequences)
 	if w.bound > bindPooled {
-		w.pooled = memory{bindings[bindPooled].Host, bindings[bindPooled].HostBytes}
+		w.pooled = host(bindPooled)
 	}
 	w.launch = nvinfer.Launch{Dims: [][]int{w.dims[0][:3], w.dims[1][:2]}, Offsets: make([]int, w.bound), Bytes: make([]int, w.bound)}
 	r.workers = append(r.workers, w)
@@ -250,7 +252,8 @@ func (r *replica) keep(contexts map[shape]uint64, l layout, s sizes) error {
 	longest := shape{1, s.limits.MaxLength} // must fit
 	need := room{}.with(longest, contexts[longest])
 	if need.bytes(l) > each {
-		return status.Errorf(status.Start, "%s has %d MB for each of %d runs in flight, beside %d MB of weights; one sequence of %d tokens needs %d MB or more: lower max_length or slots, or raise tensorrt.memory_bytes",
+		return status.Errorf(status.Start, "%s has %d MB for each of %d runs in flight, beside %d MB of weights; "+
+			"one sequence of %d tokens needs %d MB or more: lower max_length or slots, or raise tensorrt.memory_bytes",
 			r.name(), each>>20, s.workers, r.weightsBytes>>20, longest.l, need.bytes(l)>>20+1)
 	}
 	r.shapes.keep(func(x shape) bool {

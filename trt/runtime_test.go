@@ -90,12 +90,8 @@ func TestVectorsTakeTurns(t *testing.T) {
 		o.Slots, o.Limits = 1, engine.Limits{MaxTokens: 640, MaxSequences: 16}
 		e := f.engine(o)
 		s := e.slots[0].(*slot)
-		for _, q := range f.lengths(16, 40) {
-			s.batch.InputIDs = append(s.batch.InputIDs, q.IDs...)
-			s.batch.TypeIDs = append(s.batch.TypeIDs, q.Types...)
-			s.batch.PositionIDs = append(s.batch.PositionIDs, q.Positions...)
-			s.batch.EndSequence(engine.Pooled|engine.TokenVectors, 0)
-		}
+		b := s.batch
+		fill(b, f.lengths(16, 40), engine.Pooled|engine.TokenVectors)
 		waits := f.count("wait", 0)
 		out, err := s.Run(t.Context())
 		require.NoError(t, err)
@@ -105,8 +101,9 @@ func TestVectorsTakeTurns(t *testing.T) {
 		require.Equal(t, waits+2, f.count("wait", 0), "640 rows of 128 KiB are 80 MiB")
 		for row := range 640 {
 			for c := row % 61; c < f.layout.token; c += 61 {
-				if want := f.value(s.batch.InputIDs[row], s.batch.TypeIDs[row], s.batch.PositionIDs[row], c); out.TokenVectors[row*f.layout.token+c] != want {
-					t.Fatalf("row %d, column %d: %g, not %g", row, c, out.TokenVectors[row*f.layout.token+c], want)
+				got, want := out.TokenVectors[row*f.layout.token+c], f.value(b.InputIDs[row], b.TypeIDs[row], b.PositionIDs[row], c)
+				if got != want {
+					t.Fatalf("row %d, column %d: %g, not %g", row, c, got, want)
 				}
 			}
 		}
@@ -124,6 +121,15 @@ func (f *fake) lengths(n, length int) []suite.Sequence {
 		}
 	}
 	return list
+}
+
+// fill appends sequences to a batch.
+func fill(b *engine.Batch, sequences []suite.Sequence, want engine.Outputs) {
+	for _, q := range sequences {
+		b.InputIDs, b.TypeIDs = append(b.InputIDs, q.IDs...), append(b.TypeIDs, q.Types...)
+		b.PositionIDs = append(b.PositionIDs, q.Positions...)
+		b.EndSequence(want, q.Skip)
+	}
 }
 
 // TestStagingThatFails: a run without room for its vectors fails, and the next one is tried anew.
@@ -198,10 +204,7 @@ func TestBadBatches(t *testing.T) {
 		"position": {func(b *engine.Batch) { b.PositionIDs[2] = 4000 }, status.TokenOutOfRange, "position 4000"},
 		"length": {func(b *engine.Batch) {
 			b.Reset()
-			for range 41 {
-				b.InputIDs, b.TypeIDs, b.PositionIDs = append(b.InputIDs, 1), append(b.TypeIDs, 0), append(b.PositionIDs, 0)
-			}
-			b.EndSequence(engine.TokenVectors, 0)
+			fill(b, f.lengths(1, 41), engine.TokenVectors)
 		}, status.InvalidArgument, "sequence 0 has 41 tokens; the limit is 40"},
 		"sequences": {func(b *engine.Batch) {
 			for range 9 {
@@ -211,10 +214,7 @@ func TestBadBatches(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s.batch.Reset()
-			for _, q := range f.lengths(3, 2) {
-				s.batch.InputIDs, s.batch.TypeIDs, s.batch.PositionIDs = append(s.batch.InputIDs, q.IDs...), append(s.batch.TypeIDs, q.Types...), append(s.batch.PositionIDs, q.Positions...)
-				s.batch.EndSequence(engine.TokenVectors, 0)
-			}
+			fill(s.batch, f.lengths(3, 2), engine.TokenVectors)
 			c.spoil(s.batch)
 			_, err := s.Run(t.Context())
 			require.Equal(t, c.code, status.CodeOf(err), err)
@@ -289,7 +289,8 @@ func TestBadItems(t *testing.T) {
 	f := newFake(t, 2)
 	f.poison, f.nan = 3, 4
 	e := f.engine(f.options())
-	p := pipeline.New(e, pipeline.Config{PrepareWorkers: 2, MaxItems: 1 << 12, RunTimeout: time.Minute}, pipeline.NewMetrics(prometheus.NewRegistry()), zap.NewNop())
+	config := pipeline.Config{PrepareWorkers: 2, MaxItems: 1 << 12, RunTimeout: time.Minute}
+	p := pipeline.New(e, config, pipeline.NewMetrics(prometheus.NewRegistry()), zap.NewNop())
 	var callers sync.WaitGroup
 	for n := range 16 {
 		callers.Go(func() {
