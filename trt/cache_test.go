@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -264,7 +267,41 @@ func TestPlanThatIsBadWhenNew(t *testing.T) {
 	require.Equal(t, 2, f.count("build", 0))
 }
 
-// TestBuildsAtOnce: engines that start together build their plan once. (Locks belong to open files: two processes are no different.)
+// TestProcessesAtOnce: processes that start together build their plan once. It starts itself as such processes.
+func TestProcessesAtOnce(t *testing.T) {
+	const folder, result = "BEI_TEST_PLAN_FOLDER", "plans built here:"
+	if dir := os.Getenv(folder); dir != "" {
+		f := newFake(t, 1)
+		f.script = func(c call) error {
+			if c.op == "build" {
+				time.Sleep(time.Second) // the others are there before it ends
+			}
+			return nil
+		}
+		f.start(f.cached(dir))
+		fmt.Println(result, f.count("build", 0))
+		return
+	}
+	dir := t.TempDir()
+	outputs := make([][]byte, 3)
+	var all sync.WaitGroup
+	for i := range outputs {
+		all.Go(func() {
+			c := exec.Command(os.Args[0], "-test.run=^TestProcessesAtOnce$")
+			c.Env = append(os.Environ(), folder+"="+dir, "BEI_PLANS=")
+			var err error
+			if outputs[i], err = c.CombinedOutput(); err != nil {
+				t.Errorf("%v: %s", err, outputs[i])
+			}
+		})
+	}
+	all.Wait()
+	text := string(bytes.Join(outputs, nil))
+	require.Equal(t, 1, strings.Count(text, result+" 1\n"), text)
+	require.Equal(t, 2, strings.Count(text, result+" 0\n"), text)
+}
+
+// TestBuildsAtOnce: engines of one process that start together build their plan once.
 func TestBuildsAtOnce(t *testing.T) {
 	f := newFake(t, 1)
 	o := f.cached(t.TempDir())

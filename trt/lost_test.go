@@ -40,6 +40,18 @@ func requireUnhealthy(t *testing.T, e *Engine, texts ...string) {
 	}
 }
 
+// holdRebuilds makes each rebuild wait for what it meets: nil, or an error.
+func (f *fake) holdRebuilds() chan error {
+	outcome := make(chan error)
+	f.script = func(c call) error {
+		if c.op == "load" && c.number > 1 {
+			return <-outcome
+		}
+		return nil
+	}
+	return outcome
+}
+
 // TestLostDevice: a device that is lost at any call of a run costs no answer; it is rebuilt once, and a second loss is final.
 func TestLostDevice(t *testing.T) {
 	for _, op := range []string{"enqueue", "wait", "stage"} {
@@ -139,13 +151,7 @@ func (f *fake) memory(device int) uint64 {
 // TestRebuildThatFails: the last device's loss ends waiting runs with an error that names all devices.
 func TestRebuildThatFails(t *testing.T) {
 	f := newFake(t, 2)
-	rebuild := make(chan error)
-	f.script = func(c call) error {
-		if c.op == "load" && c.number > 1 {
-			return <-rebuild
-		}
-		return nil
-	}
+	rebuild := f.holdRebuilds()
 	e := f.engine(f.options())
 	f.kill(0)
 	f.kill(1)
@@ -191,13 +197,7 @@ func TestSecondLossOfTheLastDevice(t *testing.T) {
 func TestWaitForARebuild(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(t, 1)
-		rebuild := make(chan error)
-		f.script = func(c call) error {
-			if c.op == "load" && c.number > 1 {
-				return <-rebuild
-			}
-			return nil
-		}
+		rebuild := f.holdRebuilds()
 		e := f.engine(f.options())
 		f.kill(0)
 		batch := f.sequences(newRandom(1), 7, 30)
@@ -234,12 +234,18 @@ func TestCancelledAndLost(t *testing.T) {
 	require.Eventually(t, func() bool { return e.Health() == nil }, 10*time.Second, time.Millisecond)
 }
 
-// crowd runs 64 callers on the slots of an engine until each has had so many answers, each of which it checks.
-func (f *fake) crowd(t *testing.T, e *Engine, answers int, each func(done int64)) {
+// idle is a queue of an engine's slots.
+func idle(e *Engine) chan engine.Slot {
 	slots := make(chan engine.Slot, len(e.slots))
 	for _, s := range e.slots {
 		slots <- s
 	}
+	return slots
+}
+
+// crowd runs 64 callers on the slots of an engine until each has had so many answers, each of which it checks.
+func (f *fake) crowd(t *testing.T, e *Engine, answers int, each func(done int64)) {
+	slots := idle(e)
 	var callers sync.WaitGroup
 	var done atomic.Int64
 	for n := range 64 {
@@ -306,10 +312,7 @@ func TestCrowdIsToldOfTheEnd(t *testing.T) {
 		return nil
 	}
 	e := f.engine(f.options())
-	slots := make(chan engine.Slot, len(e.slots))
-	for _, s := range e.slots {
-		slots <- s
-	}
+	slots := idle(e)
 	var answers atomic.Int64
 	var callers sync.WaitGroup
 	for n := range 64 {
