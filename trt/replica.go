@@ -8,10 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/status"
@@ -270,58 +267,39 @@ func (r *replica) keep(contexts map[shape]uint64, l layout, s sizes) error {
 // costRounds is how often each shape is timed.
 const costRounds = 3
 
-// warmUp launches every shape on every worker, which makes its kernels and captures its graph, and then measures each on the first.
-// Workers share the kernels: each makes a part of them, at the same time as the others, before all launch all.
+// making is held while a launch may make kernels: TensorRT-RTX 1.6 fails ("No plan found to execute") where two contexts of a process
+// make some at the same time.
+var making sync.Mutex
+
+// warmUp launches every shape on every worker, which makes its kernels and captures its graph, and measures each on the first. Workers
+// share the kernels, so that those after the first take little time.
 func (r *replica) warmUp(ctx context.Context, progress func(done, all int)) error {
-	n := len(r.workers)
-	var done atomic.Int64
-	var reports sync.Mutex
-	each := func(ctx context.Context, k, i, rounds int) (time.Duration, error) {
-		if err := ended(ctx); err != nil {
-			return 0, err
+	for k, w := range r.workers {
+		rounds := 1
+		if k == 0 {
+			rounds += costRounds
 		}
-		took, err := r.workers[k].measure(i, rounds)
-		if err != nil {
-			x := r.shapes.all[i]
-			return 0, status.Errorf(status.CodeOf(err), "%s, warming up shape %d x %d: %w", r.name(), x.n, x.l, err)
-		}
-		reports.Lock()
-		defer reports.Unlock()
-		progress(int(done.Add(1)), (n+1)*len(r.shapes.all))
-		return took, nil
-	}
-	workers, going := errgroup.WithContext(ctx) // one that fails ends the others
-	for k := range n {
-		workers.Go(func() error {
-			// Its own part first; then what others made.
-			for _, own := range []bool{true, false} {
-				for i := range r.shapes.all {
-					if (i%n == k) != own {
-						continue
-					}
-					if _, err := each(going, k, i, 1); err != nil {
-						return err
-					}
-				}
+		for i, x := range r.shapes.all {
+			took, err := w.measure(ctx, i, rounds)
+			if ended := ended(ctx); ended != nil {
+				return ended
 			}
-			return nil
-		})
-	}
-	if err := workers.Wait(); err != nil {
-		return err
-	}
-	for i := range r.shapes.all {
-		took, err := each(ctx, 0, i, costRounds)
-		if err != nil {
-			return err
+			if err != nil {
+				return status.Errorf(status.CodeOf(err), "%s, warming up shape %d x %d: %w", r.name(), x.n, x.l, err)
+			}
+			if k == 0 {
+				r.shapes.cost[i] = float64(took) / float64(time.Microsecond)
+			}
+			progress(k*len(r.shapes.all)+i+1, len(r.workers)*len(r.shapes.all))
 		}
-		r.shapes.cost[i] = float64(took) / float64(time.Microsecond)
 	}
 	return nil
 }
 
-// measure launches a shape of full sequences that often, and returns the least time.
-func (w *worker) measure(i, rounds int) (time.Duration, error) {
+// measure launches a shape of full sequences that often, or until ctx ends, and returns the least time.
+func (w *worker) measure(ctx context.Context, i, rounds int) (time.Duration, error) {
+	making.Lock()
+	defer making.Unlock()
 	x := w.shapes.all[i]
 	clear(w.tokens.ints()[:w.layout.planes.tokens*x.cells()])
 	lengths := w.sequences.ints()[:w.layout.planes.sequences*x.n]
@@ -331,6 +309,9 @@ func (w *worker) measure(i, rounds int) (time.Duration, error) {
 	}
 	var times []time.Duration
 	for range rounds {
+		if err := ended(ctx); err != nil {
+			return 0, err
+		}
 		begin := time.Now()
 		if _, err := w.enqueue(i, 0, 0, -1); err != nil {
 			return 0, err
