@@ -10,16 +10,16 @@ import (
 type engineCollector struct{ reporter engine.Reporter }
 
 var (
-	engineRuns          = engineDesc("bei_engine_runs_total", "Runs, by engine; one that was repeated on another device counts again.")
+	engineRuns          = engineDesc("bei_engine_runs_total", "Runs, by engine; one repeated on another device counts again.")
 	engineLaunches      = engineDesc("bei_engine_launches_total", "Launches of the model's program, by engine. A run may need several.")
 	engineTokens        = engineDesc("bei_engine_tokens_total", "Tokens of launches, by engine.")
-	enginePaddingTokens = engineDesc("bei_engine_padding_tokens_total", "Tokens computed in vain, by engine: launches have fixed shapes, or pad sequences to one length.")
+	enginePaddingTokens = engineDesc("bei_engine_padding_tokens_total", "Padding of launches, in tokens, by engine.")
 	engineGraphReplays  = engineDesc("bei_engine_graph_replays_total", "Launches that replayed a CUDA graph, by engine.")
-	engineGraphCaptures = engineDesc("bei_engine_graph_captures_total", "Launches that had to capture a CUDA graph, by engine; after warm-up there should be none.")
+	engineGraphCaptures = engineDesc("bei_engine_graph_captures_total", "Launches that captured a CUDA graph, by engine: none after warm-up.")
 	engineReplicas      = engineDesc("bei_engine_replicas", "Replicas that the options ask for, by engine: one for each device.")
 	engineServing       = engineDesc("bei_engine_replicas_serving", "Replicas that take runs, by engine: not lost, not being rebuilt.")
 	engineWeightsBytes  = engineDesc("bei_engine_weights_bytes", "Device memory that a replica's weights take while it serves.", "device")
-	engineRunBytes      = engineDesc("bei_engine_run_bytes", "Device memory that a replica keeps for each run in flight, beside its weights.", "device")
+	engineRunBytes      = engineDesc("bei_engine_run_bytes", "Device memory that a replica keeps for each run in flight.", "device")
 )
 
 func engineDesc(name, help string, labels ...string) *prometheus.Desc {
@@ -28,8 +28,10 @@ func engineDesc(name, help string, labels ...string) *prometheus.Desc {
 
 // Describe is prometheus.Collector's.
 func (c engineCollector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{engineRuns, engineLaunches, engineTokens, enginePaddingTokens, engineGraphReplays, engineGraphCaptures,
-		engineReplicas, engineServing, engineWeightsBytes, engineRunBytes} {
+	for _, d := range []*prometheus.Desc{
+		engineRuns, engineLaunches, engineTokens, enginePaddingTokens, engineGraphReplays, engineGraphCaptures,
+		engineReplicas, engineServing, engineWeightsBytes, engineRunBytes,
+	} {
 		out <- d
 	}
 }

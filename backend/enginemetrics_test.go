@@ -39,7 +39,10 @@ func TestEngineMetrics(t *testing.T) {
 	metrics := newMetrics()
 	e := reports{b.engine.(*mock.Engine), []engine.Stats{
 		{Engine: "tensorrt", Runs: 5, Launches: 9, Tokens: 100, PaddingTokens: 28, Graphs: &engine.Graphs{Replays: 7, Captures: 1},
-			Replicas: []engine.Replica{{Device: "cuda:0", Serving: true, WeightsBytes: 1000, RunBytes: 50}, {Device: "cuda:1", WeightsBytes: 1000, RunBytes: 50}}},
+			Replicas: []engine.Replica{
+				{Device: "cuda:0", Serving: true, WeightsBytes: 1000, RunBytes: 50},
+				{Device: "cuda:1", WeightsBytes: 1000, RunBytes: 50},
+			}},
 		{Engine: "onnxruntime", Runs: 2, Launches: 2, Tokens: 64, Replicas: []engine.Replica{{Device: "cuda:0", Serving: true}}},
 	}}
 	other := &Backend{engine: e, pipe: b.pipe, info: b.info, monitor: b.monitor, metrics: metrics}
@@ -83,7 +86,9 @@ func TestEngineMetricsOfRuns(t *testing.T) {
 	require.Equal(t, map[string]float64{"mock": 2}, values(before["bei_engine_runs_total"]), "the backend's warm-up")
 	require.NoError(t, b.Embed(background, packed([]uint32{1}, []uint32{2, 3, 4}), CallOptions{}, Output{Rows: rowsFor(b, 2)}))
 	m := families(t, b)
-	for name, more := range map[string]float64{"bei_engine_runs_total": 1, "bei_engine_launches_total": 1, "bei_engine_tokens_total": 4, "bei_engine_padding_tokens_total": 2} {
+	for name, more := range map[string]float64{
+		"bei_engine_runs_total": 1, "bei_engine_launches_total": 1, "bei_engine_tokens_total": 4, "bei_engine_padding_tokens_total": 2,
+	} {
 		require.Equal(t, values(before[name])["mock"]+more, values(m[name])["mock"], name)
 	}
 	require.Equal(t, map[string]float64{"mock": 1}, values(m["bei_engine_replicas_serving"]))

@@ -28,6 +28,9 @@ func TestStats(t *testing.T) {
 	bytes := uint64(1000 + 4*512*(2+10) + 4*16*(1+8))
 	require.Equal(t, []engine.Stats{{
 		Engine: "tensorrt", Launches: 3, Tokens: 2*500 + 8, PaddingTokens: 2*12 + 256 - 8, Graphs: &engine.Graphs{Replays: 1, Captures: 1},
-		Replicas: []engine.Replica{{Device: "cuda:0", Serving: true, WeightsBytes: 1 << 20, RunBytes: bytes}, {Device: "cuda:3", WeightsBytes: 1 << 20, RunBytes: bytes}},
+		Replicas: []engine.Replica{
+			{Device: "cuda:0", Serving: true, WeightsBytes: 1 << 20, RunBytes: bytes},
+			{Device: "cuda:3", WeightsBytes: 1 << 20, RunBytes: bytes},
+		},
 	}}, e.Stats())
 }
