@@ -1,4 +1,4 @@
-"""Writes the tiny models of folders.py, each with golden.json: what transformers and sentence-transformers make of it.
+"""Writes the tiny models of the families' files (bert.py, ...), each with golden.json: what transformers and sentence-transformers make of it.
 
     .deps/venv-golden/bin/python testdata/models/generate.py [NAME ...]
 
@@ -10,6 +10,8 @@ All numbers are fp32 on the CPU, one item at a time, from the weights as they ar
     pooled[]             one row an item, in that order: after all modules; for classifiers the logits; for the masked-LM
                          model max over the tokens of log(1 + relu(logits)), which is SPLADE
     token_vectors        item index -> rows: the last hidden state; for token classifiers (all items) and the masked-LM model logits
+    bfloat16_cosine      the least cosine of the same model in bfloat16 to pooled and token_vectors (an item's rows joined; single
+                         numbers have none). Kernels of bfloat16 differ between processors, so its last digits may, too
 """
 
 import json
@@ -26,7 +28,12 @@ import tokenizers
 import torch
 import transformers
 
-from folders import SPECS, Qwen3, Spec, random_tensor, write_folder
+import bert
+import qwen3
+from folders import write_folder
+from spec import Spec
+
+SPECS = bert.SPECS + qwen3.SPECS
 
 TEXTS = (
     "the quick brown fox jumps over the lazy dog",
@@ -49,57 +56,40 @@ TOKEN_VECTOR_ITEMS = (0, 3, 9)
 
 
 class Reference:
-    """The model as its own library runs it: tokens in, (pooled, token rows) out."""
+    """The model as its own library runs it in a dtype: tokens in, (pooled, token rows) out."""
 
-    def __init__(self, spec: Spec):
+    def __init__(self, spec: Spec, dtype: torch.dtype):
         self.spec = spec
-        folder = str(spec.folder)
-        if spec.is_embedding:
-            self.sentence = sentence_transformers.SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": torch.float32, "attn_implementation": "eager"}).eval()
-            self.max_length = self.sentence.max_seq_length
-            self.model = self.sentence[0].auto_model
-        else:
-            self.sentence = None
-            self.max_length = spec.max_seq_length
-            self.model = getattr(transformers, spec.task).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+        self.model, self.sentence = spec.load(dtype)
+        self.max_length = self.sentence.max_seq_length if self.sentence is not None else spec.max_seq_length
         for name, parameter in self.model.named_parameters():
-            stored = random_tensor(f"{spec.name}/{name}", parameter.shape).to(spec.dtype)
-            assert torch.equal(parameter, stored.float()), f"{spec.name}: {name} was not loaded from the file"
+            stored = spec.value(name, parameter.shape).to(spec.dtype)
+            assert torch.equal(parameter, stored.to(dtype)), f"{spec.name}: {name} was not loaded from the file"
         content = json.loads(spec.tokenizer.read_text(encoding="utf-8")) | {"padding": None, "truncation": None}
         self.tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
         self.tokenizer.enable_truncation(self.max_length)
 
     def run(self, item: dict) -> tuple[numpy.ndarray | None, numpy.ndarray]:
-        inputs = {key: torch.tensor([item[key]]) for key in ("input_ids", "token_type_ids", "position_ids")}
-        if isinstance(self.spec, Qwen3):
-            del inputs["token_type_ids"]
-            # Without a mask transformers takes positions that do not count up for several sequences in one row.
-            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        outputs = self.model(**inputs)
+        inputs = self.spec.inputs(item)
+        pooled, rows = self.spec.results(self.model, inputs)
         if self.sentence is not None:
-            rows = outputs.last_hidden_state
-            features = {"token_embeddings": rows, "attention_mask": torch.ones_like(inputs["input_ids"])}
+            features = {"token_embeddings": rows.unsqueeze(0), "attention_mask": torch.ones_like(inputs["input_ids"])}
             for module in list(self.sentence)[1:]:
                 features = module(features)
-            return features["sentence_embedding"][0].numpy(), rows[0].numpy()
-        logits = outputs.logits[0]
-        if self.spec.task == "BertForSequenceClassification":
-            return logits.numpy(), self.model.bert(**inputs).last_hidden_state[0].numpy()
-        if self.spec.task == "BertForMaskedLM":
-            return torch.log1p(torch.relu(logits)).max(dim=0).values.numpy(), logits.numpy()
-        return None, logits.numpy()
+            pooled = features["sentence_embedding"][0]
+        return None if pooled is None else pooled.float().numpy(), rows.float().numpy()
 
     def items(self) -> list[dict]:
         cases = [(text, None, None) for text in TEXTS] + [(text, pair, None) for text, pair in PAIRS]
         cases += [(TEXTS[0], None, name) for name in self.spec.prompts]
-        items = []
+        items, first = [], self.spec.first_position
         for text, pair, prompt_name in cases:
             # Without a name the model's default prompt is put before single texts, as encode does.
             used = prompt_name or (self.spec.default_prompt if pair is None else None)
             encoding = self.tokenizer.encode(self.spec.prompts.get(used, "") + text, pair)
             items.append({
                 "text": text, "pair": pair, "prompt_name": prompt_name,
-                "input_ids": encoding.ids, "token_type_ids": encoding.type_ids, "position_ids": list(range(len(encoding.ids))),
+                "input_ids": encoding.ids, "token_type_ids": encoding.type_ids, "position_ids": list(range(first, first + len(encoding.ids))),
             })
         return items
 
@@ -139,10 +129,18 @@ def numbers(array: numpy.ndarray) -> list:
     return [numbers(row) for row in array] if array.ndim > 1 else [float(f"{x:.9g}") for x in array]
 
 
+def least_cosine(results: list, others: list, wanted) -> float:
+    """Between two runs' pooled rows, and their token rows of the wanted items."""
+    pairs = [(a, b) for (a, _), (b, _) in zip(results, others) if a is not None and a.size > 1]
+    pairs += [(results[i][1].ravel(), others[i][1].ravel()) for i in wanted]
+    pairs = [(a.astype(numpy.float64), b.astype(numpy.float64)) for a, b in pairs]
+    return float(min(a @ b / numpy.linalg.norm(a) / numpy.linalg.norm(b) for a, b in pairs))
+
+
 @torch.inference_mode()
 def make(spec: Spec) -> None:
     write_folder(spec)
-    reference = Reference(spec)
+    reference = Reference(spec, torch.float32)
     items, extra = reference.items(), token_items(spec)
     results = [reference.run(item) for item in items + extra]
     pooled = [row for row, _ in results]
@@ -150,6 +148,8 @@ def make(spec: Spec) -> None:
 
     has_pooled = pooled[0] is not None
     wanted = TOKEN_VECTOR_ITEMS if has_pooled else range(len(results))
+    narrow = Reference(spec, torch.bfloat16)
+    bfloat16 = least_cosine(results, [narrow.run(item) for item in items + extra], wanted)
     golden = {
         "name": spec.name,
         "task": spec.task,
@@ -163,6 +163,7 @@ def make(spec: Spec) -> None:
         "items": items,
         "token_items": extra,
         "batch": pack(items + extra),
+        "bfloat16_cosine": round(bfloat16, 7),
         "pooled": [numbers(row) for row in pooled] if has_pooled else None,
         "token_vectors": {str(i): numbers(results[i][1]) for i in wanted},
     }
@@ -170,7 +171,7 @@ def make(spec: Spec) -> None:
     (spec.folder / "golden.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     sizes = sum(file.stat().st_size for file in spec.folder.rglob("*") if file.is_file())
     spread = numpy.linalg.norm(numpy.std(pooled, axis=0)) if has_pooled else numpy.std(results[0][1])
-    print(f"{spec.name}: {len(items)} + {len(extra)} items, max_length {reference.max_length}, spread {spread:.3f}, {sizes} bytes")
+    print(f"{spec.name}: {len(items)} + {len(extra)} items, max_length {reference.max_length}, spread {spread:.3f}, bfloat16 cosine {bfloat16:.7f}, {sizes} bytes")
 
 
 def main() -> None:
