@@ -13,7 +13,7 @@ type attentionForm string
 // The forms. All but the last are fused and never hold scores in memory.
 const (
 	formPacked   attentionForm = "PackedMultiHeadAttention" // packed rows; as many key heads as query heads; both directions
-	formPaged    attentionForm = "PagedAttention"           // packed rows; grouped heads; causal or not; norm and rope inside
+	formPaged    attentionForm = "PagedAttention"           // packed rows; grouped heads; causal or not
 	formGrouped  attentionForm = "GroupQueryAttention"      // padded rows; grouped heads; causal
 	formMulti    attentionForm = "MultiHeadAttention"       // padded rows; windows and biases, held in memory as one
 	formProducts attentionForm = "products"                 // padded rows; everything
@@ -89,13 +89,14 @@ func (c *cudaOperators) attend(x rows, a *arch.Attention) (rows, error) {
 type heads struct{ q, k, v rows }
 
 func (c *cudaOperators) heads(x rows, a *arch.Attention) (heads, error) {
-	l := c.l
-	x, bias, err := l.linear(x, a.QKV...)
+	keys := a.KVHeads * a.HeadDim
+	parts, biases, err := c.apart(x, a.QKV, a.Heads*a.HeadDim, keys, keys)
 	if err != nil {
 		return heads{}, err
 	}
-	x = c.activate(x, bias, arch.Identity)
-	parts := c.split(x, a.Heads*a.HeadDim, a.KVHeads*a.HeadDim, a.KVHeads*a.HeadDim)
+	for i := range parts {
+		parts[i] = c.activate(parts[i], biases[i], arch.Identity)
+	}
 	h := heads{parts[0], parts[1], parts[2]}
 	if n := a.QKNorm; n != nil {
 		if h.q, err = c.headNorm(h.q, &n.Q, a, n.FullWidth); err != nil {
@@ -130,14 +131,16 @@ func (c *cudaOperators) headNorm(x rows, n *arch.Norm, a *arch.Attention, full b
 	return y, nil
 }
 
-// rope rotates in float32, with tables in float32. Each row is a batch of its own to the operator, which refuses
-// sequences longer than its tables.
+// rope rotates each row by its position id. The operator computes in the dtype of the rows and wants its tables in it, as
+// transformers has them; they are rounded from float64, so that none of their numbers is less exact at great positions.
+// Rotating in float32 would cost four more passes over query and key. Each row is a batch of its own to the operator,
+// which on the CPU refuses sequences longer than its tables.
 func (c *cudaOperators) rope(x rows, a *arch.Attention) (rows, error) {
 	g, r := c.l.g, a.Rope
 	if r.Kind != arch.RopeHalf && r.Kind != arch.RopeInterleaved {
 		c.l.refuse("rope kind %d on cuda", r.Kind)
 	}
-	cos, sin, err := c.l.ropeTables(r, ort.Float32)
+	cos, sin, err := c.l.ropeTables(r, x.dtype)
 	if err != nil {
 		return x, err
 	}
@@ -145,11 +148,11 @@ func (c *cudaOperators) rope(x rows, a *arch.Attention) (rows, error) {
 		return c.reshape(g.op("", "Cast", []string{g.input(positionIDs, ort.Int32, tokens)}, attr{"to", int64(ort.Int64)}), -1, 1)
 	})
 	turned := g.op(domainOfMicrosoft, "RotaryEmbedding",
-		[]string{c.reshape(g.cast(x, ort.Float32).name, -1, 1, x.width), positions, cos, sin},
+		[]string{c.reshape(x.name, -1, 1, x.width), positions, cos, sin},
 		attr{"interleaved", flag(r.Kind == arch.RopeInterleaved)}, attr{"num_heads", int64(x.width / a.HeadDim)}, attr{"rotary_embedding_dim", int64(r.Dim)})
-	y := g.typedRows(ort.Float32, x.count, x.width)
+	y := g.typedRows(x.dtype, x.count, x.width)
 	g.add("", "Reshape", []string{turned, c.shape(-1, x.width)}, []string{y.name})
-	return g.cast(y, x.dtype), nil
+	return y, nil
 }
 
 // ---- Fused forms over packed rows ----
@@ -194,36 +197,28 @@ func pageRows(headDim int) int {
 }
 
 // paged is PagedAttention over a cache that lives for one run: each sequence has pages of its own, with nothing in them
-// before. All layers use the same one in turn, since they run in order on one stream. Rope counts positions from 0 in
-// each sequence: only differences count, and the position ids of a sequence follow one another.
+// before. All layers use the same one in turn, since they run in order on one stream. The operator could do rope, but by
+// positions that it counts from 0 in each sequence, not by position ids.
 func (c *cudaOperators) paged(x rows, a *arch.Attention) (rows, error) {
 	l, g := c.l, c.l.g
-	var inputs []string
 	attrs := []attr{
 		{"num_heads", int64(a.Heads)}, {"kv_num_heads", int64(a.KVHeads)}, {"scale", a.Scale}, {"softcap", a.Softcap}, {"is_causal", flag(a.Causal)},
 	}
-	var cos, sin, queryNorm, keyNorm string
-	if c.insidePaged(a) {
+	var inputs []string
+	var prologue pagedPrologue
+	var err error
+	if c.inside && c.insidePaged(a) {
+		if prologue, err = c.prologue(a); err != nil {
+			return x, err
+		}
+		attrs = append(attrs, prologue.attrs...)
+	}
+	if c.inside && c.insidePaged(a) || a.Rope == nil && a.QKNorm == nil {
 		qkv, bias, err := l.linear(x, a.QKV...)
 		if err != nil {
 			return x, err
 		}
 		inputs = []string{c.activate(qkv, bias, arch.Identity).name, "", ""}
-		if a.Rope != nil {
-			if cos, sin, err = l.ropeTables(a.Rope, g.dtype); err != nil {
-				return x, err
-			}
-			attrs = append(attrs, attr{"do_rotary", int64(1)}, attr{"rotary_interleaved", flag(a.Rope.Kind == arch.RopeInterleaved)})
-		}
-		if n := a.QKNorm; n != nil {
-			if queryNorm, _, err = c.normWeights(&n.Q, a.HeadDim); err != nil {
-				return x, err
-			}
-			if keyNorm, _, err = c.normWeights(&n.K, a.HeadDim); err != nil {
-				return x, err
-			}
-			attrs = append(attrs, attr{"qk_norm_epsilon", n.Q.Eps})
-		}
 	} else {
 		h, err := c.heads(x, a)
 		if err != nil {
@@ -239,11 +234,38 @@ func (c *cudaOperators) paged(x rows, a *arch.Attention) (rows, error) {
 	}
 	inputs = append(inputs, cache("key cache "), cache("value cache "),
 		g.input(filledCuSeqLens, ort.Int32, dim{name: "filled_plus_one"}), g.input(pastLengths, ort.Int32, filled),
-		g.input(blockTable, ort.Int32, filled, dim{name: "blocks"}), cos, sin, "", "", queryNorm, keyNorm, "", "",
+		g.input(blockTable, ort.Int32, filled, dim{name: "blocks"}), prologue.cos, prologue.sin, "", "", prologue.queryNorm, prologue.keyNorm, "", "",
 		g.input(attentionMetadata, ort.Int32, dim{size: 3}))
 	y := g.rows(x.count, a.Heads*a.HeadDim)
 	g.add(domainOfMicrosoft, "PagedAttention", inputs, []string{y.name}, attrs...)
 	return y, nil
+}
+
+// ---- For the benchmark only: norm and rope inside PagedAttention ----
+
+// pagedPrologue is what PagedAttention needs to do the norm of query and key, and rope, by itself.
+type pagedPrologue struct {
+	cos, sin, queryNorm, keyNorm string
+	attrs                        []attr
+}
+
+func (c *cudaOperators) prologue(a *arch.Attention) (p pagedPrologue, err error) {
+	if a.Rope != nil {
+		if p.cos, p.sin, err = c.l.ropeTables(a.Rope, c.l.g.dtype); err != nil {
+			return p, err
+		}
+		p.attrs = append(p.attrs, attr{"do_rotary", int64(1)}, attr{"rotary_interleaved", flag(a.Rope.Kind == arch.RopeInterleaved)})
+	}
+	if n := a.QKNorm; n != nil {
+		if p.queryNorm, _, err = c.normWeights(&n.Q, a.HeadDim); err != nil {
+			return p, err
+		}
+		if p.keyNorm, _, err = c.normWeights(&n.K, a.HeadDim); err != nil {
+			return p, err
+		}
+		p.attrs = append(p.attrs, attr{"qk_norm_epsilon", n.Q.Eps})
+	}
+	return p, nil
 }
 
 // insidePaged reports that PagedAttention can do the norm of query and key, and rope. The norm comes first, so rope alone
