@@ -98,61 +98,64 @@ func (c *cudaOperators) heads(x rows, a *arch.Attention) (heads, error) {
 		parts[i] = c.activate(parts[i], biases[i], arch.Identity)
 	}
 	h := heads{parts[0], parts[1], parts[2]}
-	if n := a.QKNorm; n != nil {
-		if h.q, err = c.headNorm(h.q, &n.Q, a, n.FullWidth); err != nil {
-			return h, err
-		}
-		if h.k, err = c.headNorm(h.k, &n.K, a, n.FullWidth); err != nil {
-			return h, err
-		}
+	var q, k *arch.Norm
+	if a.QKNorm != nil {
+		q, k = &a.QKNorm.Q, &a.QKNorm.K
 	}
-	if a.Rope != nil {
-		if h.q, err = c.rope(h.q, a); err != nil {
-			return h, err
-		}
-		h.k, err = c.rope(h.k, a)
+	if h.q, err = c.prepare(h.q, q, a); err == nil {
+		h.k, err = c.prepare(h.k, k, a)
 	}
 	return h, err
 }
 
-// headNorm normalises each head by itself, or whole rows.
-func (c *cudaOperators) headNorm(x rows, n *arch.Norm, a *arch.Attention, full bool) (rows, error) {
-	if full {
-		return c.norm(x, "", n, rows{}, nil)
+// prepare normalises whole rows of heads, or each head by itself, and rotates them. The operators want shapes of their own.
+func (c *cudaOperators) prepare(x rows, n *arch.Norm, a *arch.Attention) (rows, error) {
+	var err error
+	if n != nil && a.QKNorm.FullWidth {
+		if x, err = c.norm(x, "", n, rows{}, nil); err != nil {
+			return x, err
+		}
+		n = nil
 	}
-	g := c.l.g
-	each := rows{c.reshape(x.name, -1, a.HeadDim), dim{name: fmt.Sprint("heads_of_", x.width, "_by_", a.HeadDim)}, a.HeadDim, x.dtype}
-	each, err := c.norm(each, "", n, rows{}, nil)
-	if err != nil {
-		return x, err
+	shaped := x.name
+	if n != nil {
+		each := rows{c.reshape(x.name, -1, a.HeadDim), dim{name: fmt.Sprint("heads_of_", x.width, "_by_", a.HeadDim)}, a.HeadDim, x.dtype}
+		if each, err = c.norm(each, "", n, rows{}, nil); err != nil {
+			return x, err
+		}
+		shaped = each.name
 	}
-	y := g.typedRows(x.dtype, x.count, x.width)
-	g.add("", "Reshape", []string{each.name, c.shape(-1, x.width)}, []string{y.name})
+	if a.Rope != nil {
+		if shaped, err = c.rope(c.reshape(shaped, -1, 1, x.width), a, x); err != nil {
+			return x, err
+		}
+	}
+	if shaped == x.name {
+		return x, nil
+	}
+	y := c.l.g.typedRows(x.dtype, x.count, x.width)
+	c.l.g.add("", "Reshape", []string{shaped, c.shape(-1, x.width)}, []string{y.name})
 	return y, nil
 }
 
-// rope rotates each row by its position id. The operator computes in the dtype of the rows and wants its tables in it, as
-// transformers has them; they are rounded from float64, so that none of their numbers is less exact at great positions.
-// Rotating in float32 would cost four more passes over query and key. Each row is a batch of its own to the operator,
-// which on the CPU refuses sequences longer than its tables.
-func (c *cudaOperators) rope(x rows, a *arch.Attention) (rows, error) {
+// rope rotates x [rows, 1, heads * head_dim], the heads of like, each row by its position id. The operator computes in the
+// dtype of the rows and wants its tables in it, as transformers has them: these are rounded once, after cos and sin, so
+// that they are as exact at great positions as at small ones. Rotating in float32 would cost four more passes over query
+// and key. Each row is a batch of its own to the operator, which on the CPU refuses sequences longer than its tables.
+func (c *cudaOperators) rope(x string, a *arch.Attention, like rows) (string, error) {
 	g, r := c.l.g, a.Rope
 	if r.Kind != arch.RopeHalf && r.Kind != arch.RopeInterleaved {
 		c.l.refuse("rope kind %d on cuda", r.Kind)
 	}
-	cos, sin, err := c.l.ropeTables(r, x.dtype)
+	cos, sin, err := c.l.ropeTables(r, like.dtype)
 	if err != nil {
-		return x, err
+		return "", err
 	}
 	positions := c.shared("rope positions", func() string {
 		return c.reshape(g.op("", "Cast", []string{g.input(positionIDs, ort.Int32, tokens)}, attr{"to", int64(ort.Int64)}), -1, 1)
 	})
-	turned := g.op(domainOfMicrosoft, "RotaryEmbedding",
-		[]string{c.reshape(x.name, -1, 1, x.width), positions, cos, sin},
-		attr{"interleaved", flag(r.Kind == arch.RopeInterleaved)}, attr{"num_heads", int64(x.width / a.HeadDim)}, attr{"rotary_embedding_dim", int64(r.Dim)})
-	y := g.typedRows(x.dtype, x.count, x.width)
-	g.add("", "Reshape", []string{turned, c.shape(-1, x.width)}, []string{y.name})
-	return y, nil
+	return g.op(domainOfMicrosoft, "RotaryEmbedding", []string{x, positions, cos, sin}, attr{"interleaved", flag(r.Kind == arch.RopeInterleaved)},
+		attr{"num_heads", int64(like.width / a.HeadDim)}, attr{"rotary_embedding_dim", int64(r.Dim)}), nil
 }
 
 // ---- Fused forms over packed rows ----
