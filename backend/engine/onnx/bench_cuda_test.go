@@ -134,13 +134,9 @@ func BenchmarkCUDA(b *testing.B) {
 			m := model.make(s)
 			o := options(b)
 			o.Device, o.Precision, o.Threads = onnx.CUDA, onnx.Float16, 0
-			o = onnx.WithAttention(o, os.Getenv(attentionVariable))
-			if os.Getenv(ropeVariable) == "inside" {
-				o = onnx.WithRopeInside(o)
-			}
-			e, err := onnx.Open(b.Context(), m, s.save(b), o)
+			e, err := onnx.Open(b.Context(), m, s.save(b), onnx.WithAttention(o, os.Getenv(attentionVariable)))
 			require.NoError(b, err)
-			b.Logf("attention: %s, rope: %q", e.Info().Details["attention"], os.Getenv(ropeVariable))
+			b.Logf("attention: %s", e.Info().Details["attention"])
 			for _, shape := range []struct {
 				name    string
 				lengths func(i int) int

@@ -10,12 +10,11 @@ import (
 // cudaOperators implements operators on a GPU, by kernels that ONNX Runtime's CUDA provider has. All but the fused
 // attention have kernels on the CPU too, so that tests check them without a GPU.
 type cudaOperators struct {
-	l      *lowering
-	force  attentionForm     // tests choose one; "": the best
-	inside bool              // PagedAttention does norm and rope itself: see Options.ropeInside
-	forms  map[string]bool   // what attention became: for info
-	once   map[string]string // tensors that layers share, by what they are
-	block  int               // rows of a page of PagedAttention's cache
+	l     *lowering
+	force attentionForm     // tests choose one; "": the best
+	forms map[string]bool   // what attention became: for info
+	once  map[string]string // tensors that layers share, by what they are
+	block int               // rows of a page of PagedAttention's cache
 	// padded says that a run costs sequences times the longest of them.
 	padded bool
 	// scores is the number of heads whose scores, or what is added to them, are held in memory.
@@ -25,8 +24,8 @@ type cudaOperators struct {
 // rowsOfBias is what the number of rows of a bias must be a multiple of for the fused kernels that read one.
 const rowsOfBias = 8
 
-func newCUDAOperators(l *lowering, o Options) *cudaOperators {
-	c := &cudaOperators{l: l, force: o.attention, inside: o.ropeInside, forms: make(map[string]bool), once: make(map[string]string)}
+func newCUDAOperators(l *lowering, force attentionForm) *cudaOperators {
+	c := &cudaOperators{l: l, force: force, forms: make(map[string]bool), once: make(map[string]string)}
 	for i := range l.m.Layers {
 		c.block = max(c.block, pageRows(l.m.Layers[i].Attention.HeadDim))
 	}

@@ -208,15 +208,7 @@ func (c *cudaOperators) paged(x rows, a *arch.Attention) (rows, error) {
 		{"num_heads", int64(a.Heads)}, {"kv_num_heads", int64(a.KVHeads)}, {"scale", a.Scale}, {"softcap", a.Softcap}, {"is_causal", flag(a.Causal)},
 	}
 	var inputs []string
-	var prologue pagedPrologue
-	var err error
-	if c.inside && c.insidePaged(a) {
-		if prologue, err = c.prologue(a); err != nil {
-			return x, err
-		}
-		attrs = append(attrs, prologue.attrs...)
-	}
-	if c.inside && c.insidePaged(a) || a.Rope == nil && a.QKNorm == nil {
+	if a.Rope == nil && a.QKNorm == nil {
 		qkv, bias, err := l.linear(x, a.QKV...)
 		if err != nil {
 			return x, err
@@ -237,47 +229,9 @@ func (c *cudaOperators) paged(x rows, a *arch.Attention) (rows, error) {
 	}
 	inputs = append(inputs, cache("key cache "), cache("value cache "),
 		g.input(filledCuSeqLens, ort.Int32, dim{name: "filled_plus_one"}), g.input(pastLengths, ort.Int32, filled),
-		g.input(blockTable, ort.Int32, filled, dim{name: "blocks"}), prologue.cos, prologue.sin, "", "", prologue.queryNorm, prologue.keyNorm, "", "",
+		g.input(blockTable, ort.Int32, filled, dim{name: "blocks"}), "", "", "", "", "", "", "", "",
 		g.input(attentionMetadata, ort.Int32, dim{size: 3}))
 	y := g.rows(x.count, a.Heads*a.HeadDim)
 	g.add(domainOfMicrosoft, "PagedAttention", inputs, []string{y.name}, attrs...)
 	return y, nil
-}
-
-// ---- For the benchmark only: norm and rope inside PagedAttention ----
-
-// pagedPrologue is what PagedAttention needs to do the norm of query and key, and rope, by itself.
-type pagedPrologue struct {
-	cos, sin, queryNorm, keyNorm string
-	attrs                        []attr
-}
-
-func (c *cudaOperators) prologue(a *arch.Attention) (p pagedPrologue, err error) {
-	if a.Rope != nil {
-		if p.cos, p.sin, err = c.l.ropeTables(a.Rope, c.l.g.dtype); err != nil {
-			return p, err
-		}
-		p.attrs = append(p.attrs, attr{"do_rotary", int64(1)}, attr{"rotary_interleaved", flag(a.Rope.Kind == arch.RopeInterleaved)})
-	}
-	if n := a.QKNorm; n != nil {
-		if p.queryNorm, _, err = c.normWeights(&n.Q, a.HeadDim); err != nil {
-			return p, err
-		}
-		if p.keyNorm, _, err = c.normWeights(&n.K, a.HeadDim); err != nil {
-			return p, err
-		}
-		p.attrs = append(p.attrs, attr{"qk_norm_epsilon", n.Q.Eps})
-	}
-	return p, nil
-}
-
-// insidePaged reports that PagedAttention can do the norm of query and key, and rope. The norm comes first, so rope alone
-// inside would need both outside.
-func (c *cudaOperators) insidePaged(a *arch.Attention) bool {
-	if r := a.Rope; r != nil && (r.Dim%16 != 0 || r.Dim > a.HeadDim || r.Kind != arch.RopeHalf && r.Kind != arch.RopeInterleaved) {
-		return false
-	}
-	n := a.QKNorm
-	return n == nil || !n.FullWidth && n.Q.Kind == arch.RMSNorm && n.K.Kind == arch.RMSNorm && n.Q.Eps == n.K.Eps && n.Q.Eps > 0 &&
-		n.Q.Bias.Absent() && n.K.Bias.Absent()
 }

@@ -104,7 +104,7 @@ func (e *Engine) loadCUDA(m *arch.Model, w *weights.Set, o Options) error {
 	b := &binder{g: g, set: w, session: builder, bound: make(map[string]string), device: true}
 	defer b.release()
 	l := newLowering(g, b, m, o)
-	c := newCUDAOperators(l, o)
+	c := newCUDAOperators(l, o.attention)
 	l.operators = c
 	if err := l.lower(); err != nil {
 		return err

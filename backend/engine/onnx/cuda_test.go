@@ -20,7 +20,6 @@ import (
 const (
 	gpuVariable       = "BEI_GPU_TESTS"          // 1: there is one
 	attentionVariable = "BEI_TEST_ORT_ATTENTION" // a form of attention; default: the engine's choice
-	ropeVariable      = "BEI_TEST_ORT_ROPE"      // inside: the benchmark leaves norm and rope to PagedAttention
 )
 
 // onGPU reports that this process tests a GPU: then it loads the library for it, and can load no other.

@@ -38,9 +38,6 @@ type Options struct {
 	// For tests: the form of attention on cuda, and cuda's graph on the CPU provider.
 	attention attentionForm
 	emulate   bool
-	// For the benchmark: norm and rope inside PagedAttention, which is right only for sequences whose position ids count
-	// up by one.
-	ropeInside bool
 
 	defaultTokens bool // Limits.MaxTokens was zero
 }

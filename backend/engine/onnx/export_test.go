@@ -13,12 +13,6 @@ func WithAttention(o Options, form string) Options {
 	return o
 }
 
-// WithRopeInside makes PagedAttention do norm and rope, where it can.
-func WithRopeInside(o Options) Options {
-	o.ropeInside = true
-	return o
-}
-
 // The forms of attention on cuda.
 const (
 	FormPacked   = string(formPacked)
