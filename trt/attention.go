@@ -149,17 +149,21 @@ func (l *lowering) attend(q, k, v tensor, a *arch.Attention) tensor {
 	return l.writtenOut(q, k, v, a)
 }
 
-// writtenOut is attention as two products and a softmax.
-func (l *lowering) writtenOut(q, k, v tensor, a *arch.Attention) tensor {
-	g, group := l.g, a.Heads/a.KVHeads
-	if group > 1 { // keys and values for each query head
-		var heads []int
-		for h := range a.Heads {
-			heads = append(heads, h/group)
-		}
-		k, v = g.gather(k, g.indices(heads...), 1), g.gather(v, g.indices(heads...), 1)
+// regroup views [sequences, heads, m * longest, n] with another number of heads; each takes its part of, or joins, the rows.
+func (l *lowering) regroup(x tensor, a *arch.Attention, heads int) tensor {
+	if a.Heads == a.KVHeads {
+		return x
 	}
-	s := g.prod(g.cast(g.matmul(q, k, 0, 1), nvinfer.Float32), g.scalar(a.Scale, 4))
+	g := l.g
+	shape := g.shape(x)
+	return g.reshapeTo(x, g.concat(0, g.gather(shape, g.indices(0), 0), g.sizes(heads, -1), g.gather(shape, g.indices(3), 0)))
+}
+
+// writtenOut is attention as two products and a softmax. Query heads that share keys and values are rows of one product with them.
+func (l *lowering) writtenOut(q, k, v tensor, a *arch.Attention) tensor {
+	g := l.g
+	s := l.regroup(g.matmul(l.regroup(q, a, a.KVHeads), k, 0, 1), a, a.Heads)
+	s = g.prod(g.cast(s, nvinfer.Float32), g.scalar(a.Scale, 4))
 	if a.Softcap > 0 {
 		s = g.prod(g.activation(nvinfer.Tanh, g.prod(s, g.scalar(1/a.Softcap, 4))), g.scalar(a.Softcap, 4))
 	}
@@ -172,7 +176,8 @@ func (l *lowering) writtenOut(q, k, v tensor, a *arch.Attention) tensor {
 		s = g.sum(s, l.relative(a.RelativeBias, a.Heads))
 	}
 	s = g.choose(l.mask(a), s, g.scalar(-math.MaxFloat32, 4))
-	return g.matmul(g.cast(g.softmax(s, 3), l.dtype), v, 0, 0)
+	s = l.regroup(g.cast(g.softmax(s, 3), l.dtype), a, a.KVHeads)
+	return l.regroup(g.matmul(s, v, 0, 0), a, a.Heads)
 }
 
 // distance is key minus query, int32 [longest, longest].

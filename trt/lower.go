@@ -369,6 +369,12 @@ func (l *lowering) mlp(x tensor, layer int, m *arch.MLP) tensor {
 	y := l.linear(x, up, maps...)
 	half := l.widthOf(y, 2) / 2
 	gate, other := l.g.last(y, 2, 0, half), l.g.last(y, 2, half, half)
+	if !m.GateUp.Bias.Absent() || !m.Gate.Bias.Absent() || !m.Up.Bias.Absent() {
+		// TensorRT-RTX 1.6 computes something else where an activation's slice is of a product with a bias: docs/measurements.md.
+		pairs := l.g.reshape(y, 0, 2, half)
+		pick := func(i int) tensor { return l.g.reshape(l.g.gather(pairs, l.g.indices(i), 1), 0, half) }
+		gate, other = pick(0), pick(1)
+	}
 	if !gateFirst {
 		gate, other = other, gate
 	}
