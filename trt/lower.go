@@ -214,7 +214,7 @@ func (l *lowering) normalise(s *residual, n *arch.Norm, keep bool) tensor {
 	return l.norm(sum, n, 2)
 }
 
-// block is x = Residual(x + After(f(Before(x)))).
+// block is x = Residual(x + After(f(Before(x)))), or x = Residual(x + Inner(x + f(Before(x)))).
 func (l *lowering) block(s *residual, norms arch.BlockNorms, f func(x tensor) tensor) {
 	var x tensor
 	if norms.Before != nil {
@@ -225,6 +225,9 @@ func (l *lowering) block(s *residual, norms arch.BlockNorms, f func(x tensor) te
 	s.delta, s.pending = f(x), true
 	if norms.After != nil {
 		s.delta = l.g.cast(l.norm(l.g.cast(s.delta, nvinfer.Float32), norms.After, 2), l.dtype)
+	}
+	if norms.Inner != nil {
+		s.delta = l.g.cast(l.normalise(s, norms.Inner, false), l.dtype)
 	}
 	if norms.Residual != nil {
 		*s = residual{x: l.g.cast(l.normalise(s, norms.Residual, false), l.dtype)}

@@ -9,7 +9,7 @@ import (
 // readHead decides what the model computes, from the strongest voice to the weakest: the caller's pooling, the modules of
 // sentence-transformers, the architecture of config.json.
 func readHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, want asked) error {
-	mods, err := readModules(fsys)
+	mods, err := readModules(fsys, a.transformer)
 	if err != nil {
 		return err
 	}
@@ -50,10 +50,10 @@ func classifierHead(c *object, t *tensors, m *Model, a architecture, mods module
 		return err
 	}
 	m.Head.Kind = a.kind
-	m.Head.Chain = a.chain(c, t, m)
 	if a.kind == HeadClassifier {
 		m.Head.Pooling = Pooling{Modes: []PoolMode{PoolCLS}}
 	}
+	m.Head.Chain = a.chain(c, t, m)
 	return nil
 }
 

@@ -71,7 +71,10 @@ type Embeddings struct {
 //
 //	x = Residual(x + After(f(Before(x))))     with absent norms as identity
 //
-// so post-norm models (bert) set Residual, pre-norm models Before, sandwich models (gemma) Before and After.
+// so post-norm models (bert) set Residual, pre-norm models Before, sandwich models (gemma) Before and After. With Inner (jina-bert's
+// second form), which excludes After:
+//
+//	x = Residual(x + Inner(x + f(Before(x))))
 type Layer struct {
 	Attention      Attention
 	AttentionNorms BlockNorms
@@ -80,7 +83,7 @@ type Layer struct {
 }
 
 // BlockNorms places norms round a block; each may be nil.
-type BlockNorms struct{ Before, After, Residual *Norm }
+type BlockNorms struct{ Before, After, Inner, Residual *Norm }
 
 // Attention has the one contract of attention: softmax(scale * q k^T, capped, + bias, masked) v, for each sequence.
 type Attention struct {

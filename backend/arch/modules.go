@@ -22,8 +22,8 @@ type module struct{ class, folder string }
 type modules []module
 
 // readModules reads modules.json. Class paths differ between versions, so only the last part counts; but a class of another package is
-// code that came with the model.
-func readModules(fsys fs.FS) (modules, error) {
+// code that came with the model, which is refused unless it is the transformer of that name, which the family knows.
+func readModules(fsys fs.FS, transformer string) (modules, error) {
 	raw, err := readFile(fsys, modulesFile)
 	if raw == nil || err != nil {
 		return nil, err
@@ -41,6 +41,7 @@ func readModules(fsys fs.FS) (modules, error) {
 	var mods modules
 	for i, l := range list {
 		class, ours := strings.CutPrefix(l.Type, "sentence_transformers.")
+		ours = ours || (transformer != "" && l.Type == transformer)
 		class = class[strings.LastIndexByte(class, '.')+1:]
 		switch class {
 		case "Transformer", "MLMTransformer", "Pooling", "SpladePooling", "Dense", "Normalize", "Dropout":

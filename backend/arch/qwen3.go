@@ -18,9 +18,6 @@ var qwen3 = family{
 	},
 }
 
-// maxRotations bounds positions times head_dim: an engine may keep the cosine and sine of each.
-const maxRotations = 1 << 28
-
 func qwen3Trunk(c *object, t *tensors, m *Model) {
 	m.HiddenSize = c.integer("hidden_size", 4096, 1, maxHidden)
 	m.VocabSize = c.integer("vocab_size", 151936, 1, maxTable)
@@ -44,13 +41,7 @@ func qwen3Trunk(c *object, t *tensors, m *Model) {
 	if c.err == nil && heads%kvHeads != 0 {
 		c.fail(status.Start, "num_attention_heads %d is no multiple of num_key_value_heads %d", heads, kvHeads)
 	}
-	if c.err == nil && m.MaxPositions*headDim > maxRotations {
-		c.fail(status.Start, "max_position_embeddings %d times head_dim %d exceeds the limit of %d", m.MaxPositions, headDim, maxRotations)
-	}
-	if c.err != nil {
-		return
-	}
-	rope := c.rope(headDim, m.MaxPositions)
+	rope := c.rope(headDim, m.MaxPositions, 10000)
 	if c.err != nil {
 		return
 	}

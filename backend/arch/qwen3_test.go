@@ -176,7 +176,7 @@ func TestHostileQwen3(t *testing.T) {
 		{`"num_key_value_heads": 4`, "num_attention_heads 6 is no multiple of num_key_value_heads 4", status.Start},
 		{`"num_key_value_heads": null`, `tensor "layers.0.self_attn.k_proj.weight" has shape [8 8]; by config.json it must have [24 8]`, status.Start},
 		{`"num_key_value_heads": 0`, "num_key_value_heads is 0", status.Start},
-		{`"max_position_embeddings": 16777216, "head_dim": 65536`, "max_position_embeddings 16777216 times head_dim 65536 exceeds the limit of 268435456", status.Start},
+		{`"max_position_embeddings": 16777216, "head_dim": 65536`, "16777216 positions times head_dim 65536 exceed the limit of 268435456", status.Start},
 		{`"rms_norm_eps": -1`, "rms_norm_eps is -1; it must be 0 to 1", status.Start},
 		{`"hidden_act": "mish"`, `hidden_act "mish" is not supported`, status.Unsupported},
 		{`"attention_bias": "yes"`, `attention_bias is "yes"; it must be true or false`, status.Start},

@@ -27,20 +27,31 @@ type Options struct {
 type family struct {
 	trunk         func(c *object, t *tensors, m *Model)
 	architectures map[string]architecture
+	// hub returns the family of a folder that has this model_type, but is in the format of code of its own on the hub; nil: it is in
+	// transformers' format.
+	hub func(c *object, t *tensors, architecture string) *family
 }
 
 // architecture is a trunk with a head. kind is what the head is by itself: HeadSparse for masked-LM heads, which serve as
 // embeddings unless sparse vectors are asked for. chain reads the head's own layers; nil: it has none.
 type architecture struct {
-	kind     HeadKind
-	chain    func(c *object, t *tensors, m *Model) []Dense
-	causalLM bool // a language model: without modules.json it pools the last token, as long as its attention is causal
+	kind  HeadKind
+	chain func(c *object, t *tensors, m *Model) []Dense
+	// transformer is what modules.json may call the model beside sentence-transformers' own classes: "" is nothing else.
+	transformer string
+	causalLM    bool // a language model: without modules.json it pools the last token, as long as its attention is causal
 }
 
 // families by model_type.
 var families = map[string]family{
-	"bert":  bert,
-	"qwen3": qwen3,
+	"bert":               bert,
+	"gte":                gte,
+	"jina_embeddings_v3": jinaV3,
+	"modernbert":         modernBert,
+	"new":                gteNew,
+	"nomic_bert":         nomicBert,
+	"qwen3":              qwen3,
+	"xlm-roberta":        {hub: xlmHub},
 }
 
 // Families returns the supported values of model_type, sorted.
@@ -90,6 +101,12 @@ func read(fsys fs.FS, index Index, opts Options) (*Model, error) {
 	if !ok {
 		return nil, status.Errorf(status.Unsupported, "config.json: model_type %s is not supported; supported: %s", quote(m.Family), strings.Join(Families(), ", "))
 	}
+	t := &tensors{index: index}
+	if f.hub != nil {
+		if own := f.hub(c, t, m.Architecture); own != nil {
+			f = *own
+		}
+	}
 	a, ok := f.architectures[m.Architecture]
 	if !ok {
 		return nil, status.Errorf(status.Unsupported, "config.json: architecture %s of model_type %s is not supported; supported: %s",
@@ -98,7 +115,6 @@ func read(fsys fs.FS, index Index, opts Options) (*Model, error) {
 	if c.present("quantization_config") {
 		return nil, status.Errorf(status.Unsupported, "config.json: quantization_config: quantised weights are not supported")
 	}
-	t := &tensors{index: index}
 	if f.trunk(c, t, m); c.err != nil || t.err != nil {
 		return nil, firstOf(c.err, t.err)
 	}

@@ -31,20 +31,23 @@ var scalings = map[string]scaling{
 }
 
 // rope reads rope_theta with rope_scaling, or rope_parameters with both in one as transformers 5 writes them, into a rotation of whole
-// heads. positions is max_position_embeddings.
-func (o *object) rope(dim, positions int) *Rope {
-	if dim%2 != 0 {
-		o.fail(status.Start, "head_dim is %d; rope needs an even one", dim)
-	}
-	theta := o.number("rope_theta", 10000, 1, maxRopeTheta)
-	if f := o.number("partial_rotary_factor", 1, 0, 1); f != 1 {
-		o.fail(status.Unsupported, "partial_rotary_factor %s is not supported; supported: 1", quoteJSON(o.values["partial_rotary_factor"]))
-	}
-	original := o.integer("original_max_position_embeddings", 0, 1, maxTable)
+// heads. positions is max_position_embeddings, theta the base where none is given.
+func (o *object) rope(dim, positions int, theta float64) *Rope {
+	theta = o.number("rope_theta", theta, 1, maxRopeTheta)
 	p := o.object("rope_scaling") // the older name; where it says anything, transformers does not look at the other
 	if p == nil || len(p.values) == 0 {
 		p = o.object("rope_parameters")
 	}
+	return o.scaledRope(p, dim, positions, theta)
+}
+
+// scaledRope is the rotation that the parameters p ask for; nil: none are given.
+func (o *object) scaledRope(p *object, dim, positions int, theta float64) *Rope {
+	o.checkRotations(positions, dim)
+	if f := o.number("partial_rotary_factor", 1, 0, 1); f != 1 {
+		o.fail(status.Unsupported, "partial_rotary_factor %s is not supported; supported: 1", quoteJSON(o.values["partial_rotary_factor"]))
+	}
+	original := o.integer("original_max_position_embeddings", 0, 1, maxTable)
 	if p == nil {
 		p = &object{file: o.file}
 	}
@@ -74,11 +77,7 @@ func (o *object) rope(dim, positions int) *Rope {
 	if original == 0 {
 		original = p.integer("original_max_position_embeddings", positions, 1, maxTable)
 	}
-	r := &Rope{Kind: RopeHalf, Dim: dim, InvFreq: make([]float32, dim/2), Factor: 1}
-	for i := range r.InvFreq {
-		exponent := float32(2*i) / float32(dim)
-		r.InvFreq[i] = 1 / float32(math.Pow(float64(float32(theta)), float64(exponent)))
-	}
+	r := plainRope(dim, theta)
 	s.scale(p, r, theta, original)
 	for i, f := range append([]float32{r.Factor}, r.InvFreq...) {
 		if math.IsNaN(float64(f)) || math.IsInf(float64(f), 0) {
@@ -87,6 +86,29 @@ func (o *object) rope(dim, positions int) *Rope {
 	}
 	o.err = p.err
 	return r
+}
+
+// plainRope has the frequencies theta^(-2i/dim), in the models' float32.
+func plainRope(dim int, theta float64) *Rope {
+	r := &Rope{Kind: RopeHalf, Dim: dim, InvFreq: make([]float32, dim/2), Factor: 1}
+	for i := range r.InvFreq {
+		exponent := float32(2*i) / float32(dim)
+		r.InvFreq[i] = 1 / float32(math.Pow(float64(float32(theta)), float64(exponent)))
+	}
+	return r
+}
+
+// maxRotations bounds positions times dimensions: an engine may keep the cosine and sine of each.
+const maxRotations = 1 << 28
+
+// checkRotations refuses a rotation of heads of dim numbers that has no meaning, or whose tables would be too large.
+func (o *object) checkRotations(positions, dim int) {
+	if dim%2 != 0 {
+		o.fail(status.Start, "head_dim is %d; rope needs an even one", dim)
+	}
+	if o.err == nil && positions*dim > maxRotations {
+		o.fail(status.Start, "%d positions times head_dim %d exceed the limit of %d", positions, dim, maxRotations)
+	}
 }
 
 // factor is a scaling's factor, which it must have.

@@ -45,6 +45,19 @@ var mutations = []mutation{
 		m.Layers[0].Attention.AlibiSlopes = []float32{0.0625, 0.25, 0.015625, 0.5}
 	}},
 	{"gate and up exchanged", "jina", func(m *arch.Model) { m.Layers[0].MLP.UpFirst = false }},
+	{"norm inside the sum forgotten", "qk-post", func(m *arch.Model) { m.Layers[1].AttentionNorms.Inner = nil }},
+	{"wrong slope of alibi", "qk-post", func(m *arch.Model) {
+		m.Layers[0].Attention.AlibiSlopes = []float32{0.0625, 0.0045, 0.25}
+	}},
+	{"wrong eps of the norms of queries and keys", "qk-post", func(m *arch.Model) {
+		a := &m.Layers[0].Attention
+		n := *a.QKNorm
+		n.Q, n.K = *withEps(&n.Q, 0.03), *withEps(&n.K, 0.03)
+		a.QKNorm = &n
+	}},
+	{"window narrower by one", "modernbert", func(m *arch.Model) { m.Layers[1].Attention.WindowLeft-- }},
+	{"rope base of another kind of layer", "modernbert", func(m *arch.Model) { m.Layers[2].Attention.Rope = m.Layers[0].Attention.Rope }},
+	{"norm of the first layer", "modernbert", func(m *arch.Model) { m.Layers[0].AttentionNorms.Before = m.Layers[1].AttentionNorms.Before }},
 	{"another border between buckets", "mpnet", func(m *arch.Model) {
 		b := *m.Layers[0].Attention.RelativeBias
 		b.MaxDistance = 25

@@ -85,13 +85,20 @@ func (r *reference) hidden(q *Sequence) vectors {
 
 func (r *reference) block(n arch.BlockNorms, x vectors, f func(vectors) vectors) vectors {
 	y := r.norm(n.After, f(r.norm(n.Before, x)))
+	if n.Inner != nil {
+		y = r.norm(n.Inner, add(x, y))
+	}
+	return r.norm(n.Residual, add(x, y))
+}
+
+func add(x, y vectors) vectors {
 	sum := make(vectors, len(x))
 	for t := range x {
 		for c := range x[t] {
 			sum[t] = append(sum[t], x[t][c]+y[t][c])
 		}
 	}
-	return r.norm(n.Residual, sum)
+	return sum
 }
 
 func (r *reference) linear(l arch.Linear, x vectors) vectors {
