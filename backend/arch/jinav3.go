@@ -78,9 +78,9 @@ func xlmFlashTrunk(c *object, t *tensors, m *Model) {
 	c.refuseOther("position_embedding_type", "rotary", "absolute")
 	if c.text("position_embedding_type", "rotary") == "absolute" {
 		e.learnedPositions = true
-		m.Embeddings.PositionOffset = 1 + c.integer("pad_token_id", 1, 0, maxTable)
-		if c.err == nil && m.Embeddings.PositionOffset >= m.MaxPositions {
-			c.fail(status.Start, "pad_token_id %d leaves no positions of max_position_embeddings %d", m.Embeddings.PositionOffset-1, m.MaxPositions)
+		e.positionOffset = 1 + c.integer("pad_token_id", 1, 0, maxTable)
+		if c.err == nil && e.positionOffset >= m.MaxPositions {
+			c.fail(status.Start, "pad_token_id %d leaves no positions of max_position_embeddings %d", e.positionOffset-1, m.MaxPositions)
 		}
 	} else {
 		c.checkRotations(m.MaxPositions, e.headDim)

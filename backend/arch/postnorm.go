@@ -14,6 +14,7 @@ type postNorm struct {
 	types, layers, heads, headDim int // types: rows of the token type table; 0: there is none
 	eps                           float32
 	learnedPositions              bool // a table of positions
+	positionOffset                int  // of the table: Embeddings.PositionOffset
 	qkvBias, outBias              bool
 	attention                     Attention // what all layers' attention has beside sizes and weights
 	kind                          NormKind  // of the layers' norms
@@ -85,6 +86,7 @@ func (e *postNorm) read(t *tensors, m *Model) {
 		m.Embeddings.Type = t.need(t.weight(prefix+"embeddings.token_type_embeddings"), e.types, hidden)
 	}
 	if e.learnedPositions {
+		m.Embeddings.PositionOffset = e.positionOffset
 		m.Embeddings.Position = t.need(t.weight(prefix+"embeddings.position_embeddings"), m.MaxPositions, hidden)
 	}
 	for i := range e.layers {

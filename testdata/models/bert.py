@@ -43,8 +43,7 @@ class Bert(Spec):
         }
 
     def tokenizer_config(self) -> dict:
-        special = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
-        return {"tokenizer_class": "BertTokenizer", "do_lower_case": True} | special
+        return wordpiece_config()
 
     def stored_name(self, name: str) -> str:
         name = super().stored_name(name)
@@ -56,6 +55,12 @@ class Bert(Spec):
         """With the int64 buffer that old checkpoints carry."""
         base = "" if self.task == "BertModel" else "bert."
         return super().stored(parameters) | {self.stored_name(base + "embeddings.position_ids"): torch.arange(self.positions).unsqueeze(0)}
+
+
+def wordpiece_config() -> dict:
+    """tokenizer_config.json for tokenizer/bert."""
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
+    return {"tokenizer_class": "BertTokenizer", "do_lower_case": True} | special
 
 
 SPECS = (

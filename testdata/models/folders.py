@@ -53,7 +53,8 @@ def write_config(spec: Spec) -> None:
 
 def write_modules(spec: Spec) -> None:
     """The sentence-transformers files, in the old form or the one that version 6 writes."""
-    types, width = TYPES[spec.files], spec.hidden * len(spec.pooling)
+    types, width = dict(TYPES[spec.files]), spec.hidden * len(spec.pooling)
+    types["Transformer"] = spec.transformer_type or types["Transformer"]
     names = [("Transformer", ""), ("Pooling", "1_Pooling")]
     if spec.files == NEW:
         write_json(spec.folder / "1_Pooling/config.json", {"embedding_dimension": spec.hidden, "pooling_mode": spec.pooling[0], "include_prompt": True})

@@ -27,11 +27,15 @@ import torch
 import transformers
 
 import bert
+import gte
+import jina
+import modernbert
+import nomic
 import qwen3
 from folders import write_folder
 from spec import Spec
 
-SPECS = bert.SPECS + qwen3.SPECS
+SPECS = bert.SPECS + gte.SPECS + jina.SPECS + modernbert.SPECS + nomic.SPECS + qwen3.SPECS
 
 TEXTS = (
     "the quick brown fox jumps over the lazy dog",

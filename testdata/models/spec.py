@@ -15,7 +15,8 @@ import transformers
 HERE = pathlib.Path(__file__).resolve().parent
 TOKENIZERS = HERE.parent / "tokenizer"
 CLASSIC, NEW = "classic", "6.x"  # how sentence-transformers wrote its files before and since version 6
-SEQUENCE, TOKEN, MASKED = "ForSequenceClassification", "ForTokenClassification", "ForMaskedLM"  # ends of tasks with a head
+SEQUENCE, TOKEN = "ForSequenceClassification", "ForTokenClassification"  # ends of tasks with a head
+MASKED = ("ForMaskedLM", "ForPreTraining")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Spec:
 
     @property
     def is_embedding(self) -> bool:
-        return not self.task.endswith((SEQUENCE, TOKEN, MASKED))
+        return not self.task.endswith((SEQUENCE, TOKEN, *MASKED))
 
     @property
     def tokenizer(self) -> pathlib.Path:
@@ -81,6 +82,11 @@ class Spec:
     def tokenizer_config(self) -> dict:
         """tokenizer_config.json, but for model_max_length."""
         raise NotImplementedError
+
+    @property
+    def transformer_type(self) -> str | None:
+        """What modules.json calls the transformer; None: sentence-transformers' own class."""
+        return None
 
     # The weights.
 
@@ -139,8 +145,8 @@ class Spec:
 
 def random_tensor(key: str, shape: torch.Size) -> torch.Tensor:
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))
-    if "LayerNorm" in key or "norm.weight" in key:
-        return 1 + 0.3 * noise if key.endswith("weight") else 0.3 * noise
+    if key.endswith("weight") and len(shape) == 1:  # a norm's
+        return 1 + 0.3 * noise
     if key.endswith("bias"):
         return 0.3 * noise
     if "embeddings" in key or "embed_tokens" in key:
