@@ -51,9 +51,11 @@ func xlmHub(_ *object, t *tensors, _ string) *family {
 // xlmFlashWeights tells that the weights have the flash implementation's names. Its config.json alone does not tell.
 func xlmFlashWeights(t *tensors) bool {
 	const qkv = "encoder.layers.0.mixer.Wqkv"
-	for _, name := range []string{qkv, "roberta." + qkv} {
-		if t.has(name+".weight") || t.has(name+parametrised) {
-			return true
+	for _, prefix := range []string{"", "roberta."} {
+		for _, name := range []string{"emb_ln.weight", qkv + ".weight", qkv + parametrised} {
+			if t.has(prefix + name) {
+				return true
+			}
 		}
 	}
 	return false
