@@ -20,6 +20,8 @@ type Options struct {
 	// Pooling overrides the folder's: cls, mean, max, mean_sqrt_len_tokens, weightedmean, lasttoken (or last-token, last_token), or
 	// splade for a masked-LM model as a sparse one. "": as the folder says.
 	Pooling string
+	// Score makes a reranker of a causal language model: its score is the logit of one token less that of another. nil: as the folder says.
+	Score *TokenScore
 }
 
 // family is a model_type: how to read its trunk, and its architectures by the name in config.json. The name "" stands for a config
@@ -33,14 +35,23 @@ type family struct {
 // embeddings unless sparse vectors are asked for. chain reads the head's own layers; nil: it has none.
 type architecture struct {
 	kind     HeadKind
+	pooling  PoolMode // of classifiers
 	chain    func(c *object, t *tensors, m *Model) []Dense
 	causalLM bool // a language model: without modules.json it pools the last token, as long as its attention is causal
+	// vocabulary is the table [VocabSize, HiddenSize] of a language model's logits.
+	vocabulary func(c *object, t *tensors, m *Model) Tensor
 }
 
 // families by model_type.
 var families = map[string]family{
-	"bert":  bert,
-	"qwen3": qwen3,
+	"bert":        bert,
+	"gemma":       gemma,
+	"gemma2":      gemma2,
+	"gemma3_text": gemma3,
+	"llama":       llama,
+	"mistral":     mistral,
+	"qwen2":       qwen2,
+	"qwen3":       qwen3,
 }
 
 // Families returns the supported values of model_type, sorted.
@@ -71,6 +82,7 @@ func read(fsys fs.FS, index Index, opts Options) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
+	asked.score = opts.Score
 	c, err := readObject(fsys, "config.json")
 	if err != nil {
 		return nil, err

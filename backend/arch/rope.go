@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"encoding/json"
 	"maps"
 	"math"
 	"slices"
@@ -11,11 +12,15 @@ import (
 
 // Limits of rope's numbers.
 const (
-	maxRopeTheta  = 1e12
-	maxRopeFactor = 1e6
+	maxRopeTheta     = 1e12
+	maxRopeFactor    = 1e6
+	defaultRopeTheta = 10000
 )
 
-// scaling is a variant of rope: the keys that it takes beside rope_type and rope_theta, and what it makes of the frequencies.
+// originalPositions is the key with the positions that a scaled model was first trained for.
+const originalPositions = "original_max_position_embeddings"
+
+// scaling is a variant of rope: the keys that it takes beside those of all, and what it makes of the frequencies.
 type scaling struct {
 	keys  []string
 	scale func(c *object, r *Rope, theta float64, original int)
@@ -25,28 +30,80 @@ type scaling struct {
 var scalings = map[string]scaling{
 	"default": {scale: func(*object, *Rope, float64, int) {}},
 	"linear":  {[]string{"factor"}, linearRope},
-	"llama3":  {[]string{"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}, llama3Rope},
-	"yarn": {[]string{"factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate",
-		"original_max_position_embeddings"}, yarnRope},
+	"llama3":  {[]string{"factor", "low_freq_factor", "high_freq_factor"}, llama3Rope},
+	"yarn":    {[]string{"factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"}, yarnRope},
 }
 
 // rope reads rope_theta with rope_scaling, or rope_parameters with both in one as transformers 5 writes them, into a rotation of whole
 // heads. positions is max_position_embeddings.
 func (o *object) rope(dim, positions int) *Rope {
-	if dim%2 != 0 {
-		o.fail(status.Start, "head_dim is %d; rope needs an even one", dim)
-	}
-	theta := o.number("rope_theta", 10000, 1, maxRopeTheta)
-	if f := o.number("partial_rotary_factor", 1, 0, 1); f != 1 {
-		o.fail(status.Unsupported, "partial_rotary_factor %s is not supported; supported: 1", quoteJSON(o.values["partial_rotary_factor"]))
-	}
-	original := o.integer("original_max_position_embeddings", 0, 1, maxTable)
+	theta := o.number("rope_theta", defaultRopeTheta, 1, maxRopeTheta)
 	p := o.object("rope_scaling") // the older name; where it says anything, transformers does not look at the other
 	if p == nil || len(p.values) == 0 {
 		p = o.object("rope_parameters")
 	}
 	if p == nil {
 		p = &object{file: o.file}
+	}
+	if original := o.integer(originalPositions, 0, 1, maxTable); original != 0 { // the stronger of two
+		p = p.with(originalPositions, o.values[originalPositions])
+	}
+	return o.rotation(p, dim, theta, positions)
+}
+
+// layerRopes reads a rotation for full and one for sliding attention: rope_parameters by the type of layer or, in older files, rope_scaling
+// and rope_theta for full, rope_local_base_freq for sliding attention (Gemma3TextConfig.convert_rope_params_to_dict).
+func (o *object) layerRopes(dim, positions int) (full, sliding *Rope) {
+	byType := o.object("rope_parameters")
+	if byType == nil {
+		byType = &object{file: o.file}
+	}
+	for _, key := range slices.Sorted(maps.Keys(byType.values)) {
+		if key != "full_attention" && key != "sliding_attention" {
+			byType.fail(status.Unsupported, "%s is not supported here; supported: full_attention, sliding_attention", quote(key))
+		}
+	}
+	parameters := func(kind string) *object {
+		if p := byType.object(kind); p != nil {
+			return p
+		}
+		return &object{file: o.file}
+	}
+	whole, local := parameters("full_attention"), parameters("sliding_attention")
+	if scaling := o.object("rope_scaling"); scaling != nil {
+		for key, raw := range scaling.values {
+			whole = whole.with(key, raw)
+		}
+		if whole.file = scaling.file; scaling.present("type") && !scaling.present("rope_type") {
+			scaling.fail(status.Unsupported, "type %s is not supported here: transformers does not read it; supported: rope_type", quoteJSON(scaling.values["type"]))
+		}
+		o.err = firstOf(o.err, scaling.err)
+	}
+	o.err = firstOf(o.err, byType.err)
+	full = o.rotation(whole, dim, o.number("rope_theta", 1e6, 1, maxRopeTheta), positions)
+	sliding = o.rotation(local, dim, o.number("rope_local_base_freq", 1e4, 1, maxRopeTheta), positions)
+	return full, sliding
+}
+
+// with returns a copy of the object with one more value.
+func (o *object) with(key string, raw json.RawMessage) *object {
+	values := map[string]json.RawMessage{key: raw}
+	for k, v := range o.values {
+		if k != key {
+			values[k] = v
+		}
+	}
+	return &object{file: o.file, values: values, err: o.err}
+}
+
+// rotation makes the rotation of whole heads that p describes. theta and positions are what p means where it does not have them. Faults
+// are o's.
+func (o *object) rotation(p *object, dim int, theta float64, positions int) *Rope {
+	if dim%2 != 0 {
+		o.fail(status.Start, "head_dim is %d; rope needs an even one", dim)
+	}
+	if f := o.number("partial_rotary_factor", 1, 0, 1); f != 1 {
+		o.fail(status.Unsupported, "partial_rotary_factor %s is not supported; supported: 1", quoteJSON(o.values["partial_rotary_factor"]))
 	}
 	theta = p.number("rope_theta", theta, 1, maxRopeTheta)
 	kind := p.text("rope_type", p.text("type", "default"))
@@ -56,7 +113,7 @@ func (o *object) rope(dim, positions int) *Rope {
 	}
 	for _, key := range slices.Sorted(maps.Keys(p.values)) {
 		switch {
-		case key == "rope_type" || key == "type" || key == "rope_theta" || slices.Contains(s.keys, key):
+		case key == "rope_type" || key == "type" || key == "rope_theta" || key == originalPositions || slices.Contains(s.keys, key):
 		case key == "partial_rotary_factor":
 			if f := p.number(key, 1, 0, 1); f != 1 {
 				p.fail(status.Unsupported, "%s %s is not supported; supported: 1", key, quoteJSON(p.values[key]))
@@ -65,14 +122,9 @@ func (o *object) rope(dim, positions int) *Rope {
 			p.fail(status.Unsupported, "%s %s is not supported for rope_type %s", quote(key), quoteJSON(p.values[key]), quote(kind))
 		}
 	}
-	if o.err == nil {
-		o.err = p.err
-	}
-	if o.err != nil {
+	original := p.integer(originalPositions, positions, 1, maxTable)
+	if o.err = firstOf(o.err, p.err); o.err != nil {
 		return nil
-	}
-	if original == 0 {
-		original = p.integer("original_max_position_embeddings", positions, 1, maxTable)
 	}
 	r := &Rope{Kind: RopeHalf, Dim: dim, InvFreq: make([]float32, dim/2), Factor: 1}
 	for i := range r.InvFreq {
