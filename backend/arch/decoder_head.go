@@ -30,8 +30,13 @@ func decoderTokenClassifier(c *object, t *tensors, m *Model) []Dense {
 
 // vocabulary is the table of a language model's logits: lm_head where the file has one, whatever tie_word_embeddings says (transformers
 // does not tie what the file has twice), else the word table where tied.
+//
+// A cap of the logits is refused: of a difference of two there is none.
 func (d *decoder) vocabulary(c *object, t *tensors, m *Model) Tensor {
-	const head = "lm_head.weight"
+	const head, softcap = "lm_head.weight", "final_logit_softcapping"
+	if d.sandwich && (c.present(softcap) || d.softcap && !c.null(softcap)) { // of gemma2 and gemma3; gemma2's default is 30
+		c.fail(status.Unsupported, "%s is not supported for a reranker; supported: null", softcap)
+	}
 	if !t.has(head) && c.boolean("tie_word_embeddings", d.tied) {
 		return m.Embeddings.Word
 	}
@@ -41,51 +46,51 @@ func (d *decoder) vocabulary(c *object, t *tensors, m *Model) Tensor {
 // scoreModule is the module of sentence-transformers that makes a reranker of a language model.
 const scoreModule = "LogitScore"
 
-// scoreHead is a reranker: one logit, at the last token. It is asked for by Options.Score or by Transformer, LogitScore in modules.json.
-func scoreHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, mods modules, want asked) error {
+// rerankerHead has one logit, at the last token. It is asked for by Options.Reranker or by Transformer, LogitScore in modules.json.
+func rerankerHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, mods modules, want asked) (err error) {
 	if a.vocabulary == nil {
 		return status.Errorf(status.Unsupported, "a reranker by the logits of tokens needs a causal language model; architecture %s is none", quote(m.Architecture))
 	}
-	if want.modes != nil || want.sparse {
+	if want.name != "" {
 		return status.Errorf(status.Unsupported, "pooling %q is for embedding models; this one is a reranker", want.name)
 	}
-	score := want.score
-	if score == nil {
-		var err error
-		if score, err = mods.score(fsys); err != nil {
+	r := want.reranker
+	if r == nil {
+		r = &Reranker{}
+		if r.Score, err = mods.score(fsys); err != nil {
+			return err
+		}
+		if r.Template, err = readTemplate(fsys); err != nil {
 			return err
 		}
 	}
-	for _, id := range []int{score.True, score.False} {
-		if id >= m.VocabSize || id < noToken || score.True == noToken {
-			return status.Errorf(status.Start, "token %d of the score is not in the vocabulary of %d", id, m.VocabSize)
-		}
+	linear := Linear{Weight: a.vocabulary(c, t, m), Score: &r.Score, In: m.HiddenSize, Out: 1}
+	if err := firstOf(c.err, t.err); err != nil {
+		return err
 	}
-	if c.present("final_logit_softcapping") || (!c.null("final_logit_softcapping") && m.Family == "gemma2") { // 30 by default
-		return status.Errorf(status.Unsupported, "config.json: final_logit_softcapping is not supported for a reranker; supported: null")
-	}
+	m.Text.Template = r.Template
 	m.Head = Head{
 		Kind:    HeadClassifier,
 		Pooling: Pooling{Modes: []PoolMode{PoolLastToken}},
-		Chain:   []Dense{{Linear: Linear{Weight: a.vocabulary(c, t, m), Score: score, In: m.HiddenSize, Out: 1}}},
+		Chain:   []Dense{{Linear: linear}},
 		Labels:  []string{"LABEL_0"}, // what transformers calls a single one
 	}
-	return nil
+	return linear.Check()
 }
 
 // score reads Transformer, LogitScore.
-func (mods modules) score(fsys fs.FS) (*TokenScore, error) {
+func (mods modules) score(fsys fs.FS) (s TokenScore, err error) {
 	for i, mod := range mods[1:] {
 		if mod.class != scoreModule || i != 0 {
-			return nil, mods.outOfOrder(i + 1)
+			return s, mods.outOfOrder(i + 1)
 		}
 	}
 	c, err := moduleConfig(fsys, mods[1].folder)
 	if err != nil {
-		return nil, err
+		return s, err
 	}
 	if c == nil {
-		return nil, status.Errorf(status.Start, "%s is missing", configOf(mods[1].folder))
+		return s, status.Errorf(status.Start, "%s is missing", configOf(mods[1].folder))
 	}
 	if !c.present("true_token_id") {
 		c.fail(status.Start, "true_token_id is missing")
@@ -93,6 +98,6 @@ func (mods modules) score(fsys fs.FS) (*TokenScore, error) {
 	if name := c.text("module_input_name", "causal_logits"); name != "causal_logits" {
 		c.fail(status.Unsupported, "module_input_name %s is not supported; supported: causal_logits", quote(name))
 	}
-	s := &TokenScore{True: c.integer("true_token_id", 0, 0, maxTable), False: c.integer("false_token_id", noToken, 0, maxTable)}
+	s = TokenScore{True: c.integer("true_token_id", 0, 0, maxTable), False: c.integer("false_token_id", noToken, 0, maxTable)}
 	return s, c.err
 }

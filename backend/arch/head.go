@@ -15,8 +15,8 @@ func readHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, want 
 	}
 	classifier := a.kind == HeadClassifier || a.kind == HeadTokenClassifier
 	switch {
-	case want.score != nil || mods.has(scoreModule):
-		err = scoreHead(fsys, c, t, m, a, mods, want)
+	case want.reranker != nil || mods.has(scoreModule):
+		err = rerankerHead(fsys, c, t, m, a, mods, want)
 	case want.sparse || mods.has("SpladePooling"):
 		err = sparseHead(fsys, c, t, m, a, mods, want)
 	case classifier && !mods.has("Pooling"):

@@ -236,4 +236,5 @@ type Text struct {
 	Prompts       map[string]string // by name; config_sentence_transformers.json
 	DefaultPrompt string            // name of the prompt used when a call names none; "": none
 	LowerCase     bool              // sentence_bert_config.json's do_lower_case: lower the text before tokenizing
+	Template      *PairTemplate     // of a reranker that is a language model; nil: the tokenizer joins pairs
 }

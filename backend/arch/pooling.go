@@ -27,12 +27,12 @@ var poolKeys = []struct {
 	{"pooling_mode_lasttoken", PoolLastToken},
 }
 
-// asked is a caller's wish: no pooling where modes is nil and sparse false, no reranker where score is nil.
+// asked is a caller's wish: no pooling where modes is nil and sparse false, no reranker where that is nil.
 type asked struct {
-	name   string
-	modes  []PoolMode
-	sparse bool
-	score  *TokenScore
+	name     string
+	modes    []PoolMode
+	sparse   bool
+	reranker *Reranker
 }
 
 // parsePooling reads Options.Pooling.

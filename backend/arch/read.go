@@ -20,8 +20,14 @@ type Options struct {
 	// Pooling overrides the folder's: cls, mean, max, mean_sqrt_len_tokens, weightedmean, lasttoken (or last-token, last_token), or
 	// splade for a masked-LM model as a sparse one. "": as the folder says.
 	Pooling string
-	// Score makes a reranker of a causal language model: its score is the logit of one token less that of another. nil: as the folder says.
-	Score *TokenScore
+	// Reranker makes a reranker of a causal language model. nil: as the folder says.
+	Reranker *Reranker
+}
+
+// Reranker is a causal language model's answer as a score, and how it is asked.
+type Reranker struct {
+	Score    TokenScore
+	Template *PairTemplate // nil: the tokenizer joins pairs
 }
 
 // family is a model_type: how to read its trunk, and its architectures by the name in config.json. The name "" stands for a config
@@ -82,7 +88,7 @@ func read(fsys fs.FS, index Index, opts Options) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	asked.score = opts.Score
+	asked.reranker = opts.Reranker
 	c, err := readObject(fsys, "config.json")
 	if err != nil {
 		return nil, err
@@ -114,10 +120,10 @@ func read(fsys fs.FS, index Index, opts Options) (*Model, error) {
 	if f.trunk(c, t, m); c.err != nil || t.err != nil {
 		return nil, firstOf(c.err, t.err)
 	}
-	if err := readHead(fsys, c, t, m, a, asked); err != nil {
+	if m.Text, err = readText(fsys); err != nil {
 		return nil, err
 	}
-	if m.Text, err = readText(fsys); err != nil {
+	if err := readHead(fsys, c, t, m, a, asked); err != nil {
 		return nil, err
 	}
 	if m.MaxLength, err = readMaxLength(fsys, m.MaxPositions-m.Embeddings.PositionOffset); err != nil {
