@@ -1,4 +1,4 @@
-"""Writes the tiny models of folders.py, each with golden.json: what transformers and sentence-transformers make of it.
+"""Writes the tiny models of the families' files (bert.py, ...), each with golden.json: what transformers and sentence-transformers make of it.
 
     .deps/venv-golden/bin/python testdata/models/generate.py [NAME ...]
 
@@ -26,7 +26,12 @@ import tokenizers
 import torch
 import transformers
 
-from folders import SPECS, Qwen3, Spec, random_tensor, write_folder
+import bert
+import qwen3
+from folders import write_folder
+from spec import Spec
+
+SPECS = bert.SPECS + qwen3.SPECS
 
 TEXTS = (
     "the quick brown fox jumps over the lazy dog",
@@ -53,53 +58,36 @@ class Reference:
 
     def __init__(self, spec: Spec):
         self.spec = spec
-        folder = str(spec.folder)
-        if spec.is_embedding:
-            self.sentence = sentence_transformers.SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": torch.float32, "attn_implementation": "eager"}).eval()
-            self.max_length = self.sentence.max_seq_length
-            self.model = self.sentence[0].auto_model
-        else:
-            self.sentence = None
-            self.max_length = spec.max_seq_length
-            self.model = getattr(transformers, spec.task).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+        self.model, self.sentence = spec.load()
+        self.max_length = self.sentence.max_seq_length if self.sentence is not None else spec.max_seq_length
         for name, parameter in self.model.named_parameters():
-            stored = random_tensor(f"{spec.name}/{name}", parameter.shape).to(spec.dtype)
+            stored = spec.value(name, parameter.shape).to(spec.dtype)
             assert torch.equal(parameter, stored.float()), f"{spec.name}: {name} was not loaded from the file"
         content = json.loads(spec.tokenizer.read_text(encoding="utf-8")) | {"padding": None, "truncation": None}
         self.tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
         self.tokenizer.enable_truncation(self.max_length)
 
     def run(self, item: dict) -> tuple[numpy.ndarray | None, numpy.ndarray]:
-        inputs = {key: torch.tensor([item[key]]) for key in ("input_ids", "token_type_ids", "position_ids")}
-        if isinstance(self.spec, Qwen3):
-            del inputs["token_type_ids"]
-            # Without a mask transformers takes positions that do not count up for several sequences in one row.
-            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        outputs = self.model(**inputs)
+        inputs = self.spec.inputs(item)
+        pooled, rows = self.spec.results(self.model, inputs)
         if self.sentence is not None:
-            rows = outputs.last_hidden_state
-            features = {"token_embeddings": rows, "attention_mask": torch.ones_like(inputs["input_ids"])}
+            features = {"token_embeddings": rows.unsqueeze(0), "attention_mask": torch.ones_like(inputs["input_ids"])}
             for module in list(self.sentence)[1:]:
                 features = module(features)
-            return features["sentence_embedding"][0].numpy(), rows[0].numpy()
-        logits = outputs.logits[0]
-        if self.spec.task == "BertForSequenceClassification":
-            return logits.numpy(), self.model.bert(**inputs).last_hidden_state[0].numpy()
-        if self.spec.task == "BertForMaskedLM":
-            return torch.log1p(torch.relu(logits)).max(dim=0).values.numpy(), logits.numpy()
-        return None, logits.numpy()
+            pooled = features["sentence_embedding"][0]
+        return None if pooled is None else pooled.numpy(), rows.numpy()
 
     def items(self) -> list[dict]:
         cases = [(text, None, None) for text in TEXTS] + [(text, pair, None) for text, pair in PAIRS]
         cases += [(TEXTS[0], None, name) for name in self.spec.prompts]
-        items = []
+        items, first = [], self.spec.first_position
         for text, pair, prompt_name in cases:
             # Without a name the model's default prompt is put before single texts, as encode does.
             used = prompt_name or (self.spec.default_prompt if pair is None else None)
             encoding = self.tokenizer.encode(self.spec.prompts.get(used, "") + text, pair)
             items.append({
                 "text": text, "pair": pair, "prompt_name": prompt_name,
-                "input_ids": encoding.ids, "token_type_ids": encoding.type_ids, "position_ids": list(range(len(encoding.ids))),
+                "input_ids": encoding.ids, "token_type_ids": encoding.type_ids, "position_ids": list(range(first, first + len(encoding.ids))),
             })
         return items
 

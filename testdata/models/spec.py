@@ -1,0 +1,148 @@
+"""What a tiny model is: the choices that every family has. A family's file (bert.py, ...) has a subclass of Spec and its SPECS.
+
+Widths are awkward on purpose (head sizes 7, 18, 20, eps up to 0.01, weights of size one), so that a wrong activation, eps,
+pooling, scale or name moves the results visibly.
+"""
+
+import dataclasses
+import pathlib
+import zlib
+
+import sentence_transformers
+import torch
+import transformers
+
+HERE = pathlib.Path(__file__).resolve().parent
+TOKENIZERS = HERE.parent / "tokenizer"
+CLASSIC, NEW = "classic", "6.x"  # how sentence-transformers wrote its files before and since version 6
+SEQUENCE, TOKEN, MASKED = "ForSequenceClassification", "ForTokenClassification", "ForMaskedLM"  # ends of tasks with a head
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    out_features: int
+    activation: str = "torch.nn.modules.activation.Tanh"
+    bias: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """One folder. task: a transformers class, as architectures[0] names it; pooling, dense, normalize and prompts are for embedding
+    models only, and pooling () means: no sentence-transformers files. more: what config.json has beside what config() says.
+
+    A family says config(), tokenizer_config(), tokenizer and vocab_size, and overrides below what it does in another way.
+    """
+
+    name: str
+    hidden: int
+    heads: int
+    intermediate: int
+    layers: int = 2
+    act: str = "gelu"
+    eps: float = 1e-12
+    positions: int = 40
+    types: int = 1  # token type ids are below it
+    max_seq_length: int | None = 24
+    task: str = ""
+    labels: tuple[str, ...] = ()
+    pooling: tuple[str, ...] = ("mean",)
+    dense: tuple[Dense, ...] = ()
+    normalize: bool = True
+    prompts: dict = dataclasses.field(default_factory=dict)
+    default_prompt: str | None = None
+    files: str = CLASSIC
+    dtype: torch.dtype = torch.float32
+    prefix: str = ""  # put before the names of the weights
+    shards: int = 1
+    more: dict = dataclasses.field(default_factory=dict)
+
+    # The folder.
+
+    @property
+    def folder(self) -> pathlib.Path:
+        return HERE / self.name
+
+    @property
+    def is_embedding(self) -> bool:
+        return not self.task.endswith((SEQUENCE, TOKEN, MASKED))
+
+    @property
+    def tokenizer(self) -> pathlib.Path:
+        raise NotImplementedError
+
+    @property
+    def vocab_size(self) -> int:
+        raise NotImplementedError
+
+    def config(self) -> dict:
+        """config.json, but for labels and more."""
+        raise NotImplementedError
+
+    def tokenizer_config(self) -> dict:
+        """tokenizer_config.json, but for model_max_length."""
+        raise NotImplementedError
+
+    # The weights.
+
+    @property
+    def module_class(self) -> str:
+        """The transformers class whose parameters, by its names, are the weights."""
+        return self.task
+
+    def module(self) -> torch.nn.Module:
+        """A module with those parameters; their values do not count. config.json is written already."""
+        return getattr(transformers, self.module_class)(transformers.AutoConfig.from_pretrained(self.folder))
+
+    def value(self, name: str, shape: torch.Size) -> torch.Tensor:
+        """Values seeded by the parameter's own name, so that adding a model or a parameter changes no other."""
+        return random_tensor(f"{self.name}/{name}", shape)
+
+    def stored_name(self, name: str) -> str:
+        return self.prefix + name
+
+    def stored(self, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The tensors of the safetensors files, from those of module() in dtype."""
+        return {self.stored_name(name): tensor for name, tensor in parameters.items()}
+
+    # The truth.
+
+    @property
+    def first_position(self) -> int:
+        """The position id of a sequence's first token."""
+        return 0
+
+    def load(self) -> tuple[torch.nn.Module, sentence_transformers.SentenceTransformer | None]:
+        """The transformer, its weights read from the folder as float32, and for embedding models the SentenceTransformer that it is part of.
+        Its parameters have the names of module()."""
+        options = {"dtype": torch.float32, "attn_implementation": "eager"}
+        if not self.is_embedding:
+            return getattr(transformers, self.task).from_pretrained(self.folder, **options).eval(), None
+        sentence = sentence_transformers.SentenceTransformer(str(self.folder), device="cpu", model_kwargs=options).eval()
+        return sentence[0].auto_model, sentence
+
+    def inputs(self, item: dict) -> dict[str, torch.Tensor]:
+        """What the transformer's forward takes, for one item alone."""
+        return {key: torch.tensor([item[key]]) for key in ("input_ids", "token_type_ids", "position_ids")}
+
+    def results(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """(pooled, token rows) of one item; pooled is None for token classifiers, and for embedding models: their modules make it of the rows."""
+        outputs = model(**inputs)
+        if self.is_embedding:
+            return None, outputs.last_hidden_state[0]
+        logits = outputs.logits[0]
+        if self.task.endswith(SEQUENCE):
+            return logits, getattr(model, model.base_model_prefix)(**inputs).last_hidden_state[0]
+        if self.task.endswith(MASKED):
+            return torch.log1p(torch.relu(logits)).max(dim=0).values, logits
+        return None, logits
+
+
+def random_tensor(key: str, shape: torch.Size) -> torch.Tensor:
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))
+    if "LayerNorm" in key or "norm.weight" in key:
+        return 1 + 0.3 * noise if key.endswith("weight") else 0.3 * noise
+    if key.endswith("bias"):
+        return 0.3 * noise
+    if "embeddings" in key or "embed_tokens" in key:
+        return 0.7 * noise
+    return 1.3 * noise / shape[-1] ** 0.5
