@@ -27,11 +27,11 @@ import torch
 import transformers
 
 import bert
-import qwen3
+import decoders
 from folders import write_folder
 from spec import Spec
 
-SPECS = bert.SPECS + qwen3.SPECS
+SPECS = bert.SPECS + decoders.SPECS
 
 TEXTS = (
     "the quick brown fox jumps over the lazy dog",
