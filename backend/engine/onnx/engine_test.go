@@ -55,3 +55,7 @@ func TestSynthetic(t *testing.T) {
 func TestMutations(t *testing.T) {
 	suite.Mutations(t, open)
 }
+
+func TestMistakes(t *testing.T) {
+	suite.Mistakes(t, open, suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier))
+}

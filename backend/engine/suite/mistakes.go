@@ -1,0 +1,140 @@
+package suite
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/engine"
+)
+
+// mistake is one that a family's reader could make. bad applies it to a copy of the model and its layers; false: the model has nothing
+// that it could be made with.
+type mistake struct {
+	name string
+	bad  func(m *arch.Model) bool
+}
+
+// inLayers makes a mistake in each layer's attention that can have it.
+func inLayers(bad func(a *arch.Attention) bool) func(m *arch.Model) bool {
+	return func(m *arch.Model) bool {
+		any := false
+		for i := range m.Layers {
+			any = bad(&m.Layers[i].Attention) || any
+		}
+		return any
+	}
+}
+
+var mistakes = []mistake{
+	{"causal or not", inLayers(func(a *arch.Attention) bool {
+		a.Causal = !a.Causal
+		return true
+	})},
+	{"rope base", inLayers(func(a *arch.Attention) bool {
+		if a.Rope == nil {
+			return false
+		}
+		r := *a.Rope
+		r.InvFreq = append([]float32(nil), r.InvFreq...)
+		for i := range r.InvFreq {
+			r.InvFreq[i] *= 1 + float32(i)/20
+		}
+		a.Rope = &r
+		return true
+	})},
+	{"rope of the other layers", func(m *arch.Model) bool {
+		for i := range m.Layers {
+			if r := m.Layers[i].Attention.Rope; r != m.Layers[0].Attention.Rope {
+				m.Layers[0].Attention.Rope = r
+				return true
+			}
+		}
+		return false
+	}},
+	{"window wider", inLayers(func(a *arch.Attention) bool {
+		if a.WindowLeft < 0 {
+			return false
+		}
+		a.WindowLeft++
+		return true
+	})},
+	{"window narrower to the right", inLayers(func(a *arch.Attention) bool {
+		if a.WindowRight < 1 || a.Causal {
+			return false
+		}
+		a.WindowRight--
+		return true
+	})},
+	{"window on the other layers", func(m *arch.Model) bool {
+		for i := range m.Layers {
+			if a, first := &m.Layers[i].Attention, &m.Layers[0].Attention; a.WindowLeft != first.WindowLeft {
+				a.WindowLeft, first.WindowLeft, a.WindowRight, first.WindowRight = first.WindowLeft, a.WindowLeft, first.WindowRight, a.WindowRight
+				return true
+			}
+		}
+		return false
+	}},
+	{"softcap", inLayers(func(a *arch.Attention) bool {
+		capped := a.Softcap != 0
+		a.Softcap = 0
+		return capped
+	})},
+	{"scale by the head's size", inLayers(func(a *arch.Attention) bool {
+		a.Scale *= 1.05
+		return true
+	})},
+	{"query and key norm", inLayers(func(a *arch.Attention) bool {
+		normed := a.QKNorm != nil
+		a.QKNorm = nil
+		return normed
+	})},
+	{"one plus the weight", func(m *arch.Model) bool {
+		if m.FinalNorm == nil || !m.FinalNorm.OnePlusWeight {
+			return false
+		}
+		n := *m.FinalNorm
+		n.OnePlusWeight = false
+		m.FinalNorm = &n
+		return true
+	}},
+	{"norm after a block", func(m *arch.Model) bool {
+		normed := m.Layers[0].MLPNorms.After != nil
+		m.Layers[0].MLPNorms.After = nil
+		return normed
+	}},
+	{"scale of the embeddings", func(m *arch.Model) bool {
+		scaled := m.Embeddings.Scale != 1
+		m.Embeddings.Scale = 1
+		return scaled
+	}},
+	{"the other tokens' score", func(m *arch.Model) bool {
+		if len(m.Head.Chain) == 0 || m.Head.Chain[0].Linear.Score == nil {
+			return false
+		}
+		d := m.Head.Chain[0]
+		d.Linear.Score = &arch.TokenScore{True: d.Linear.Score.True, False: 3}
+		m.Head.Chain = []arch.Dense{d}
+		return true
+	}},
+}
+
+// Mistakes proves that golden cases see the mistakes that they can show.
+func Mistakes(t *testing.T, open Opener, cases []Case) {
+	for i := range cases {
+		c := &cases[i]
+		for _, m := range mistakes {
+			wrong := *c.Model
+			wrong.Layers = append([]arch.Layer(nil), c.Model.Layers...)
+			if !m.bad(&wrong) {
+				continue
+			}
+			t.Run(c.Name+"/"+m.name, func(t *testing.T) {
+				e := open(t, &wrong, c.Weights, engine.Limits{})
+				require.Error(t, Verify(e, c, Exact))
+				require.NoError(t, e.Close())
+			})
+		}
+	}
+}
