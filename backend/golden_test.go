@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"sync"
 	"testing"
 
@@ -130,8 +129,8 @@ func TestMiniLMFrom64Goroutines(t *testing.T) {
 	}
 }
 
-// unpooled are the tasks that give no pooled row in this version.
-var unpooled = regexp.MustCompile("For(MaskedLM|PreTraining|TokenClassification)$")
+// maskedLM are the architectures of masked language models.
+var maskedLM = regexp.MustCompile("For(MaskedLM|PreTraining)$")
 
 // TestTinyModelsFromText holds each tiny model to its own library, from text to vector or logits: prompts, pairs, truncation,
 // poolings, modules and heads.
@@ -154,14 +153,13 @@ func TestTinyModelsFromText(t *testing.T) {
 		}
 		readJSON(t, file, &golden)
 		t.Run(golden.Name, func(t *testing.T) {
-			if unpooled.MatchString(golden.Task) {
+			b := open(t, onnxConfig(golden.Name))
+			if kind := b.Info().ModelType; maskedLM.MatchString(golden.Task) || kind == ModelTokenClassifier {
 				// No pooled row comes of their texts: sparse vectors are not in this version, and token logits have the engine suite.
-				b := open(t, onnxConfig(golden.Name))
 				err := b.PredictTexts(background, []Text{{Text: "a"}}, CallOptions{}, Output{Rows: make([]float32, golden.Dim)})
 				require.ErrorContains(t, err, "predict_texts needs a model of type classifier")
 				return
 			}
-			b := open(t, onnxConfig(golden.Name))
 			for i, item := range golden.Items {
 				text, options := Text{Text: item.Text}, CallOptions{}
 				if item.Pair != nil {
@@ -172,7 +170,7 @@ func TestTinyModelsFromText(t *testing.T) {
 				}
 				row := make([]float32, golden.Dim)
 				call := b.EmbedTexts
-				if strings.HasSuffix(golden.Task, "ForSequenceClassification") {
+				if b.Info().ModelType == ModelClassifier {
 					call = b.PredictTexts
 				}
 				require.NoError(t, call(background, []Text{text}, options, Output{Rows: row}), "item %d: %q", i, item.Text)

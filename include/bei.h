@@ -178,7 +178,8 @@ typedef struct bei_call_options {
   size_t struct_size;
   uint64_t timeout_us;     /* from entry to return; 0: the init option queue.timeout_ms */
   bei_cancel cancel;       /* 0: none */
-  const char *prompt_name; /* UTF-8: a prompt of the model, for each text; an error with pairs. NULL: default */
+  const char *prompt_name; /* UTF-8: a prompt of the model, for each text, or the instruction of a reranker's template for
+                              its pairs; with other pairs an error. NULL: default */
   size_t prompt_name_size;
   int32_t truncate;            /* BEI_ON cuts texts to max_length, BEI_OFF makes them BEI_TOO_LONG */
   int32_t truncation_side;     /* BEI_SIDE_* */
@@ -227,7 +228,8 @@ typedef struct bei_tokens {
   const uint32_t *type_ids;      /* [count] */
   const uint8_t *special;        /* [count] 1: added by the template, not from the text */
   const uint8_t *sequence;       /* [count] 0: of the text, 1: of its pair, 255: of neither */
-  const uint32_t *starts;        /* [count] first Unicode code point of the token in prompt + text (or in pair) */
+  const uint32_t *starts;        /* [count] first Unicode code point of the token in prompt + text (or in pair, or in a
+                                    reranker's text of both) */
   const uint32_t *ends;          /* [count] one past its last code point; 0, 0 for special tokens */
   const char *pieces;            /* the vocabulary's spellings one after another, UTF-8 */
   const uint32_t *piece_offsets; /* [count + 1] where piece k begins; piece k + 1 begins where it ends */

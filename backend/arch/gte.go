@@ -97,7 +97,7 @@ func gteRope(c *object, dim, positions int, theta float64) *Rope {
 	}
 	theta = c.number("rope_theta", theta, 1, maxRopeTheta)
 	factor, b := float64(p.factor()), p.number("mixed_b", 0, 0, 16)
-	c.checkRotations(positions, dim)
+	c.checkRotations("max_position_embeddings", positions, dim)
 	if c.err = firstOf(c.err, p.err); c.err != nil {
 		return nil
 	}

@@ -15,6 +15,8 @@ func readHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, want 
 	}
 	classifier := a.kind == HeadClassifier || a.kind == HeadTokenClassifier
 	switch {
+	case want.reranker != nil || mods.has(scoreModule):
+		err = rerankerHead(fsys, c, t, m, a, mods, want)
 	case want.sparse || mods.has("SpladePooling"):
 		err = sparseHead(fsys, c, t, m, a, mods, want)
 	case classifier && !mods.has("Pooling"):
@@ -51,7 +53,7 @@ func classifierHead(c *object, t *tensors, m *Model, a architecture, mods module
 	}
 	m.Head.Kind = a.kind
 	if a.kind == HeadClassifier {
-		m.Head.Pooling = Pooling{Modes: []PoolMode{PoolCLS}}
+		m.Head.Pooling.Modes = []PoolMode{a.pooling}
 	}
 	m.Head.Chain = a.chain(c, t, m)
 	return nil

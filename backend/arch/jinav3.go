@@ -85,7 +85,7 @@ func xlmFlashTrunk(c *object, t *tensors, m *Model) {
 			c.fail(status.Start, "pad_token_id %d leaves no positions of max_position_embeddings %d", e.positionOffset-1, m.MaxPositions)
 		}
 	} else {
-		c.checkRotations(m.MaxPositions, e.headDim)
+		c.checkRotations("max_position_embeddings", m.MaxPositions, e.headDim)
 		if theta := c.number("rotary_emb_base", 10000, 1, maxRopeTheta); c.err == nil {
 			e.attention.Rope = plainRope(e.headDim, theta)
 		}

@@ -32,11 +32,11 @@ func TestHostileModern(t *testing.T) {
 		{"modernbert-mean", `"global_rope_theta": 0.5`, "global_rope_theta is 0.5; it must be 1 to 1000000000000", status.Start},
 		{"modernbert-mean", `"layer_types": ["full_attention"]`, "layer_types has 1 entries; num_hidden_layers is 3", status.Start},
 		{"modernbert-mean", `"layer_types": ["full_attention", "mamba", "full_attention"]`, `layer_types[1] "mamba" is not supported; supported: full_attention, sliding_attention`, status.Unsupported},
-		{"modernbert-mean", nested("chunked_attention", `{}`), `rope_parameters: "chunked_attention" is not supported; supported: full_attention, sliding_attention`, status.Unsupported},
+		{"modernbert-mean", nested("chunked_attention", `{}`), `rope_parameters: "chunked_attention" is not supported here; supported: full_attention, sliding_attention`, status.Unsupported},
 		{"modernbert-mean", nested("full_attention", `{"rope_type": "dynamic", "factor": 2}`), `rope_parameters: full_attention: rope_type "dynamic" is not supported`, status.Unsupported},
 		{"modernbert-mean", nested("sliding_attention", `{"rope_theta": "x"}`), `rope_parameters: sliding_attention: rope_theta is "x"; it must be a number`, status.Start},
 		{"modernbert-mean", nested("sliding_attention", `5`), `rope_parameters: sliding_attention is 5; it must be an object`, status.Start},
-		{"modernbert-mean", `"max_position_embeddings": 16777216, "hidden_size": 4096`, "16777216 positions times head_dim 2048 exceed the limit of 268435456", status.Start},
+		{"modernbert-mean", `"max_position_embeddings": 16777216, "hidden_size": 4096`, "max_position_embeddings 16777216 times head_dim 2048 exceeds the limit of 268435456", status.Start},
 		{"modernbert-classifier", `"classifier_pooling": "max"`, `classifier_pooling "max" is not supported; supported: cls, mean`, status.Unsupported},
 		{"modernbert-classifier", `"classifier_activation": "mish"`, `classifier_activation "mish" is not supported`, status.Unsupported},
 		{"modernbert-classifier", `"classifier_bias": true`, `no tensor "head.dense.bias" of shape [20]`, status.WeightsNotFound},
@@ -112,26 +112,26 @@ func TestNullTheta(t *testing.T) {
 }
 
 func TestModernLayers(t *testing.T) {
-	all, local := window{-1, -1}, window{3, 3}
+	all, local := [2]int{-1, -1}, [2]int{3, 3}
 	for _, c := range []struct {
 		edits  string
-		want   []window
+		want   [][2]int
 		thetas []float64 // by layer
 	}{
-		{``, []window{all, local, all}, []float64{500, 60.5, 500}},
-		{`"global_attn_every_n_layers": null`, []window{all, local, local}, []float64{500, 60.5, 60.5}},
-		{`"local_attention": null, "local_rope_theta": null`, []window{all, {64, 64}, all}, []float64{500, 10000, 500}},
-		{`"sliding_window": 9`, []window{all, {9, 9}, all}, []float64{500, 60.5, 500}},
-		{`"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]`, []window{local, local, all}, []float64{60.5, 60.5, 500}},
-		{`"rope_parameters": {"full_attention": {"rope_theta": 77}, "sliding_attention": null}`, []window{all, local, all}, []float64{77, 60.5, 77}},
-		{`"rope_parameters": {"sliding_attention": {"rope_type": "default"}}`, []window{all, local, all}, []float64{500, 60.5, 500}},
+		{``, [][2]int{all, local, all}, []float64{500, 60.5, 500}},
+		{`"global_attn_every_n_layers": null`, [][2]int{all, local, local}, []float64{500, 60.5, 60.5}},
+		{`"local_attention": null, "local_rope_theta": null`, [][2]int{all, {64, 64}, all}, []float64{500, 10000, 500}},
+		{`"sliding_window": 9`, [][2]int{all, {9, 9}, all}, []float64{500, 60.5, 500}},
+		{`"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]`, [][2]int{local, local, all}, []float64{60.5, 60.5, 500}},
+		{`"rope_parameters": {"full_attention": {"rope_theta": 77}, "sliding_attention": null}`, [][2]int{all, local, all}, []float64{77, 60.5, 77}},
+		{`"rope_parameters": {"sliding_attention": {"rope_type": "default"}}`, [][2]int{all, local, all}, []float64{500, 60.5, 500}},
 	} {
 		fsys, stored := goldenFolder(t, "modernbert-mean")
 		m, err := read(edited(t, fsys, c.edits), stored, Options{})
 		require.NoError(t, err, c.edits)
 		require.Nil(t, m.Layers[0].AttentionNorms.Before)
 		for i, l := range m.Layers {
-			require.Equal(t, c.want[i], window{l.Attention.WindowLeft, l.Attention.WindowRight}, c.edits)
+			require.Equal(t, c.want[i], [2]int{l.Attention.WindowLeft, l.Attention.WindowRight}, c.edits)
 			require.Equal(t, plainRope(12, c.thetas[i]), l.Attention.Rope, c.edits)
 		}
 	}

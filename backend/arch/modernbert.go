@@ -20,11 +20,14 @@ var modernBert = family{
 	},
 }
 
-// modernKind is a kind of layer: its attention's window and rope.
+// modernKind is a kind of layer: whom its queries see, and its rope.
 type modernKind struct {
-	window window
-	rope   *Rope
+	span span
+	rope *Rope
 }
+
+// The keys of the bases of rope in older files.
+const globalTheta, localTheta = "global_rope_theta", "local_rope_theta"
 
 func modernTrunk(c *object, t *tensors, m *Model) {
 	m.HiddenSize = c.integer("hidden_size", 768, 1, maxHidden)
@@ -59,7 +62,7 @@ func modernTrunk(c *object, t *tensors, m *Model) {
 				QKV:        []Linear{t.linearBias(l+"attn.Wqkv", hidden, 3*hidden, attentionBias)},
 				Out:        t.linearBias(l+"attn.Wo", hidden, hidden, attentionBias),
 				Rope:       kinds[i].rope,
-				WindowLeft: kinds[i].window.left, WindowRight: kinds[i].window.right,
+				WindowLeft: kinds[i].span.left, WindowRight: kinds[i].span.right,
 			},
 			MLP:      t.fusedMLP(l+"mlp.Wi", l+"mlp.Wo", hidden, wide, act, false, mlpBias, mlpBias),
 			MLPNorms: BlockNorms{Before: norm(l+"mlp_norm", hidden)},
@@ -93,10 +96,13 @@ func modernKinds(c *object, layers, headDim, positions int) []modernKind {
 	if c.err == nil && c.present("layer_types") && len(names) != layers {
 		c.fail(status.Start, "layer_types has %d entries; num_hidden_layers is %d", len(names), layers)
 	}
-	kinds := map[string]modernKind{
-		"full_attention":    {window{-1, -1}, modernRope(c, "full_attention", "global_rope_theta", 160000, headDim, positions)},
-		"sliding_attention": {window{half, half}, modernRope(c, "sliding_attention", "local_rope_theta", 10000, headDim, positions)},
+	for _, key := range []string{globalTheta, localTheta} {
+		if c.null(key) { // what that meant has changed
+			c.fail(status.Unsupported, "%s null is not supported; it must be a number", key)
+		}
 	}
+	full, sliding := c.layerRopes(headDim, positions, layerBase{globalTheta, 160000, true}, layerBase{localTheta, 10000, true})
+	kinds := map[string]modernKind{"full_attention": {span{left: -1, right: -1}, full}, "sliding_attention": {span{left: half, right: half}, sliding}}
 	if c.err != nil {
 		return nil
 	}
@@ -116,26 +122,6 @@ func modernKinds(c *object, layers, headDim, positions int) []modernKind {
 		list[i] = kind
 	}
 	return list
-}
-
-// modernRope reads the rope of one kind of layer: rope_parameters has an object for each, rope_scaling of older files is for both, and their
-// bases have keys of their own.
-func modernRope(c *object, kind, key string, fallback float64, dim, positions int) *Rope {
-	if c.null(key) { // what that meant has changed
-		c.fail(status.Unsupported, "%s null is not supported; it must be a number", key)
-	}
-	theta := c.number(key, fallback, 1, maxRopeTheta)
-	p := c.object("rope_scaling")
-	if all := c.object("rope_parameters"); p == nil && all != nil {
-		for other := range all.values {
-			if other != "full_attention" && other != "sliding_attention" {
-				all.fail(status.Unsupported, "%s is not supported; supported: full_attention, sliding_attention", quote(other))
-			}
-		}
-		p = all.object(kind)
-		c.err = firstOf(c.err, all.err)
-	}
-	return c.scaledRope(p, dim, positions, theta)
 }
 
 // modernHead is ModernBERT's prediction head, which all its heads begin with.

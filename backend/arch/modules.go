@@ -44,13 +44,13 @@ func readModules(fsys fs.FS, transformer string) (modules, error) {
 		ours = ours || (transformer != "" && l.Type == transformer)
 		class = class[strings.LastIndexByte(class, '.')+1:]
 		switch class {
-		case "Transformer", "MLMTransformer", "Pooling", "SpladePooling", "Dense", "Normalize", "Dropout":
+		case "Transformer", "MLMTransformer", "Pooling", "SpladePooling", "Dense", "Normalize", "Dropout", scoreModule:
 		default:
 			ours = false
 		}
 		if !ours {
 			return nil, status.Errorf(status.Unsupported, "%s: type %s of module %d is not supported; supported of sentence_transformers: "+
-				"Transformer, Pooling, SpladePooling, Dense, Normalize, Dropout", modulesFile, quote(l.Type), i)
+				"Transformer, Pooling, SpladePooling, Dense, Normalize, Dropout, LogitScore", modulesFile, quote(l.Type), i)
 		}
 		if l.Path != "" && !(fs.ValidPath(l.Path) && l.Path != "." && !strings.Contains(l.Path, `\`)) {
 			return nil, fmt.Errorf("%s: path %s of module %d leaves the folder or is not plain", modulesFile, quote(l.Path), i)
@@ -75,7 +75,7 @@ func (mods modules) has(class string) bool {
 }
 
 func (mods modules) outOfOrder(i int) error {
-	return status.Errorf(status.Unsupported, "%s: %s as module %d is not supported; supported: Transformer, Pooling, any Dense, Normalize; or Transformer, SpladePooling",
+	return status.Errorf(status.Unsupported, "%s: %s as module %d is not supported; supported: Transformer, Pooling, any Dense, Normalize; Transformer, SpladePooling; or Transformer, LogitScore",
 		modulesFile, mods[i].class, i)
 }
 

@@ -148,7 +148,7 @@ func nomicHubPositions(e *postNorm, c *object, m *Model) {
 		m.MaxPositions = min(m.MaxPositions, c.integer("max_trained_positions", 2048, 1, maxTable))
 	}
 	interleaved := c.boolean("rotary_emb_interleaved", false)
-	c.checkRotations(m.MaxPositions, int(dim))
+	c.checkRotations("n_positions", m.MaxPositions, int(dim))
 	if c.err != nil {
 		return
 	}

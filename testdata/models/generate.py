@@ -27,15 +27,16 @@ import torch
 import transformers
 
 import bert
+import decoders
 import gte
 import jina
 import modernbert
 import nomic
-import qwen3
+import rerankers
 from folders import write_folder
 from spec import Spec
 
-SPECS = bert.SPECS + gte.SPECS + jina.SPECS + modernbert.SPECS + nomic.SPECS + qwen3.SPECS
+SPECS = bert.SPECS + decoders.SPECS + gte.SPECS + jina.SPECS + modernbert.SPECS + nomic.SPECS + rerankers.SPECS
 
 TEXTS = (
     "the quick brown fox jumps over the lazy dog",
@@ -67,7 +68,7 @@ class Reference:
         for name, parameter in self.model.named_parameters():
             stored = spec.value(name, parameter.shape).to(spec.dtype)
             assert torch.equal(parameter, stored.float()), f"{spec.name}: {name} was not loaded from the file"
-        content = json.loads(spec.tokenizer.read_text(encoding="utf-8")) | {"padding": None, "truncation": None}
+        content = json.loads(spec.tokenizer_json()) | {"padding": None, "truncation": None}
         self.tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
         self.tokenizer.enable_truncation(self.max_length)
 
@@ -82,25 +83,26 @@ class Reference:
         return None if pooled is None else pooled.numpy(), rows.numpy()
 
     def items(self) -> list[dict]:
-        cases = [(text, None, None) for text in TEXTS] + [(text, pair, None) for text, pair in PAIRS]
-        cases += [(TEXTS[0], None, name) for name in self.spec.prompts]
+        singles, prompted = TEXTS, (TEXTS[0], None)
+        if self.spec.pairs_only:
+            singles, prompted = (), PAIRS[0]
+        cases = [(text, None, None) for text in singles] + [(text, pair, None) for text, pair in PAIRS]
+        cases += [(*prompted, name) for name in self.spec.prompts]
         items, first = [], self.spec.first_position
         for text, pair, prompt_name in cases:
             # Without a name the model's default prompt is put before single texts, as encode does.
-            used = prompt_name or (self.spec.default_prompt if pair is None else None)
-            encoding = self.tokenizer.encode(self.spec.prompts.get(used, "") + text, pair)
+            used = prompt_name or (self.spec.default_prompt if pair is None or self.spec.pairs_only else None)
+            ids, types = self.spec.encode(self.tokenizer, text, pair, self.spec.prompts.get(used, ""))
             items.append({
                 "text": text, "pair": pair, "prompt_name": prompt_name,
-                "input_ids": encoding.ids, "token_type_ids": encoding.type_ids, "position_ids": list(range(first, first + len(encoding.ids))),
+                "input_ids": ids, "token_type_ids": types, "position_ids": list(range(first, first + len(ids))),
             })
         return items
 
     def check(self, items: list[dict], pooled: list) -> None:
         """Our token path must equal the library's own path from text."""
         if self.sentence is None:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(self.spec.folder)
-            for item in items:
-                assert tokenizer(item["text"], item["pair"], truncation=True, max_length=self.max_length)["input_ids"] == item["input_ids"], item
+            self.spec.check(items, pooled, self.max_length)
             return
         for item, row in zip(items, pooled):
             if item["pair"] is None:
@@ -156,7 +158,7 @@ def make(spec: Spec) -> None:
         "token_items": extra,
         "batch": pack(items + extra),
         "pooled": [numbers(row) for row in pooled] if has_pooled else None,
-        "token_vectors": {str(i): numbers(results[i][1]) for i in wanted},
+        "token_vectors": {str(i): numbers(results[i][1]) for i in wanted if i < len(results)},
     }
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in golden.items()]
     (spec.folder / "golden.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")

@@ -9,6 +9,7 @@ import pathlib
 import zlib
 
 import sentence_transformers
+import tokenizers
 import torch
 import transformers
 
@@ -88,6 +89,13 @@ class Spec:
         """What modules.json calls the transformer; None: sentence-transformers' own class."""
         return None
 
+    def tokenizer_json(self) -> str:
+        return self.tokenizer.read_text(encoding="utf-8")
+
+    def extra_files(self) -> dict[str, dict | list | str]:
+        """Other files of the folder by name: JSON, or text as it is."""
+        return {}
+
     # The weights.
 
     @property
@@ -125,6 +133,21 @@ class Spec:
             return getattr(transformers, self.task).from_pretrained(self.folder, **options).eval(), None
         sentence = sentence_transformers.SentenceTransformer(str(self.folder), device="cpu", model_kwargs=options).eval()
         return sentence[0].auto_model, sentence
+
+    @property
+    def pairs_only(self) -> bool:
+        return False
+
+    def encode(self, tokenizer: tokenizers.Tokenizer, text: str, pair: str | None, prompt: str) -> tuple[list[int], list[int]]:
+        """(input_ids, token_type_ids) of a text or pair. tokenizer truncates."""
+        encoding = tokenizer.encode(prompt + text, pair)
+        return encoding.ids, encoding.type_ids
+
+    def check(self, items: list[dict], pooled: list, max_length: int) -> None:
+        """Our token path must equal the library's own path from text. For models that are no embedding models."""
+        tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder)
+        for item in items:
+            assert tokenizer(item["text"], item["pair"], truncation=True, max_length=max_length)["input_ids"] == item["input_ids"], item
 
     def inputs(self, item: dict) -> dict[str, torch.Tensor]:
         """What the transformer's forward takes, for one item alone."""

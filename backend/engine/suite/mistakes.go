@@ -1,7 +1,6 @@
 package suite
 
 import (
-	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -10,98 +9,177 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 )
 
-// mistake is one that a reader of any family could make. make puts it into the first layer that can have it; false: it cannot be made there.
+// mistake is one that a family's reader could make. bad applies it to a copy of the model and its layers; false: the model has nothing
+// that it could be made with.
 type mistake struct {
 	name string
-	make func(l *arch.Layer) bool
+	bad  func(m *arch.Model) bool
+}
+
+// inLayers makes a mistake in each layer's attention that can have it.
+func inLayers(bad func(a *arch.Attention) bool) func(m *arch.Model) bool {
+	return func(m *arch.Model) bool {
+		any := false
+		for i := range m.Layers {
+			any = bad(&m.Layers[i].Attention) || any
+		}
+		return any
+	}
 }
 
 var mistakes = []mistake{
-	{"gate and up exchanged", func(l *arch.Layer) bool {
-		if !l.MLP.Gated() {
+	{"causal or not", inLayers(func(a *arch.Attention) bool {
+		a.Causal = !a.Causal
+		return true
+	})},
+	{"rope base", inLayers(func(a *arch.Attention) bool {
+		if a.Rope == nil {
 			return false
 		}
-		l.MLP.Gate, l.MLP.Up, l.MLP.UpFirst = l.MLP.Up, l.MLP.Gate, !l.MLP.UpFirst
-		return true
-	}},
-	{"window wider by one", func(l *arch.Layer) bool {
-		l.Attention.WindowLeft++
-		return l.Attention.WindowLeft > 0
-	}},
-	{"rope base", func(l *arch.Layer) bool {
-		return changeRope(l, func(r *arch.Rope) {
-			for i := range r.InvFreq {
-				r.InvFreq[i] *= 1 + 0.02*float32(i)
-			}
-		}) && len(l.Attention.Rope.InvFreq) > 1
-	}},
-	{"rope kind", func(l *arch.Layer) bool {
-		return changeRope(l, func(r *arch.Rope) { r.Kind = arch.RopeHalf + arch.RopeInterleaved - r.Kind }) && l.Attention.Rope.Dim > 2
-	}},
-	{"rope forgotten", func(l *arch.Layer) bool {
-		had := l.Attention.Rope != nil
-		l.Attention.Rope = nil
-		return had
-	}},
-	{"slopes of alibi", func(l *arch.Layer) bool {
-		l.Attention.AlibiSlopes = slices.Clone(l.Attention.AlibiSlopes)
-		for h := range l.Attention.AlibiSlopes {
-			l.Attention.AlibiSlopes[h] *= 1.05
+		r := *a.Rope
+		r.InvFreq = append([]float32(nil), r.InvFreq...)
+		for i := range r.InvFreq {
+			r.InvFreq[i] *= 1 + float32(i)/20
 		}
-		return l.Attention.AlibiSlopes != nil
+		a.Rope = &r
+		return true
+	})},
+	{"rope kind", inLayers(func(a *arch.Attention) bool {
+		if a.Rope == nil || a.Rope.Dim == 2 { // one pair is the same in both
+			return false
+		}
+		r := *a.Rope
+		r.Kind = arch.RopeHalf + arch.RopeInterleaved - r.Kind
+		a.Rope = &r
+		return true
+	})},
+	{"slopes of alibi", inLayers(func(a *arch.Attention) bool {
+		slopes := append([]float32(nil), a.AlibiSlopes...)
+		for h := range slopes {
+			slopes[h] *= 1.05
+		}
+		a.AlibiSlopes = slopes
+		return len(slopes) > 0
+	})},
+	{"gate and up exchanged", func(m *arch.Model) bool {
+		gated := false
+		for i := range m.Layers {
+			mlp := &m.Layers[i].MLP
+			if mlp.Gated() {
+				mlp.Gate, mlp.Up, mlp.UpFirst = mlp.Up, mlp.Gate, !mlp.UpFirst
+				gated = true
+			}
+		}
+		return gated
 	}},
-	{"norms of query and key forgotten", func(l *arch.Layer) bool {
-		had := l.Attention.QKNorm != nil
-		l.Attention.QKNorm = nil
-		return had
+	{"eps of the layers", func(m *arch.Model) bool {
+		seen := false
+		for i := range m.Layers {
+			for _, n := range []**arch.Norm{&m.Layers[i].MLPNorms.Before, &m.Layers[i].MLPNorms.Residual} {
+				if *n != nil && (*n).Eps >= 1e-3 { // smaller ones do not show
+					*n = withEps(*n, 2*(*n).Eps)
+					seen = true
+				}
+			}
+		}
+		return seen
 	}},
-	{"norm inside the sum forgotten", func(l *arch.Layer) bool {
-		had := l.AttentionNorms.Inner != nil
-		l.AttentionNorms.Inner = nil
-		return had
+	{"norm of the sum inside a block", func(m *arch.Model) bool {
+		normed := m.Layers[0].AttentionNorms.Inner != nil
+		m.Layers[0].AttentionNorms.Inner = nil
+		return normed
 	}},
-	{"eps", func(l *arch.Layer) bool {
-		for _, n := range []**arch.Norm{&l.MLPNorms.Before, &l.MLPNorms.Residual} {
-			if *n != nil && (*n).Eps >= 1e-3 { // smaller ones are not seen
-				*n = withEps(*n, 2*(*n).Eps)
+	{"rope of the other layers", func(m *arch.Model) bool {
+		for i := range m.Layers {
+			if r := m.Layers[i].Attention.Rope; r != m.Layers[0].Attention.Rope {
+				m.Layers[0].Attention.Rope = r
 				return true
 			}
 		}
 		return false
 	}},
-}
-
-func changeRope(l *arch.Layer, change func(*arch.Rope)) bool {
-	if l.Attention.Rope == nil {
+	{"window wider", inLayers(func(a *arch.Attention) bool {
+		if a.WindowLeft < 0 {
+			return false
+		}
+		a.WindowLeft++
+		return true
+	})},
+	{"window narrower to the right", inLayers(func(a *arch.Attention) bool {
+		if a.WindowRight < 1 || a.Causal {
+			return false
+		}
+		a.WindowRight--
+		return true
+	})},
+	{"window on the other layers", func(m *arch.Model) bool {
+		for i := range m.Layers {
+			if a, first := &m.Layers[i].Attention, &m.Layers[0].Attention; a.WindowLeft != first.WindowLeft {
+				a.WindowLeft, first.WindowLeft, a.WindowRight, first.WindowRight = first.WindowLeft, a.WindowLeft, first.WindowRight, a.WindowRight
+				return true
+			}
+		}
 		return false
-	}
-	r := *l.Attention.Rope
-	r.InvFreq = slices.Clone(r.InvFreq)
-	change(&r)
-	l.Attention.Rope = &r
-	return true
+	}},
+	{"softcap", inLayers(func(a *arch.Attention) bool {
+		capped := a.Softcap != 0
+		a.Softcap = 0
+		return capped
+	})},
+	{"scale by the head's size", inLayers(func(a *arch.Attention) bool {
+		a.Scale *= 1.05
+		return true
+	})},
+	{"query and key norm", inLayers(func(a *arch.Attention) bool {
+		normed := a.QKNorm != nil
+		a.QKNorm = nil
+		return normed
+	})},
+	{"one plus the weight", func(m *arch.Model) bool {
+		if m.FinalNorm == nil || !m.FinalNorm.OnePlusWeight {
+			return false
+		}
+		n := *m.FinalNorm
+		n.OnePlusWeight = false
+		m.FinalNorm = &n
+		return true
+	}},
+	{"norm after a block", func(m *arch.Model) bool {
+		normed := m.Layers[0].MLPNorms.After != nil
+		m.Layers[0].MLPNorms.After = nil
+		return normed
+	}},
+	{"scale of the embeddings", func(m *arch.Model) bool {
+		scaled := m.Embeddings.Scale != 1
+		m.Embeddings.Scale = 1
+		return scaled
+	}},
+	{"the other tokens' score", func(m *arch.Model) bool {
+		if len(m.Head.Chain) == 0 || m.Head.Chain[0].Linear.Score == nil {
+			return false
+		}
+		d := m.Head.Chain[0]
+		d.Linear.Score = &arch.TokenScore{True: d.Linear.Score.True, False: 3}
+		m.Head.Chain = []arch.Dense{d}
+		return true
+	}},
 }
 
-// Mistakes proves that the cases see mistakes of a reader: each of mistakes, made in a model that passes, makes it fail.
+// Mistakes proves that golden cases see the mistakes that they can show.
 func Mistakes(t *testing.T, open Opener, cases []Case) {
 	for i := range cases {
 		c := &cases[i]
-		t.Run(c.Name, func(t *testing.T) {
-			for _, bad := range mistakes {
-				wrong := *c.Model
-				wrong.Layers = slices.Clone(c.Model.Layers)
-				for k := range wrong.Layers {
-					layer := wrong.Layers[k]
-					if !bad.make(&layer) {
-						continue
-					}
-					wrong.Layers[k] = layer
-					e := open(t, &wrong, c.Weights, engine.Limits{})
-					require.Error(t, Verify(e, c, Exact), "%s in layer %d", bad.name, k)
-					require.NoError(t, e.Close())
-					break
-				}
+		for _, m := range mistakes {
+			wrong := *c.Model
+			wrong.Layers = append([]arch.Layer(nil), c.Model.Layers...)
+			if !m.bad(&wrong) {
+				continue
 			}
-		})
+			t.Run(c.Name+"/"+m.name, func(t *testing.T) {
+				e := open(t, &wrong, c.Weights, engine.Limits{})
+				require.Error(t, Verify(e, c, Exact))
+				require.NoError(t, e.Close())
+			})
+		}
 	}
 }

@@ -103,6 +103,9 @@ func add(x, y vectors) vectors {
 
 func (r *reference) linear(l arch.Linear, x vectors) vectors {
 	w, bias := r.tensor(l.Weight), r.tensor(l.Bias)
+	if l.Score != nil {
+		w = r.score(l, w)
+	}
 	y := make(vectors, len(x))
 	for t := range x {
 		for _, v := range x[t] {
@@ -124,6 +127,17 @@ func (r *reference) linear(l arch.Linear, x vectors) vectors {
 		}
 	}
 	return y
+}
+
+// score is the row of one token less that of another.
+func (r *reference) score(l arch.Linear, table []float64) []float64 {
+	row := append([]float64(nil), table[l.Score.True*l.In:(l.Score.True+1)*l.In]...)
+	for i := range row {
+		if l.Score.False >= 0 {
+			row[i] -= table[l.Score.False*l.In+i]
+		}
+	}
+	return row
 }
 
 func (r *reference) norm(n *arch.Norm, x vectors) vectors {
