@@ -39,8 +39,14 @@ type architecture struct {
 
 // families by model_type.
 var families = map[string]family{
-	"bert":  bert,
-	"qwen3": qwen3,
+	"bert":        bert,
+	"camembert":   camembert,
+	"deberta-v2":  debertaV2,
+	"distilbert":  distilbert,
+	"mpnet":       mpnet,
+	"qwen3":       qwen3,
+	"roberta":     roberta,
+	"xlm-roberta": xlmRoberta,
 }
 
 // Families returns the supported values of model_type, sorted.

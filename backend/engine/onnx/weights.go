@@ -147,6 +147,17 @@ func (b *binder) sizes(numbers ...int) string {
 	return name
 }
 
+// indices binds a list of int32, inside the graph.
+func (b *binder) indices(numbers []int32) string {
+	name := fmt.Sprintf("w%d", len(b.g.initializers))
+	var raw []byte
+	for _, n := range numbers {
+		raw = binary.LittleEndian.AppendUint32(raw, uint32(n))
+	}
+	b.g.initializers = append(b.g.initializers, initializer{name: name, dtype: ort.Int32, dims: []int64{int64(len(numbers))}, raw: raw})
+	return name
+}
+
 // tensor binds a stored tensor in the graph's dtype; "" where it is absent.
 func (b *binder) tensor(t arch.Tensor) (string, error) {
 	if t.Absent() {
