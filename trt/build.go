@@ -30,6 +30,7 @@ type plan struct {
 	bytes         []byte
 	outputs       engine.Outputs
 	pooled, token int // columns
+	tensors       []nvinfer.TensorInfo
 	notes         map[string]int
 	took          time.Duration
 }
@@ -53,7 +54,10 @@ func (d *design) build(library *nvinfer.Library, w *weights.Set) (*plan, error) 
 		return nil, err
 	}
 	p := &plan{outputs: l.outputs, pooled: l.pooled, token: l.token, notes: l.notes}
-	p.bytes, err = net.Build(nvinfer.BuildOptions{Inputs: d.ranges(), Detailed: d.detailed})
+	if p.bytes, err = net.Build(nvinfer.BuildOptions{Inputs: d.ranges(), Detailed: d.detailed}); err != nil {
+		return nil, err
+	}
+	p.tensors, err = net.Tensors()
 	p.took = time.Since(begin)
 	return p, err
 }

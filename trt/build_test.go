@@ -2,32 +2,89 @@ package trt
 
 import (
 	"fmt"
-	"path/filepath"
+	"maps"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/calibration"
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/engine/suite"
 	"github.com/basetenlabs/bei-runtime/trt/nvinfer"
 )
 
-func TestBuildAll(t *testing.T) {
-	root := suite.Root(t)
-	lib, err := nvinfer.Open(filepath.Join(root, "dist/libbei_trt_rtx1.so"), filepath.Join(root, ".deps/tensorrt/lib/libtensorrt_rtx.so.1"))
-	require.NoError(t, err)
-	cases := append(suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier), suite.Synthetic(t)...)
-	for _, c := range cases {
-		for _, precision := range []string{"float32", "float16", "bfloat16"} {
-			for _, f := range []form{formOf(lib.Features), {}} {
-				t.Run(fmt.Sprintf("%s/%s/%v", c.Name, precision, f), func(t *testing.T) {
-					d := design{model: c.Model, precision: precision, limits: engine.Limits{MaxTokens: 2048, MaxSequences: 64, MaxLength: c.Model.MaxLength, BestTokens: 512}, form: f}
-					p, err := d.build(lib, c.Weights)
-					require.NoError(t, err)
-					t.Log(len(p.bytes), p.took, p.notes)
-				})
+// TestPlans builds a plan for every case in every precision, and every form of attention that TensorRT-RTX may take.
+func TestPlans(t *testing.T) {
+	lib := rtx(t)
+	for _, c := range planCases(t) {
+		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
+			for _, precision := range slices.Sorted(maps.Keys(precisions)) {
+				checkPlan(t, lib, c, precision, formOf(lib.Features))
+			}
+			checkPlan(t, lib, c, "float32", form{})
+		})
+	}
+}
+
+func planCases(t *testing.T) []suite.Case {
+	return append(suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier), suite.Synthetic(t)...)
+}
+
+func checkPlan(t *testing.T, lib *nvinfer.Library, c suite.Case, precision string, f form) {
+	about := fmt.Sprintf("%s %s %+v", c.Name, precision, f)
+	d := design{
+		model: c.Model, precision: precision, form: f,
+		limits: engine.Limits{MaxTokens: 2048, MaxSequences: 64, MaxLength: c.Model.MaxLength, BestTokens: 512},
+	}
+	if precision == "float8" {
+		d.amax = func(string) (float32, bool) { return 4, true }
+	}
+	p, err := d.build(lib, c.Weights)
+	require.NoError(t, err, about)
+	plansBuilt.Add(1)
+	if precision == "float8" && allMultiples(c.Model, float8Step) {
+		require.Equal(t, len(calibration.Keys(c.Model)), p.notes["float8 products"], about)
+	}
+	require.ElementsMatch(t, wantedTensors(&d, p), p.tensors, about)
+}
+
+// allMultiples reports that every product of the model's trunk has dimensions that are multiples of n.
+func allMultiples(m *arch.Model, n int) bool {
+	for _, l := range m.Layers {
+		for _, x := range append(slices.Clone(l.Attention.QKV), l.Attention.Out, l.MLP.Up, l.MLP.Gate, l.MLP.GateUp, l.MLP.Down) {
+			if x.In%n != 0 || x.Out%n != 0 {
+				return false
 			}
 		}
 	}
+	return m.Embeddings.Projection == nil
+}
+
+// wantedTensors are the inputs and outputs of a plan, with the ranges of its profile, from the model alone.
+func wantedTensors(d *design, p *plan) []nvinfer.TensorInfo {
+	m, limits := d.model, d.limits
+	tokenPlanes, sequencePlanes := 1, 1
+	if !m.Embeddings.Type.Absent() {
+		tokenPlanes++
+	}
+	if !m.Embeddings.Position.Absent() || m.Layers[0].Attention.Rope != nil {
+		tokenPlanes++
+	}
+	if m.Head.Pooling.ExcludePrompt && len(m.Head.Pooling.Modes) > 0 {
+		sequencePlanes++
+	}
+	tensors := []nvinfer.TensorInfo{
+		{Name: "tokens", IsInput: true, DType: nvinfer.Int32, Dims: []int{tokenPlanes, -1, -1},
+			Least: []int{tokenPlanes, 1, 1}, Most: []int{tokenPlanes, limits.MaxSequences, limits.MaxLength}},
+		{Name: "sequences", IsInput: true, DType: nvinfer.Int32, Dims: []int{sequencePlanes, -1},
+			Least: []int{sequencePlanes, 1}, Most: []int{sequencePlanes, limits.MaxSequences}},
+		{Name: "token_vectors", DType: nvinfer.Float32, Dims: []int{-1, p.token}, Least: []int{}, Most: []int{}},
+	}
+	if m.Head.Kind != arch.HeadTokenClassifier {
+		tensors = append(tensors, nvinfer.TensorInfo{Name: "pooled", DType: nvinfer.Float32, Dims: []int{-1, p.pooled}, Least: []int{}, Most: []int{}})
+	}
+	return tensors
 }

@@ -11,6 +11,7 @@ type driver interface {
 
 // program is *nvinfer.Program.
 type program interface {
+	Tensors() ([]nvinfer.TensorInfo, error)
 	Memory() (weights, context uint64, err error)
 	Cache() ([]byte, error)
 	Lane(bindings []nvinfer.Binding, inputs int) (lane, error)

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +23,38 @@ type layout struct {
 	planes        planes
 	outputs       engine.Outputs
 	pooled, token int // columns
+}
+
+// tensors are the inputs and outputs of a plan of that layout and those limits.
+func (l layout) tensors(limits engine.Limits) []nvinfer.TensorInfo {
+	none := []int{}
+	all := []nvinfer.TensorInfo{
+		{Name: inputTokens, IsInput: true, DType: nvinfer.Int32, Dims: []int{l.planes.tokens, -1, -1},
+			Least: []int{l.planes.tokens, 1, 1}, Most: []int{l.planes.tokens, limits.MaxSequences, limits.MaxLength}},
+		{Name: inputSequences, IsInput: true, DType: nvinfer.Int32, Dims: []int{l.planes.sequences, -1},
+			Least: []int{l.planes.sequences, 1}, Most: []int{l.planes.sequences, limits.MaxSequences}},
+		{Name: outputTokenVectors, DType: nvinfer.Float32, Dims: []int{-1, l.token}, Least: none, Most: none},
+	}
+	if l.outputs&engine.Pooled != 0 {
+		all = append(all, nvinfer.TensorInfo{Name: outputPooled, DType: nvinfer.Float32, Dims: []int{-1, l.pooled}, Least: none, Most: none})
+	}
+	return all
+}
+
+// check refuses a program whose inputs and outputs are not those that lanes have memory for.
+func (l layout) check(p program, limits engine.Limits) error {
+	got, err := p.Tensors()
+	if err != nil {
+		return err
+	}
+	want := l.tensors(limits)
+	byName := func(a, b nvinfer.TensorInfo) int { return strings.Compare(a.Name, b.Name) }
+	slices.SortFunc(got, byName)
+	slices.SortFunc(want, byName)
+	if !reflect.DeepEqual(got, want) {
+		return status.Errorf(status.Start, "%w: its inputs and outputs are %+v instead of %+v", nvinfer.ErrBadPlan, got, want)
+	}
+	return nil
 }
 
 // Bindings of a lane, in order. Those that a model does not have are left out at the end.
@@ -85,6 +119,9 @@ func openReplica(ctx context.Context, d driver, device nvinfer.Device, plan, ker
 			r.free()
 		}
 	}()
+	if err = l.check(r.program, s.limits); err != nil {
+		return nil, err
+	}
 	if r.weightsBytes, _, err = r.program.Memory(); err != nil {
 		return nil, err
 	}

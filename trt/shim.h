@@ -128,11 +128,11 @@ typedef struct bei_trt_device {
   uint64_t memory_total, memory_free;
 } bei_trt_device;
 
-/* One input or output of a program. */
+/* One input or output of a network or a program. */
 typedef struct bei_trt_tensor_info {
   char name[64];
   int32_t is_input, dtype;
-  bei_trt_dims dims, least, most; /* of the profile; dims has -1 where they differ */
+  bei_trt_dims dims, least, most; /* dims has -1 for sizes known at run time; least and most: an input's profile */
 } bei_trt_tensor_info;
 
 typedef struct bei_trt_program_options {
@@ -181,6 +181,8 @@ typedef struct bei_trt_api {
   int32_t (*network_add)(bei_trt_network *, const bei_trt_node *, int32_t *tensor, bei_trt_error *);
   int32_t (*network_output)(bei_trt_network *, int32_t tensor, const char *name, bei_trt_error *);
   int32_t (*network_tensor)(bei_trt_network *, int32_t tensor, int32_t *dtype, bei_trt_dims *, bei_trt_error *);
+  /* The inputs and outputs, with the profile of the last build: at most room of them. */
+  int32_t (*network_tensors)(bei_trt_network *, bei_trt_tensor_info *, int32_t room, int32_t *count, bei_trt_error *);
   int32_t (*network_build)(bei_trt_network *, const bei_trt_build_options *, bei_trt_blob **, bei_trt_error *);
   void (*network_free)(bei_trt_network *);
   const void *(*blob_data)(const bei_trt_blob *, size_t *size);

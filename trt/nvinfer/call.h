@@ -28,6 +28,10 @@ static inline int32_t call_network_tensor(const bei_trt_api *a, bei_trt_network 
                                           bei_trt_dims *d, bei_trt_error *e) {
   return a->network_tensor(n, t, dtype, d, e);
 }
+static inline int32_t call_network_tensors(const bei_trt_api *a, bei_trt_network *n, bei_trt_tensor_info *t,
+                                           int32_t room, int32_t *count, bei_trt_error *e) {
+  return a->network_tensors(n, t, room, count, e);
+}
 static inline int32_t call_network_build(const bei_trt_api *a, bei_trt_network *n, const bei_trt_build_options *o,
                                          bei_trt_blob **b, bei_trt_error *e) {
   return a->network_build(n, o, b, e);

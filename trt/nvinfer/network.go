@@ -211,6 +211,13 @@ func (n *Network) Describe(t Tensor) (DType, []int, error) {
 	return DType(dtype), getDims(&d), err
 }
 
+// Tensors lists the inputs and outputs; after Build with the profile's ranges.
+func (n *Network) Tensors() ([]TensorInfo, error) {
+	return tensors(func(infos *C.bei_trt_tensor_info, room C.int32_t, count *C.int32_t, e *C.bei_trt_error) C.int32_t {
+		return C.call_network_tensors(n.library.api, n.network, infos, room, count, e)
+	})
+}
+
 // Range is the sizes that an input may have in runs; kernels are chosen for Best.
 type Range struct {
 	Name              string

@@ -60,36 +60,11 @@ func (l *Library) NewProgram(plan []byte, o ProgramOptions) (*Program, error) {
 	return p, nil
 }
 
-// TensorInfo describes an input or output of a program.
-type TensorInfo struct {
-	Name        string
-	IsInput     bool
-	DType       DType
-	Dims        []int // -1: known at run time
-	Least, Most []int // of inputs
-}
-
-// maxTensors bounds the inputs and outputs of a program.
-const maxTensors = 32
-
 // Tensors lists the inputs and outputs.
 func (p *Program) Tensors() ([]TensorInfo, error) {
-	var infos [maxTensors]C.bei_trt_tensor_info
-	var count C.int32_t
-	if err := call(status.Start, func(e *C.bei_trt_error) C.int32_t {
-		return C.call_program_tensors(p.library.api, p.program, &infos[0], maxTensors, &count, e)
-	}); err != nil {
-		return nil, err
-	}
-	var tensors []TensorInfo
-	for i := range infos[:count] {
-		t := &infos[i]
-		tensors = append(tensors, TensorInfo{
-			Name: C.GoString(&t.name[0]), IsInput: t.is_input != 0, DType: DType(t.dtype),
-			Dims: getDims(&t.dims), Least: getDims(&t.least), Most: getDims(&t.most),
-		})
-	}
-	return tensors, nil
+	return tensors(func(infos *C.bei_trt_tensor_info, room C.int32_t, count *C.int32_t, e *C.bei_trt_error) C.int32_t {
+		return C.call_program_tensors(p.library.api, p.program, infos, room, count, e)
+	})
 }
 
 // Memory returns the device bytes of the weights and, at most, of each lane's context.

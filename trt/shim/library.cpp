@@ -153,6 +153,28 @@ std::unique_ptr<nvinfer1::IRuntime> bei_trt_library::runtime() {
   return std::unique_ptr<nvinfer1::IRuntime>(made);
 }
 
+namespace bei {
+
+void copyDims(bei_trt_dims &to, const nvinfer1::Dims &from) {
+  if (from.nbDims < 0 || from.nbDims > BEI_TRT_MAX_DIMS)
+    fail(BEI_TRT_FAILED, "TensorRT finds no shape for a tensor, or one of more than %d dimensions", BEI_TRT_MAX_DIMS);
+  to.count = from.nbDims;
+  for (int32_t i = 0; i < from.nbDims; i++)
+    to.size[i] = from.d[i];
+}
+
+void describe(bei_trt_tensor_info &info, const char *name, bool isInput, nvinfer1::DataType dtype,
+              const nvinfer1::Dims &dims) {
+  info = {};
+  if (snprintf(info.name, sizeof info.name, "%s", name) >= static_cast<int>(sizeof info.name))
+    fail(BEI_TRT_FAILED, "tensor %s has a name of more than %zu bytes", name, sizeof info.name - 1);
+  info.is_input = isInput;
+  info.dtype = static_cast<int32_t>(dtype);
+  copyDims(info.dims, dims);
+}
+
+} // namespace bei
+
 extern "C" __attribute__((visibility("default"))) int32_t bei_trt_open(uint32_t abi, const char *path, bei_trt_log log,
                                                                        void *log_context, int32_t log_info,
                                                                        bei_trt_library **out, bei_trt_api *api,

@@ -52,6 +52,9 @@ struct bei_trt_blob {
 
 namespace bei {
 
+void copyDims(bei_trt_dims &to, const nvinfer1::Dims &from);
+void describe(bei_trt_tensor_info &, const char *name, bool isInput, nvinfer1::DataType, const nvinfer1::Dims &);
+
 // The functions of the interface, filled in by the file that has them.
 void fillNetworks(bei_trt_api &);
 void fillPrograms(bei_trt_api &);

@@ -13,7 +13,8 @@ struct bei_trt_network {
   bei_trt_library *library;
   std::unique_ptr<nvinfer1::IBuilder> builder;
   std::unique_ptr<nvinfer1::INetworkDefinition> definition;
-  std::vector<ITensor *> tensors; // of definition, by number
+  std::vector<ITensor *> tensors;                    // of definition, by number
+  nvinfer1::IOptimizationProfile *profile = nullptr; // of the last build; the builder's
 };
 
 namespace bei {
@@ -314,17 +315,31 @@ int32_t networkOutput(bei_trt_network *network, int32_t tensor, const char *name
   });
 }
 
+int32_t networkTensors(bei_trt_network *network, bei_trt_tensor_info *infos, int32_t room, int32_t *count,
+                       bei_trt_error *error) {
+  return guard(error, [&] {
+    const nvinfer1::INetworkDefinition &n = *network->definition;
+    const int32_t inputs = n.getNbInputs(), all = inputs + n.getNbOutputs();
+    if (all > room)
+      fail(BEI_TRT_FAILED, "the network has %d inputs and outputs, more than %d", all, room);
+    for (int32_t i = 0; i < all; i++) {
+      const ITensor &t = i < inputs ? *n.getInput(i) : *n.getOutput(i - inputs);
+      describe(infos[i], t.getName(), i < inputs, t.getType(), t.getDimensions());
+      if (i < inputs && network->profile != nullptr) {
+        copyDims(infos[i].least, network->profile->getDimensions(t.getName(), nvinfer1::OptProfileSelector::kMIN));
+        copyDims(infos[i].most, network->profile->getDimensions(t.getName(), nvinfer1::OptProfileSelector::kMAX));
+      }
+    }
+    *count = all;
+  });
+}
+
 int32_t networkTensor(bei_trt_network *network, int32_t tensor, int32_t *dtype, bei_trt_dims *dims,
                       bei_trt_error *error) {
   return guard(error, [&] {
     const ITensor &t = tensorOf(network, tensor);
-    const Dims d = t.getDimensions();
-    if (d.nbDims < 0 || d.nbDims > BEI_TRT_MAX_DIMS)
-      fail(BEI_TRT_FAILED, "TensorRT finds no shape for tensor %d", tensor);
+    copyDims(*dims, t.getDimensions());
     *dtype = static_cast<int32_t>(t.getType());
-    dims->count = d.nbDims;
-    for (int32_t i = 0; i < d.nbDims; i++)
-      dims->size[i] = d.d[i];
   });
 }
 
@@ -334,7 +349,8 @@ int32_t networkBuild(bei_trt_network *network, const bei_trt_build_options *opti
     std::unique_ptr<nvinfer1::IBuilderConfig> config(network->builder->createBuilderConfig());
     if (!config)
       fail(BEI_TRT_FAILED, "TensorRT makes no builder configuration");
-    nvinfer1::IOptimizationProfile *profile = network->builder->createOptimizationProfile(); // the builder's
+    nvinfer1::IOptimizationProfile *profile = network->builder->createOptimizationProfile();
+    network->profile = profile;
     for (int32_t i = 0; i < options->input_count; i++) {
       const bei_trt_profile_input &in = options->inputs[i];
       if (!profile->setDimensions(in.name, nvinfer1::OptProfileSelector::kMIN, dimsOf(in.least)) ||
@@ -369,6 +385,7 @@ void fillNetworks(bei_trt_api &api) {
   api.network_add = networkAdd;
   api.network_output = networkOutput;
   api.network_tensor = networkTensor;
+  api.network_tensors = networkTensors;
   api.network_build = networkBuild;
   api.network_free = networkFree;
 }

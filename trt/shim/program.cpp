@@ -73,14 +73,6 @@ int32_t programNew(bei_trt_library *library, const void *plan, size_t size, cons
   });
 }
 
-void copyDims(bei_trt_dims &to, const Dims &from) {
-  if (from.nbDims < 0 || from.nbDims > BEI_TRT_MAX_DIMS)
-    fail(BEI_TRT_BAD_PLAN, "a tensor of %d dimensions", from.nbDims);
-  to.count = from.nbDims;
-  for (int32_t i = 0; i < from.nbDims; i++)
-    to.size[i] = from.d[i];
-}
-
 int32_t programTensors(bei_trt_program *program, bei_trt_tensor_info *infos, int32_t room, int32_t *count,
                        bei_trt_error *error) {
   return guard(error, [&] {
@@ -90,14 +82,10 @@ int32_t programTensors(bei_trt_program *program, bei_trt_tensor_info *infos, int
       fail(BEI_TRT_BAD_PLAN, "the plan has %d inputs and outputs, more than %d", n, room);
     for (int32_t i = 0; i < n; i++) {
       const char *name = engine.getIOTensorName(i);
+      const bool isInput = engine.getTensorIOMode(name) == nvinfer1::TensorIOMode::kINPUT;
       bei_trt_tensor_info &info = infos[i];
-      info = {};
-      if (snprintf(info.name, sizeof info.name, "%s", name) >= static_cast<int>(sizeof info.name))
-        fail(BEI_TRT_BAD_PLAN, "the plan has a tensor of a long name");
-      info.is_input = engine.getTensorIOMode(name) == nvinfer1::TensorIOMode::kINPUT;
-      info.dtype = static_cast<int32_t>(engine.getTensorDataType(name));
-      copyDims(info.dims, engine.getTensorShape(name));
-      if (info.is_input) {
+      describe(info, name, isInput, engine.getTensorDataType(name), engine.getTensorShape(name));
+      if (isInput) {
         copyDims(info.least, engine.getProfileShape(name, 0, nvinfer1::OptProfileSelector::kMIN));
         copyDims(info.most, engine.getProfileShape(name, 0, nvinfer1::OptProfileSelector::kMAX));
       }
