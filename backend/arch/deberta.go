@@ -121,8 +121,8 @@ func (o *object) debertaDistances(m *Model) *Disentangled {
 	if !relative || o.err != nil {
 		return nil
 	}
-	if d.Span > maxRelativeDistance {
-		o.fail(status.Start, "max_position_embeddings is %d; without max_relative_positions the limit is %d", m.MaxPositions, maxRelativeDistance)
+	if m.MaxPositions > maxRelativeDistance {
+		o.fail(status.Start, "max_position_embeddings is %d; with relative_attention the limit is %d", m.MaxPositions, maxRelativeDistance)
 	}
 	if d.Buckets == 1 || (d.Buckets > 0 && d.MaxDistance-1 <= d.Buckets/2) {
 		o.fail(status.Start, "position_buckets %d does not fit relative positions up to %d: it must be at least 2, and half of it below %d",

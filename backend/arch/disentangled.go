@@ -36,8 +36,8 @@ func (d *Disentangled) Name() string {
 	return d.Embeddings.Name + " normalised by " + d.Norm.Weight.Name
 }
 
-// Rows returns the row of each distance i - j from -most to most, where longest is the length of the longest sequence: [2 * most + 1]. Larger
-// distances have the rows of the ends. Check must have passed.
+// Rows returns the row of each distance i - j from -most to most: [2 * most + 1]. Larger distances, in sequences of up to longest tokens,
+// have the rows of the ends. Check must have passed.
 func (d *Disentangled) Rows(longest int) []int32 {
 	most := 1
 	for most < longest-1 && (d.row(most) < 2*d.Span-1 || d.row(-most) > 0) {

@@ -134,7 +134,7 @@ func (c *cudaOperators) places(query, key string, a *arch.Attention) (string, er
 	if err != nil {
 		return "", err
 	}
-	rows, count := d.Rows(c.l.m.MaxLength), 2*d.Span
+	rows, count := d.Rows(c.l.positions), 2*d.Span
 	row := c.shared(fmt.Sprint("place rows ", rows), func() string { // [longest, longest], by query and key
 		most := float32(len(rows) / 2)
 		index := g.op("", "Sub", []string{c.number(most), g.op("", "Clip", []string{c.distance(), c.number(-most), c.number(most)})})

@@ -180,6 +180,6 @@ func (c customOperators) places(inputs []string, a *arch.Attention) error {
 			return err
 		}
 	}
-	inputs[2] = c.l.b.indices(d.Rows(c.l.m.MaxLength))
+	inputs[2] = c.l.b.indices(d.Rows(c.l.positions))
 	return nil
 }

@@ -181,6 +181,37 @@ func (b *binder) tensor(t arch.Tensor) (string, error) {
 	return name, nil
 }
 
+// part binds rows [from, to) of a stored matrix in the graph's dtype.
+func (b *binder) part(t arch.Tensor, from, to int) (string, error) {
+	stored, err := b.open(t)
+	if err != nil {
+		return "", err
+	}
+	stored = stored.Rows(from, to)
+	shape := []int{to - from, t.Shape[1]}
+	name := fmt.Sprintf("rows %d to %d of %s", from, to, t.Name)
+	if dtypes[stored.DType] != b.g.dtype || !aligned(stored) {
+		return b.make(name, b.g.dtype, shape, b.appendTensor(stored))
+	}
+	if _, ok := b.bound[name]; !ok {
+		if err := b.session.Add(name, b.g.dtype, b.declare(name, b.g.dtype, shape), stored.Bytes()); err != nil {
+			return "", err
+		}
+		b.bound[name] = name
+		b.read = append(b.read, stored)
+	}
+	return name, nil
+}
+
+// wide binds a stored tensor as float32.
+func (b *binder) wide(t arch.Tensor) (string, error) {
+	stored, err := b.open(t)
+	if err != nil {
+		return "", err
+	}
+	return b.make("wide "+t.Name, ort.Float32, t.Shape, b.appendTensor(stored))
+}
+
 var dtypes = map[weights.DType]ort.DataType{weights.F32: ort.Float32, weights.F16: ort.Float16, weights.BF16: ort.BFloat16}
 
 func aligned(t weights.Tensor) bool {

@@ -58,6 +58,10 @@ var mutations = []mutation{
 	{"factor of rope forgotten", "gptj", func(m *arch.Model) {
 		m.Layers[0].Attention.Rope = (&maker{}).rope(arch.RopeInterleaved, 6, 500, 1)
 	}},
+	{"bias of the vocabulary forgotten", "sparse", func(m *arch.Model) {
+		m.Head.Chain = append([]arch.Dense(nil), m.Head.Chain...)
+		m.Head.Chain[1].Linear.Bias = arch.Tensor{}
+	}},
 	{"prompt pooled", "projected", func(m *arch.Model) { m.Head.Pooling.ExcludePrompt = false }},
 	{"poolings in another order", "projected", func(m *arch.Model) {
 		p := m.Head.Pooling.Modes

@@ -44,15 +44,30 @@ func (r *reference) fill(sequences []Sequence) {
 	for i := range sequences {
 		q := &sequences[i]
 		rows := r.hidden(q)
-		if r.m.Head.Kind != arch.HeadTokenClassifier {
-			q.Pooled = r.chain(vectors{r.pool(rows, q.Skip)})[0]
-		} else {
+		switch r.m.Head.Kind {
+		case arch.HeadSparse:
+			q.Sparse = splade(r.chain(rows))
+			continue
+		case arch.HeadTokenClassifier:
 			rows = r.chain(rows)
+		default:
+			q.Pooled = r.chain(vectors{r.pool(rows, q.Skip)})[0]
 		}
 		for _, row := range rows {
 			q.TokenVectors = append(q.TokenVectors, row...)
 		}
 	}
+}
+
+// splade is the largest log(1 + relu(logit)) of each column.
+func splade(logits vectors) []float64 {
+	y := make([]float64, len(logits[0]))
+	for _, row := range logits {
+		for c, x := range row {
+			y[c] = max(y[c], math.Log1p(max(x, 0)))
+		}
+	}
+	return y
 }
 
 func (r *reference) hidden(q *Sequence) vectors {

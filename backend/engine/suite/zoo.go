@@ -178,6 +178,15 @@ var models = []struct {
 			{Linear: k.linear(32, 32, true), Activation: arch.Tanh}, {Linear: k.linear(32, 3, true)}}}
 		return m
 	}},
+	{"sparse: masked-LM head tied to the words", func(k *maker) *arch.Model {
+		m := k.model(28)
+		m.Embeddings.Norm = k.layerNorm(28)
+		k.postNorm(m, 1, func(int) arch.Attention { return k.attention(28, 4, 4, 7, true) }, func() arch.MLP { return k.mlp(28, 36, arch.GELU, true) })
+		m.Head = arch.Head{Kind: arch.HeadSparse, Chain: []arch.Dense{
+			{Linear: k.linear(28, 28, true), Activation: arch.GELU, Norm: k.layerNorm(28)},
+			{Linear: arch.Linear{Weight: m.Embeddings.Word, Bias: k.tensor(0, 1, vocabSize), In: 28, Out: vocabSize}}}}
+		return m
+	}},
 	{"token classifier", func(k *maker) *arch.Model {
 		m := k.model(32)
 		m.Embeddings.Norm = k.layerNorm(32)
