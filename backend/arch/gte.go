@@ -11,18 +11,20 @@ import (
 // gte is GTE (https://arxiv.org/abs/2407.19669), with names and defaults of transformers' GteConfig and modeling_gte.py. Weights in the
 // format of the hub's own code are read as well, as transformers converts them.
 var gte = family{
-	trunk: func(c *object, t *tensors, m *Model) {
-		gteTrunk(c, t, m, encoderDefaults{hidden: 768, vocab: 250048, positions: 8192, types: 1, layers: 12, heads: 12, wide: 3072, act: "gelu", eps: 1e-12}, 160000)
-	},
+	trunk:         func(c *object, t *tensors, m *Model) { gteTrunk(c, t, m, gteKeys(250048, 8192), 160000) },
 	architectures: gteArchitectures("Gte"),
 }
 
 // gteNew is the same model in the hub's format, model_type "new", with the defaults of Alibaba-NLP/new-impl's configuration.py.
 var gteNew = family{
-	trunk: func(c *object, t *tensors, m *Model) {
-		gteTrunk(c, t, m, encoderDefaults{hidden: 768, vocab: 30528, positions: 2048, types: 1, layers: 12, heads: 12, wide: 3072, act: "gelu", eps: 1e-12}, 10000)
-	},
+	trunk:         func(c *object, t *tensors, m *Model) { gteTrunk(c, t, m, gteKeys(30528, 2048), 10000) },
 	architectures: gteArchitectures("New"),
+}
+
+func gteKeys(vocab, positions int) encoderKeys {
+	k := bertKeys.withVocab(vocab)
+	k.positions, k.ownPositions = positions, true
+	return k
 }
 
 func gteArchitectures(name string) map[string]architecture {
@@ -31,27 +33,21 @@ func gteArchitectures(name string) map[string]architecture {
 		name + "Model":                     {kind: HeadEmbedding},
 		name + "ForMaskedLM":               {kind: HeadSparse, chain: gteMaskedLM},
 		name + "ForSequenceClassification": {kind: HeadClassifier, chain: gteClassifier},
-		name + "ForTokenClassification":    {kind: HeadTokenClassifier, chain: linearTokenClassifier},
+		name + "ForTokenClassification":    {kind: HeadTokenClassifier, chain: tokenLabels},
 	}
 }
 
-var gteHubNames = postNormNames{
-	embeddingNorm: "embeddings.LayerNorm", layers: "encoder.layer.", qkv: []string{"attention.qkv_proj"}, out: "attention.o_proj",
-	attentionNorm: "attn_ln", mlpNorm: "mlp_ln",
-}
+var gteHubNames = layerNames{qkv: []string{"attention.qkv_proj"}, out: "attention.o_proj", attentionNorm: "attn_ln", norm: "mlp_ln"}
 
-func gteTrunk(c *object, t *tensors, m *Model, defaults encoderDefaults, theta float64) {
-	e := &postNorm{qkvBias: true, outBias: true}
-	wide, act := e.encoderSizes(c, m, defaults)
+func gteTrunk(c *object, t *tensors, m *Model, k encoderKeys, theta float64) {
+	types := c.typeVocabSize(1, 0)
+	e := c.encoder(m, k)
 	c.refuseTrue("logn_attention_scale", "the scale of attention would depend on the length of the sequence")
-	c.refuseOther("layer_norm_type", "layer_norm", "rms_norm")
-	if c.text("layer_norm_type", "") == "rms_norm" {
-		e.kind = RMSNorm
+	if c.oneOf("layer_norm_type", "layer_norm", "rms_norm") == "rms_norm" {
+		e.norms = RMSNorm
 	}
-	c.refuseOther("position_embedding_type", "rope", "absolute")
-	if c.text("position_embedding_type", "") == "absolute" {
-		e.learnedPositions = true
-	} else {
+	table := c.oneOf("position_embedding_type", "rope", "absolute") == "absolute"
+	if !table {
 		e.attention.Rope = gteRope(c, e.headDim, m.MaxPositions, theta)
 	}
 	packed := c.boolean("pack_qkv", true)
@@ -59,29 +55,21 @@ func gteTrunk(c *object, t *tensors, m *Model, defaults encoderDefaults, theta f
 		return
 	}
 	prefix := gtePrefix(t)
-	hidden := m.HiddenSize
-	switch first := prefix + "encoder.layer.0."; {
-	case t.has(first + "attention.o_proj.weight"):
-		e.names = gteHubNames
-		if !packed {
-			e.names.qkv = []string{"attention.q_proj", "attention.k_proj", "attention.v_proj"}
-		}
-		e.mlp = func(l string) MLP {
-			return t.fusedMLP(l+"mlp.up_gate_proj", l+"mlp.down_proj", hidden, wide, act, true, false, true)
-		}
-	default:
-		e.names = transformersNames
-		e.mlp = func(l string) MLP {
-			return t.gatedMLP(l+"mlp.gate_proj", l+"mlp.up_proj", l+"mlp.down_proj", hidden, wide, act, false, true)
-		}
+	m.Embeddings = e.embeddings(t, m, prefix, embeddingsNorm, table, types)
+	if !t.has(prefix + "encoder.layer.0.attention.o_proj.weight") {
+		e.mlp = func(l string) MLP { return e.gatedMLP(t, l+"mlp.gate_proj", l+"mlp.up_proj", l+"mlp.down_proj", true) }
+		e.addLayers(t, m, prefix+"layers.", transformersNames, nil)
+		return
 	}
-	e.names.prefix = prefix
-	e.read(t, m)
+	names := gteHubNames
+	if !packed {
+		names.qkv = []string{"attention.q_proj", "attention.k_proj", "attention.v_proj"}
+	}
+	e.mlp = func(l string) MLP { return e.fusedMLP(t, l+"mlp.up_gate_proj", l+"mlp.down_proj", true) }
+	e.addLayers(t, m, prefix+"encoder.layer.", names, nil)
 }
 
-func gtePrefix(t *tensors) string {
-	return t.prefixOf("embeddings.word_embeddings.weight", "new.", "gte.")
-}
+func gtePrefix(t *tensors) string { return t.prefixed("new.", "gte.") }
 
 // gteRope reads rope, and the hub's kind of scaling beside transformers': "ntk" (https://kexue.fm/archives/9706), whose numbers do not
 // depend on the length.
@@ -125,9 +113,9 @@ func gteMaskedLM(c *object, t *tensors, m *Model) []Dense {
 	if m.Family == "new" {
 		norm, act = "lm_head.norm", c.activation("hidden_act", "gelu")
 	}
-	return maskedLM(c, t, m, "lm_head.dense", norm, "lm_head.decoder", act, "lm_head.decoder.bias")
+	return maskedLM{dense: "lm_head.dense", norm: norm, decoder: "lm_head.decoder", bias: "lm_head.decoder.bias", act: act}.read(c, t, m)
 }
 
 func gteClassifier(c *object, t *tensors, m *Model) []Dense {
-	return pooledClassifier(c, t, m, gtePrefix(t)+"pooler.dense")
+	return labelled(c, t, m, gtePrefix(t)+"pooler.dense", Tanh, "classifier")
 }

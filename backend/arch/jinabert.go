@@ -18,7 +18,7 @@ var jinaBert = family{
 		"JinaBertModel":                     {kind: HeadEmbedding},
 		"JinaBertForMaskedLM":               {kind: HeadSparse, chain: bertMaskedLM},
 		"JinaBertForSequenceClassification": {kind: HeadClassifier, chain: bertClassifier},
-		"JinaBertForTokenClassification":    {kind: HeadTokenClassifier, chain: linearTokenClassifier},
+		"JinaBertForTokenClassification":    {kind: HeadTokenClassifier, chain: tokenLabels},
 	},
 }
 
@@ -30,26 +30,20 @@ func bertHub(c *object, _ *tensors, architecture string) *family {
 	return nil
 }
 
-var jinaBertNames = postNormNames{
-	embeddingNorm: "embeddings.LayerNorm", layers: "encoder.layer.",
-	qkv: []string{"attention.self.query", "attention.self.key", "attention.self.value"}, out: "attention.output.dense",
-	attentionNorm: "attention.output.LayerNorm",
-}
-
 func jinaBertTrunk(c *object, t *tensors, m *Model) {
-	e := &postNorm{names: jinaBertNames, qkvBias: true, outBias: true}
-	wide, act := e.encoderSizes(c, m, encoderDefaults{hidden: 768, vocab: 30522, positions: 512, types: 2, leastTypes: 1, layers: 12, heads: 12, wide: 3072, act: "gelu", eps: 1e-12})
-	c.refuseOther("position_embedding_type", "absolute", "alibi")
-	if c.text("position_embedding_type", "absolute") == "alibi" {
+	types := c.typeVocabSize(2, 1)
+	k := bertKeys
+	k.ownPositions = true
+	e := c.encoder(m, k)
+	table := c.oneOf("position_embedding_type", "absolute", "alibi") == "absolute"
+	if !table {
 		e.attention.AlibiSlopes = alibiSlopes(e.heads)
-	} else {
-		e.learnedPositions = true
 	}
-	c.refuseOther("emb_pooler", "mean")
-	e.names.prefix = bertPrefix(t)
-	postNormed := t.has(e.names.prefix + "encoder.layer.0.layer_norm_1.weight")
+	c.oneOf("emb_pooler", "mean")
+	prefix := t.prefixed(bertPrefix)
+	postNormed := t.has(prefix + "encoder.layer.0.layer_norm_1.weight")
 	kind := c.text("feed_forward_type", jinaFeedForward(postNormed))
-	glu, gated := map[string]Activation{"geglu": GELU, "reglu": ReLU}[kind]
+	act, gated := map[string]Activation{"geglu": GELU, "reglu": ReLU}[kind]
 	if !gated && kind != "original" {
 		c.fail(status.Unsupported, "feed_forward_type %s is not supported; supported: geglu, original, reglu", quote(kind))
 	}
@@ -57,29 +51,26 @@ func jinaBertTrunk(c *object, t *tensors, m *Model) {
 		return
 	}
 	if gated {
-		act = glu
+		e.act = act
 	}
-	hidden := m.HiddenSize
+	names := bertNames
+	var adjust func(l string, layer *Layer)
 	switch {
 	case postNormed:
-		e.names.mlpNorm = "layer_norm_2"
-		e.finish = func(l string, layer *Layer) { jinaPostNorms(t, l, layer, hidden, e.eps) }
+		names.norm = "layer_norm_2"
+		adjust = func(l string, layer *Layer) { jinaPostNorms(t, l, layer, &e) }
 		e.mlp = func(l string) MLP {
 			if gated {
-				return t.fusedMLP(l+"mlp.up_gated_layer", l+"mlp.down_layer", hidden, wide, act, true, false, true)
+				return e.fusedMLP(t, l+"mlp.up_gated_layer", l+"mlp.down_layer", true)
 			}
-			return MLP{Activation: act, Up: t.linearBias(l+"mlp.up_layer", hidden, wide, false), Down: t.linear(l+"mlp.down_layer", wide, hidden), Intermediate: wide}
+			return e.plainMLP(t, l+"mlp.up_layer", l+"mlp.down_layer", false)
 		}
 	case gated:
-		e.names.mlpNorm = "mlp.layernorm"
-		e.mlp = func(l string) MLP {
-			return t.fusedMLP(l+"mlp.gated_layers", l+"mlp.wo", hidden, wide, act, false, false, true)
-		}
-	default:
-		e.names.mlpNorm = "output.LayerNorm"
-		e.mlp = func(l string) MLP { return t.plainMLP(l+"intermediate.dense", l+"output.dense", hidden, wide, act) }
+		names.norm = "mlp.layernorm"
+		e.mlp = func(l string) MLP { return e.fusedMLP(t, l+"mlp.gated_layers", l+"mlp.wo", false) }
 	}
-	e.read(t, m)
+	m.Embeddings = e.embeddings(t, m, prefix, embeddingsNorm, table, types)
+	e.addLayers(t, m, prefix+"encoder.layer.", names, adjust)
 }
 
 // jinaFeedForward is the default of each of the two.
@@ -90,20 +81,20 @@ func jinaFeedForward(postNormed bool) string {
 	return "original"
 }
 
-// jinaPostNorms adds the norms that jina-bert-v2-qk-post-norm has beside BERT's: of all query heads and of all key heads at once, and of the
-// block's input plus what BERT's norm gives.
-func jinaPostNorms(t *tensors, l string, layer *Layer, hidden int, eps float32) {
+// jinaPostNorms adds the norms that jina-bert-v2-qk-post-norm has beside BERT's: of all query heads and of all key heads at once, and of
+// the block's input plus what BERT's norm gives.
+func jinaPostNorms(t *tensors, l string, layer *Layer, e *encoder) {
 	layer.Attention.QKNorm = &QKNorm{
-		Q:         *t.layerNorm(l+"attention.self.layer_norm_q", hidden, eps),
-		K:         *t.layerNorm(l+"attention.self.layer_norm_k", hidden, eps),
+		Q:         *t.layerNorm(l+"attention.self.layer_norm_q", e.hidden, e.eps),
+		K:         *t.layerNorm(l+"attention.self.layer_norm_k", e.hidden, e.eps),
 		FullWidth: true,
 	}
 	layer.AttentionNorms.Inner = layer.AttentionNorms.Residual
-	layer.AttentionNorms.Residual = t.layerNorm(l+"layer_norm_1", hidden, eps)
+	layer.AttentionNorms.Residual = t.layerNorm(l+"layer_norm_1", e.hidden, e.eps)
 }
 
-// alibiSlopes are ALiBi's (https://arxiv.org/abs/2108.12409): a geometric sequence that ends at 2^-8 for a power of two, and for other numbers
-// of heads that of the power below, then every other one of the power above.
+// alibiSlopes are ALiBi's (https://arxiv.org/abs/2108.12409): a geometric sequence that ends at 2^-8 for a power of two, and for other
+// numbers of heads that of the power below, then every other one of the power above.
 func alibiSlopes(heads int) []float32 {
 	power := 1 << (bits.Len(uint(heads)) - 1)
 	slopes := make([]float32, heads)

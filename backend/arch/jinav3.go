@@ -1,11 +1,5 @@
 package arch
 
-import (
-	"strings"
-
-	"github.com/basetenlabs/bei-runtime/backend/status"
-)
-
 // jinaV3 is jina-embeddings-v3 (https://arxiv.org/abs/2409.10173): XLM-RoBERTa with rope, with names and defaults of transformers'
 // JinaEmbeddingsV3Config and modeling_jina_embeddings_v3.py.
 var jinaV3 = family{
@@ -13,9 +7,9 @@ var jinaV3 = family{
 	architectures: map[string]architecture{
 		"":                            {kind: HeadEmbedding},
 		"JinaEmbeddingsV3Model":       {kind: HeadEmbedding},
-		"JinaEmbeddingsV3ForMaskedLM": {kind: HeadSparse, chain: xlmMaskedLM},
-		"JinaEmbeddingsV3ForSequenceClassification": {kind: HeadClassifier, chain: xlmClassifier},
-		"JinaEmbeddingsV3ForTokenClassification":    {kind: HeadTokenClassifier, chain: linearTokenClassifier},
+		"JinaEmbeddingsV3ForMaskedLM": {kind: HeadSparse, chain: robertaMaskedLM},
+		"JinaEmbeddingsV3ForSequenceClassification": {kind: HeadClassifier, chain: robertaClassifier},
+		"JinaEmbeddingsV3ForTokenClassification":    {kind: HeadTokenClassifier, chain: tokenLabels},
 	},
 }
 
@@ -28,13 +22,13 @@ var xlmFlash = family{
 		"":                                    {kind: HeadEmbedding, transformer: "custom_st.Transformer"},
 		"XLMRobertaModel":                     {kind: HeadEmbedding, transformer: "custom_st.Transformer"},
 		"XLMRobertaLoRA":                      {kind: HeadEmbedding, transformer: "custom_st.Transformer"},
-		"XLMRobertaForMaskedLM":               {kind: HeadSparse, chain: xlmMaskedLM},
-		"XLMRobertaForSequenceClassification": {kind: HeadClassifier, chain: xlmClassifier},
+		"XLMRobertaForMaskedLM":               {kind: HeadSparse, chain: robertaMaskedLM},
+		"XLMRobertaForSequenceClassification": {kind: HeadClassifier, chain: robertaClassifier},
 	},
 }
 
-var xlmFlashNames = postNormNames{
-	embeddingNorm: "emb_ln", layers: "encoder.layers.", qkv: []string{"mixer.Wqkv"}, out: "mixer.out_proj", attentionNorm: "norm1", mlpNorm: "norm2",
+var xlmFlashNames = layerNames{
+	qkv: []string{"mixer.Wqkv"}, out: "mixer.out_proj", attentionNorm: "norm1", up: "mlp.fc1", down: "mlp.fc2", norm: "norm2",
 }
 
 // parametrised is the name of a weight under torch's parametrizations, without what they add.
@@ -61,69 +55,59 @@ func xlmFlashWeights(t *tensors) bool {
 	return false
 }
 
-// jinaV3Defaults are of both formats.
-var jinaV3Defaults = encoderDefaults{hidden: 1024, vocab: 250002, positions: 8194, types: 1, leastTypes: 1, layers: 24, heads: 16, wide: 4096, act: "gelu", eps: 1e-5}
+// jinaV3Keys are of both formats.
+var jinaV3Keys = encoderKeys{
+	hidden: "hidden_size", layers: "num_hidden_layers", heads: "num_attention_heads", wide: "intermediate_size", act: "hidden_act",
+	vocabSize: 250002, hiddenSize: 1024, layerCount: 24, headCount: 16, wideSize: 4096, positions: 8194, eps: 1e-5, ownPositions: true,
+}
 
 func jinaV3Trunk(c *object, t *tensors, m *Model) {
-	e := &postNorm{}
-	wide, act := e.encoderSizes(c, m, jinaV3Defaults)
+	types := c.typeVocabSize(1, 1)
+	e := c.encoder(m, jinaV3Keys)
+	c.oneOf("position_embedding_type", "rotary")
 	e.attention.Rope = c.rope(e.headDim, m.MaxPositions, 20000)
-	c.refuseOther("position_embedding_type", "rotary")
-	xlmRead(e, c, t, m, wide, act)
-}
-
-func xlmFlashTrunk(c *object, t *tensors, m *Model) {
-	e := &postNorm{}
-	wide, act := e.encoderSizes(c, m, jinaV3Defaults)
-	m.VocabSize = c.paddedVocabulary(250002)
-	c.refuseOther("hidden_act", "gelu") // that code knows gelu and tanh's form only, and takes all other names for gelu
-	c.refuseOther("position_embedding_type", "rotary", "absolute")
-	if c.text("position_embedding_type", "rotary") == "absolute" {
-		e.learnedPositions = true
-		e.positionOffset = 1 + c.integer("pad_token_id", 1, 0, maxTable)
-		if c.err == nil && e.positionOffset >= m.MaxPositions {
-			c.fail(status.Start, "pad_token_id %d leaves no positions of max_position_embeddings %d", e.positionOffset-1, m.MaxPositions)
-		}
-	} else {
-		c.checkRotations("max_position_embeddings", m.MaxPositions, e.headDim)
-		if theta := c.number("rotary_emb_base", 10000, 1, maxRopeTheta); c.err == nil {
-			e.attention.Rope = plainRope(e.headDim, theta)
-		}
-	}
-	c.refuseOther("emb_pooler", "mean")
-	for _, key := range []string{"truncate_dim", "default_task"} {
-		if c.present(key) {
-			c.fail(status.Unsupported, "%s %s is not supported; supported: null", key, quoteJSON(c.values[key]))
-		}
-	}
-	xlmRead(e, c, t, m, wide, act)
-}
-
-func xlmRead(e *postNorm, c *object, t *tensors, m *Model, wide int, act Activation) {
 	if c.err != nil {
 		return
 	}
-	e.qkvBias, e.outBias, e.names = true, true, transformersNames
 	if xlmFlashWeights(t) {
-		e.names, t.parametrised = xlmFlashNames, true
+		xlmFlashRead(e, t, m, false, types)
+		return
 	}
-	e.names.prefix = t.prefixOf(e.names.embeddingNorm+".weight", "roberta.")
-	e.mlp = func(l string) MLP { return t.plainMLP(l+"mlp.fc1", l+"mlp.fc2", m.HiddenSize, wide, act) }
-	e.read(t, m)
+	names := transformersNames
+	names.up, names.down = "mlp.fc1", "mlp.fc2"
+	prefix := t.prefixed("roberta.")
+	m.Embeddings = e.embeddings(t, m, prefix, embeddingsNorm, false, types)
+	e.addLayers(t, m, prefix+"layers.", names, nil)
 }
 
-func xlmMaskedLM(c *object, t *tensors, m *Model) []Dense {
-	return maskedLM(c, t, m, "lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", GELU, "lm_head.bias", "lm_head.decoder.bias")
-}
-
-// xlmClassifier is RoBERTa's: dense and tanh on the first token, then the labels.
-func xlmClassifier(c *object, t *tensors, m *Model) []Dense {
-	m.Head.Labels = c.labels()
-	return []Dense{
-		{Linear: t.linear("classifier.dense", m.HiddenSize, m.HiddenSize), Activation: Tanh},
-		{Linear: t.linear("classifier.out_proj", m.HiddenSize, len(m.Head.Labels))},
+func xlmFlashTrunk(c *object, t *tensors, m *Model) {
+	types := c.typeVocabSize(1, 0)
+	e := c.encoder(m, jinaV3Keys)
+	m.VocabSize = c.paddedVocabulary(jinaV3Keys.vocabSize)
+	c.oneOf("hidden_act", "gelu") // that code knows gelu and tanh's form only, and takes all other names for gelu
+	c.oneOf("emb_pooler", "mean")
+	c.refusePresent("truncate_dim")
+	c.refusePresent("default_task")
+	offset := 0
+	table := c.oneOf("position_embedding_type", "rotary", "absolute") == "absolute"
+	if table {
+		offset = c.robertaOffset(m)
+	} else {
+		theta := c.number("rotary_emb_base", 10000, 1, maxRopeTheta)
+		if c.checkRotations("max_position_embeddings", m.MaxPositions, e.headDim); c.err == nil {
+			e.attention.Rope = plainRope(e.headDim, theta)
+		}
 	}
+	if c.err != nil {
+		return
+	}
+	xlmFlashRead(e, t, m, table, types)
+	m.Embeddings.PositionOffset = offset
 }
 
-// joined lists names for a message.
-func joined(names []string) string { return strings.Join(names, ", ") }
+func xlmFlashRead(e encoder, t *tensors, m *Model, table bool, types int) {
+	t.parametrised = true
+	prefix := t.prefixOf("emb_ln.weight", "roberta.")
+	m.Embeddings = e.embeddings(t, m, prefix, "emb_ln", table, types)
+	e.addLayers(t, m, prefix+"encoder.layers.", xlmFlashNames, nil)
+}

@@ -40,8 +40,8 @@ func AppendMatrix[M Matrix[M]](dst []float32, l *Linear, stored M) []float32 {
 	switch {
 	case l.Score != nil:
 		at := len(dst)
-		if dst = stored.Rows(l.Score.True, 1).AppendFloat32(dst); l.Score.False >= 0 {
-			for i, x := range stored.Rows(l.Score.False, 1).AppendFloat32(nil) {
+		if dst = stored.Rows(l.Score.True, l.Score.True+1).AppendFloat32(dst); l.Score.False >= 0 {
+			for i, x := range stored.Rows(l.Score.False, l.Score.False+1).AppendFloat32(nil) {
 				dst[at+i] -= x
 			}
 		}

@@ -80,7 +80,7 @@ func TestHostileModern(t *testing.T) {
 		{"jina-v2-mean", `"feed_forward_type": null`, `no tensor "encoder.layer.0.intermediate.dense.weight"`, status.WeightsNotFound},
 		{"jina-v2-mean", `"position_embedding_type": "relative_key"`, `position_embedding_type "relative_key" is not supported; supported: absolute, alibi`, status.Unsupported},
 		{"jina-v2-mean", `"emb_pooler": "cls"`, `emb_pooler "cls" is not supported; supported: mean`, status.Unsupported},
-		{"jina-v2-mean", `"is_decoder": true`, "is_decoder true is not supported: it must be an encoder", status.Unsupported},
+		{"jina-v2-mean", `"is_decoder": true`, "is_decoder true is not supported for bert: it must be an encoder", status.Unsupported},
 		{"jina-v2-mean", `"architectures": ["BertModel"]`, `architecture "BertModel" of model_type bert is not supported; supported: JinaBert`, status.Unsupported},
 		{"jina-v2-mean", `"num_attention_heads": 5000`, "num_attention_heads is 5000; it must be 1 to 4096", status.Start},
 
@@ -92,7 +92,7 @@ func TestHostileModern(t *testing.T) {
 		{"jina-v3-hub", `"emb_pooler": "cls"`, `emb_pooler "cls" is not supported; supported: mean`, status.Unsupported},
 		{"jina-v3-hub", `"rotary_emb_base": 0`, "rotary_emb_base is 0; it must be 1 to", status.Start},
 		{"jina-v3-hub", `"architectures": ["HF_ColBERT"]`, `architecture "HF_ColBERT" of model_type xlm-roberta is not supported`, status.Unsupported},
-		{"jina-reranker-v2", `"pad_token_id": 39`, "pad_token_id 39 leaves no positions of max_position_embeddings 40", status.Start},
+		{"jina-reranker-v2", `"pad_token_id": 39`, "max_position_embeddings is 40; it must exceed 40, the position of the first token", status.Start},
 		{"jina-reranker-v2", `"pad_token_id": -1`, "pad_token_id is -1; it must be 0 to", status.Start},
 	} {
 		t.Run(c.folder+" "+c.want, func(t *testing.T) {

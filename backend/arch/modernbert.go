@@ -64,7 +64,10 @@ func modernTrunk(c *object, t *tensors, m *Model) {
 				Rope:       kinds[i].rope,
 				WindowLeft: kinds[i].span.left, WindowRight: kinds[i].span.right,
 			},
-			MLP:      t.fusedMLP(l+"mlp.Wi", l+"mlp.Wo", hidden, wide, act, false, mlpBias, mlpBias),
+			MLP: MLP{
+				Activation: act, Intermediate: wide,
+				GateUp: t.linearBias(l+"mlp.Wi", hidden, 2*wide, mlpBias), Down: t.linearBias(l+"mlp.Wo", wide, hidden, mlpBias),
+			},
 			MLPNorms: BlockNorms{Before: norm(l+"mlp_norm", hidden)},
 		}
 		if i > 0 { // the first follows the embeddings' norm
@@ -102,7 +105,9 @@ func modernKinds(c *object, layers, headDim, positions int) []modernKind {
 		}
 	}
 	full, sliding := c.layerRopes(headDim, positions, layerBase{globalTheta, 160000, true}, layerBase{localTheta, 10000, true})
-	kinds := map[string]modernKind{"full_attention": {span{left: -1, right: -1}, full}, "sliding_attention": {span{left: half, right: half}, sliding}}
+	kinds := map[string]modernKind{
+		"full_attention": {span{left: -1, right: -1}, full}, "sliding_attention": {span{left: half, right: half}, sliding},
+	}
 	if c.err != nil {
 		return nil
 	}
@@ -134,16 +139,14 @@ func modernHead(c *object, t *tensors, m *Model) Dense {
 }
 
 func modernClassifier(c *object, t *tensors, m *Model) []Dense {
-	c.refuseOther("classifier_pooling", "cls", "mean")
-	if c.text("classifier_pooling", "cls") == "mean" {
+	if c.oneOf("classifier_pooling", "cls", "mean") == "mean" {
 		m.Head.Pooling.Modes = []PoolMode{PoolMean}
 	}
 	return modernTokenClassifier(c, t, m)
 }
 
 func modernTokenClassifier(c *object, t *tensors, m *Model) []Dense {
-	m.Head.Labels = c.labels()
-	return []Dense{modernHead(c, t, m), t.labelled(m)}
+	return append([]Dense{modernHead(c, t, m)}, tokenLabels(c, t, m)...)
 }
 
 func modernMaskedLM(c *object, t *tensors, m *Model) []Dense {

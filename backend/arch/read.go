@@ -40,6 +40,12 @@ type family struct {
 	hub func(c *object, t *tensors, architecture string) *family
 }
 
+// or is the family with another format beside its own.
+func (f family) or(hub func(c *object, t *tensors, architecture string) *family) family {
+	f.hub = hub
+	return f
+}
+
 // architecture is a trunk with a head. kind is what the head is by itself: HeadSparse for masked-LM heads, which serve as
 // embeddings unless sparse vectors are asked for. chain reads the head's own layers; nil: it has none.
 type architecture struct {
@@ -56,6 +62,9 @@ type architecture struct {
 // families by model_type.
 var families = map[string]family{
 	"bert":               bert,
+	"camembert":          camembert,
+	"deberta-v2":         debertaV2,
+	"distilbert":         distilbert,
 	"gemma":              gemma,
 	"gemma2":             gemma2,
 	"gemma3_text":        gemma3,
@@ -64,11 +73,13 @@ var families = map[string]family{
 	"llama":              llama,
 	"mistral":            mistral,
 	"modernbert":         modernBert,
+	"mpnet":              mpnet,
 	"new":                gteNew,
 	"nomic_bert":         nomicBert,
 	"qwen2":              qwen2,
 	"qwen3":              qwen3,
-	"xlm-roberta":        {hub: xlmHub},
+	"roberta":            roberta,
+	"xlm-roberta":        xlmRoberta,
 }
 
 // Families returns the supported values of model_type, sorted.

@@ -63,8 +63,17 @@ var mutations = []mutation{
 		b.MaxDistance = 25
 		m.Layers[0].Attention.RelativeBias = &b
 	}},
+	{"another way to bucket distances", "deberta", withPlaces(0, func(d *arch.Disentangled) { d.MaxDistance = 24 })},
+	{"norm of places forgotten", "deberta", withPlaces(0, func(d *arch.Disentangled) { d.Norm = nil })},
+	{"places by query and key exchanged", "deberta", withPlaces(0, func(d *arch.Disentangled) { d.Key, d.Query = d.Query, d.Key })},
+	{"places by key forgotten", "deberta", withPlaces(0, func(d *arch.Disentangled) { d.Query = nil })},
+	{"places in steps", "deberta", withPlaces(1, func(d *arch.Disentangled) { d.Buckets, d.MaxDistance = 9, 40 })},
 	{"factor of rope forgotten", "gptj", func(m *arch.Model) {
 		m.Layers[0].Attention.Rope = (&maker{}).rope(arch.RopeInterleaved, 6, 500, 1)
+	}},
+	{"bias of the vocabulary forgotten", "sparse", func(m *arch.Model) {
+		m.Head.Chain = append([]arch.Dense(nil), m.Head.Chain...)
+		m.Head.Chain[1].Linear.Bias = arch.Tensor{}
 	}},
 	{"prompt pooled", "projected", func(m *arch.Model) { m.Head.Pooling.ExcludePrompt = false }},
 	{"poolings in another order", "projected", func(m *arch.Model) {
@@ -77,6 +86,15 @@ func withEps(n *arch.Norm, eps float32) *arch.Norm {
 	changed := *n
 	changed.Eps = eps
 	return &changed
+}
+
+// withPlaces changes a layer's disentangled attention.
+func withPlaces(layer int, change func(d *arch.Disentangled)) func(m *arch.Model) {
+	return func(m *arch.Model) {
+		d := *m.Layers[layer].Attention.Disentangled
+		change(&d)
+		m.Layers[layer].Attention.Disentangled = &d
+	}
 }
 
 // Mutations proves that the suite sees mistakes: a right model passes, each wrong one fails, and so do positions that
