@@ -43,7 +43,8 @@ class Bert(Spec):
         }
 
     def tokenizer_config(self) -> dict:
-        return wordpiece_config()
+        special = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
+        return {"tokenizer_class": "BertTokenizer", "do_lower_case": True} | special
 
     def stored_name(self, name: str) -> str:
         name = super().stored_name(name)
@@ -57,10 +58,19 @@ class Bert(Spec):
         return super().stored(parameters) | {self.stored_name(base + "embeddings.position_ids"): torch.arange(self.positions).unsqueeze(0)}
 
 
-def wordpiece_config() -> dict:
-    """tokenizer_config.json for tokenizer/bert."""
-    special = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
-    return {"tokenizer_class": "BertTokenizer", "do_lower_case": True} | special
+@dataclasses.dataclass(frozen=True)
+class Rotary(Bert):
+    """What later encoders with rope have in common with BERT's files."""
+
+    eps: float = 1e-3
+
+    def config(self) -> dict:
+        config = super().config()
+        del config["position_embedding_type"]
+        return config
+
+    def stored(self, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return Spec.stored(self, parameters)
 
 
 SPECS = (

@@ -2,50 +2,20 @@
 
 import dataclasses
 import math
-import pathlib
 
 import torch
 
-from bert import wordpiece_config
+from bert import Rotary
 from hub import ACTIVATIONS, Hub, HubSpec, frequencies, rotation
-from spec import TOKENIZERS, Spec
 
 
 @dataclasses.dataclass(frozen=True)
-class Gte(Spec):
+class Gte(Rotary):
     task: str = "GteModel"
-    types: int = 2
-    eps: float = 1e-3
     model_type: str = "gte"
 
-    @property
-    def tokenizer(self) -> pathlib.Path:
-        return TOKENIZERS / "bert" / "tokenizer.json"
-
-    @property
-    def vocab_size(self) -> int:
-        return 320
-
     def config(self) -> dict:
-        return {
-            "architectures": [self.task],
-            "model_type": self.model_type,
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "intermediate_size": self.intermediate,
-            "hidden_act": self.act,
-            "layer_norm_eps": self.eps,
-            "max_position_embeddings": self.positions,
-            "type_vocab_size": self.types,
-            "rope_theta": 150,
-            "pad_token_id": 0,
-            "dtype": str(self.dtype).removeprefix("torch."),
-        }
-
-    def tokenizer_config(self) -> dict:
-        return wordpiece_config()
+        return super().config() | {"model_type": self.model_type, "rope_theta": 150}
 
 
 class NewCode(Hub):
@@ -120,12 +90,12 @@ SPECS = (
     Gte("gte-no-types", hidden=24, heads=2, intermediate=30, types=1, pooling=("cls",), dtype=torch.float16, prefix="gte.", more={"type_vocab_size": 0}),
     Gte("gte-classifier", hidden=20, heads=2, intermediate=24, task="GteForSequenceClassification", labels=("a", "b", "c")),
     Gte("gte-token-classifier", hidden=20, heads=2, intermediate=24, task="GteForTokenClassification", labels=("O", "B", "I")),
-    Gte("gte-masked-lm", hidden=16, heads=2, intermediate=20, layers=1, act="silu", task="GteForMaskedLM"),
+    Gte("gte-masked-lm", hidden=16, heads=2, intermediate=20, layers=1, act="silu", task="GteForMaskedLM", vector_items=(1,)),
     New("gte-hub", hidden=20, heads=2, intermediate=24, task="GteModel", model_type="gte"),
     New("new-ntk", hidden=30, heads=3, intermediate=37, pooling=("cls",), more={"rope_scaling": {"type": "ntk", "factor": 3.0}}),
     New("new-mixed-ntk", hidden=24, heads=2, intermediate=30, act="silu", types=1, more={"rope_scaling": {"type": "ntk", "factor": 4.0, "mixed_b": 0.625}, "pack_qkv": False, "layer_norm_type": "rms_norm", "type_vocab_size": 0}),
     New("new-positions", hidden=20, heads=2, intermediate=24, normalize=False, more={"position_embedding_type": "absolute"}),
     New("new-reranker", hidden=20, heads=2, intermediate=24, task="NewForSequenceClassification", labels=("LABEL_0",)),
     New("new-token-classifier", hidden=20, heads=2, intermediate=24, task="NewForTokenClassification", labels=("O", "B", "I")),
-    New("new-masked-lm", hidden=16, heads=2, intermediate=20, layers=1, act="silu", task="NewForMaskedLM"),
+    New("new-masked-lm", hidden=16, heads=2, intermediate=20, layers=1, act="silu", task="NewForMaskedLM", vector_items=(1,)),
 )

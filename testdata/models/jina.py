@@ -7,7 +7,7 @@ import pathlib
 
 import torch
 
-from bert import Bert
+from bert import Bert, Rotary
 from hub import ACTIVATIONS, Hub, HubSpec, frequencies, rotation
 from spec import TOKENIZERS, Spec
 
@@ -101,10 +101,10 @@ class JinaPostNorm(JinaBert):
 
 
 @dataclasses.dataclass(frozen=True)
-class JinaV3(Spec):
+class JinaV3(Rotary):
     task: str = "JinaEmbeddingsV3Model"
     model_type: str = "jina_embeddings_v3"
-    eps: float = 1e-3
+    types: int = 1
 
     @property
     def tokenizer(self) -> pathlib.Path:
@@ -115,26 +115,18 @@ class JinaV3(Spec):
         return 163
 
     def config(self) -> dict:
-        return {
-            "architectures": [self.task],
-            "model_type": self.model_type,
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "intermediate_size": self.intermediate,
-            "hidden_act": self.act,
-            "layer_norm_eps": self.eps,
-            "max_position_embeddings": self.positions,
-            "type_vocab_size": self.types,
-            "pad_token_id": 1,
-            "rope_theta": 110.0,
-            "dtype": str(self.dtype).removeprefix("torch."),
-        }
+        return super().config() | {"model_type": self.model_type, "pad_token_id": 1, "rope_theta": 110.0}
+
+    @staticmethod
+    def untied(name: str) -> str:
+        """The table's name, which the head's map has in the module, but not where transformers saves it."""
+        return name.replace("lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight")
+
+    def value(self, name: str, shape: torch.Size) -> torch.Tensor:
+        return super().value(self.untied(name), shape)
 
     def stored_name(self, name: str) -> str:
-        """A tied weight, whose name in the module is the head's, is saved as the table."""
-        return super().stored_name(name.replace("lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight"))
+        return super().stored_name(self.untied(name))
 
     def tokenizer_config(self) -> dict:
         special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>", "cls_token": "<s>", "pad_token": "<pad>", "mask_token": "<mask>"}
@@ -241,14 +233,14 @@ SPECS = (
     JinaBert("jina-v2-original", hidden=20, heads=5, intermediate=26, layers=1, act="relu", feed_forward="original", normalize=False, more={"position_embedding_type": "absolute"}),
     JinaBert("jina-v2-reranker", hidden=20, heads=4, intermediate=24, task="JinaBertForSequenceClassification", labels=("LABEL_0",)),
     JinaBert("jina-v2-token-classifier", hidden=20, heads=2, intermediate=24, task="JinaBertForTokenClassification", labels=("O", "B", "I")),
-    JinaBert("jina-v2-masked-lm", hidden=16, heads=1, intermediate=20, layers=1, act="relu", task="JinaBertForMaskedLM"),
+    JinaBert("jina-v2-masked-lm", hidden=16, heads=1, intermediate=20, layers=1, act="relu", task="JinaBertForMaskedLM", vector_items=(1,)),
     JinaPostNorm("jina-v2-post-norm", hidden=30, heads=3, intermediate=29),
     JinaPostNorm("jina-v2-post-norm-original", hidden=20, heads=5, intermediate=26, act="gelu_new", feed_forward="original", dtype=torch.bfloat16),
     JinaV3("jina-v3-mean", hidden=30, heads=3, intermediate=37, act="gelu_new"),
     JinaV3("jina-v3-classifier", hidden=20, heads=2, intermediate=24, task="JinaEmbeddingsV3ForSequenceClassification", labels=("a", "b", "c")),
     JinaV3("jina-v3-token-classifier", hidden=20, heads=2, intermediate=24, task="JinaEmbeddingsV3ForTokenClassification", labels=("O", "B", "I")),
-    JinaV3("jina-v3-masked-lm", hidden=16, heads=2, intermediate=20, layers=1, task="JinaEmbeddingsV3ForMaskedLM"),
+    JinaV3("jina-v3-masked-lm", hidden=16, heads=2, intermediate=20, layers=1, task="JinaEmbeddingsV3ForMaskedLM", vector_items=(1,)),
     Flash("jina-v3-hub", hidden=24, heads=2, intermediate=30, adapters=3),
-    Flash("jina-v3-hub-masked-lm", hidden=16, heads=2, intermediate=20, layers=1, task="XLMRobertaForMaskedLM"),
+    Flash("jina-v3-hub-masked-lm", hidden=16, heads=2, intermediate=20, layers=1, task="XLMRobertaForMaskedLM", vector_items=(1,)),
     Flash("jina-reranker-v2", hidden=20, heads=2, intermediate=24, position_type="absolute", task="XLMRobertaForSequenceClassification", labels=("LABEL_0",), dtype=torch.bfloat16),
 )

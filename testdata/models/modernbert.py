@@ -1,53 +1,32 @@
 """ModernBERT: windows and two bases of rope, in the keys of older files and of transformers 5; every bias, both poolings of the classifier."""
 
 import dataclasses
-import pathlib
 
 import torch
 
-from bert import wordpiece_config
-from spec import TOKENIZERS, Spec
+from bert import Rotary
 
 NESTED = {"full_attention": {"rope_type": "default", "rope_theta": 700.0}, "sliding_attention": {"rope_type": "linear", "factor": 1.5, "rope_theta": 40.0}}
 BIASES = {"attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True}
 
 
 @dataclasses.dataclass(frozen=True)
-class ModernBert(Spec):
+class ModernBert(Rotary):
     """prefix "model.": as the trunk's names begin in checkpoints of models with a head."""
 
     task: str = "ModernBertModel"
-    eps: float = 1e-3
+    types: int = 1
     layers: int = 3
     local: int = 7  # 3 tokens on either side
 
-    @property
-    def tokenizer(self) -> pathlib.Path:
-        return TOKENIZERS / "bert" / "tokenizer.json"
-
-    @property
-    def vocab_size(self) -> int:
-        return 320
-
     def config(self) -> dict:
-        return {
-            "architectures": [self.task],
-            "model_type": "modernbert",
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "intermediate_size": self.intermediate,
-            "hidden_activation": self.act,
-            "norm_eps": self.eps,
-            "local_attention": self.local,
-            "max_position_embeddings": self.positions,
-            "pad_token_id": 0,
-            "dtype": str(self.dtype).removeprefix("torch."),
-        }
+        config = super().config()
+        own = {"model_type": "modernbert", "hidden_activation": config.pop("hidden_act"), "norm_eps": config.pop("layer_norm_eps"), "local_attention": self.local}
+        del config["type_vocab_size"]
+        return config | own
 
     def tokenizer_config(self) -> dict:
-        return wordpiece_config() | {"model_input_names": ["input_ids", "attention_mask"]}
+        return super().tokenizer_config() | {"model_input_names": ["input_ids", "attention_mask"]}
 
     def inputs(self, item: dict) -> dict[str, torch.Tensor]:
         inputs = super().inputs(item)
@@ -61,5 +40,5 @@ SPECS = (
     ModernBert("modernbert-classifier", hidden=20, heads=2, intermediate=22, task="ModernBertForSequenceClassification", labels=("no", "maybe", "yes"), more={"classifier_activation": "silu"}),
     ModernBert("modernbert-reranker-mean", hidden=20, heads=5, intermediate=31, local=4, task="ModernBertForSequenceClassification", labels=("LABEL_0",), more=BIASES | {"classifier_pooling": "mean"}),
     ModernBert("modernbert-token-classifier", hidden=20, heads=1, intermediate=24, task="ModernBertForTokenClassification", labels=("O", "B", "I"), more={"norm_bias": True, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
-    ModernBert("modernbert-masked-lm", hidden=16, heads=2, intermediate=20, layers=2, task="ModernBertForMaskedLM"),
+    ModernBert("modernbert-masked-lm", hidden=16, heads=2, intermediate=20, layers=2, task="ModernBertForMaskedLM", vector_items=(1,)),
 )

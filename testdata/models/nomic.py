@@ -1,50 +1,21 @@
 """Nomic's BERT in transformers' format and in that of the hub's own code (nomic-ai/nomic-bert-2048)."""
 
 import dataclasses
-import pathlib
 
 import torch
 
-from bert import wordpiece_config
+from bert import Rotary
 from hub import ACTIVATIONS, Hub, HubSpec, frequencies, rotation
-from spec import SEQUENCE, TOKENIZERS, Spec
+from spec import SEQUENCE
 
 
 @dataclasses.dataclass(frozen=True)
-class Nomic(Spec):
+class Nomic(Rotary):
     task: str = "NomicBertModel"
     act: str = "silu"
-    types: int = 2
-    eps: float = 1e-3
-
-    @property
-    def tokenizer(self) -> pathlib.Path:
-        return TOKENIZERS / "bert" / "tokenizer.json"
-
-    @property
-    def vocab_size(self) -> int:
-        return 320
 
     def config(self) -> dict:
-        return {
-            "architectures": [self.task],
-            "model_type": "nomic_bert",
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "intermediate_size": self.intermediate,
-            "hidden_act": self.act,
-            "layer_norm_eps": self.eps,
-            "max_position_embeddings": self.positions,
-            "type_vocab_size": self.types,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 90.0},
-            "pad_token_id": 0,
-            "dtype": str(self.dtype).removeprefix("torch."),
-        }
-
-    def tokenizer_config(self) -> dict:
-        return wordpiece_config()
+        return super().config() | {"model_type": "nomic_bert", "rope_parameters": {"rope_type": "default", "rope_theta": 90.0}}
 
 
 class NomicCode(Hub):
@@ -102,10 +73,6 @@ class NomicHub(HubSpec, Nomic):
     fraction: float = 1.0
     padding: int = 64
 
-    @property
-    def vocab_size(self) -> int:
-        return 320
-
     def config(self) -> dict:
         return {
             "architectures": [self.task],
@@ -147,10 +114,10 @@ SPECS = (
     Nomic("nomic-mean", hidden=24, heads=3, intermediate=37, more={"head_dim": 14}),
     Nomic("nomic-classifier", hidden=20, heads=2, intermediate=24, act="gelu", task="NomicBertForSequenceClassification", labels=("a", "b", "c")),
     Nomic("nomic-token-classifier", hidden=20, heads=2, intermediate=24, task="NomicBertForTokenClassification", labels=("O", "B", "I")),
-    Nomic("nomic-masked-lm", hidden=16, heads=2, intermediate=20, layers=1, task="NomicBertForMaskedLM"),
+    Nomic("nomic-masked-lm", hidden=16, heads=2, intermediate=20, layers=1, task="NomicBertForMaskedLM", vector_items=(1,)),
     NomicHub("nomic-hub", hidden=12, heads=2, intermediate=100),
     NomicHub("nomic-hub-partial", hidden=16, heads=2, intermediate=256, layers=1, act="geglu", bias=True, fraction=0.5, pooling=("cls",), more={"rotary_emb_interleaved": True, "rotary_scaling_factor": 2, "max_trained_positions": 48}),
     NomicHub("nomic-hub-positions", hidden=18, heads=3, intermediate=31, act="gelu", fraction=0.0, types=1, normalize=False, more={"type_vocab_size": 0}),
     NomicHub("nomic-hub-classifier", hidden=12, heads=1, intermediate=20, layers=1, task="NomicBertForSequenceClassification", labels=("LABEL_0",)),
-    NomicHub("nomic-hub-masked-lm", hidden=16, heads=2, intermediate=25, layers=1, act="gelu", bias=True, task="NomicBertForPreTraining"),
+    NomicHub("nomic-hub-masked-lm", hidden=16, heads=2, intermediate=25, layers=1, act="gelu", bias=True, task="NomicBertForPreTraining", vector_items=(1,)),
 )

@@ -16,8 +16,8 @@ import transformers
 HERE = pathlib.Path(__file__).resolve().parent
 TOKENIZERS = HERE.parent / "tokenizer"
 CLASSIC, NEW = "classic", "6.x"  # how sentence-transformers wrote its files before and since version 6
-SEQUENCE, TOKEN = "ForSequenceClassification", "ForTokenClassification"  # ends of tasks with a head
-MASKED = ("ForMaskedLM", "ForPreTraining")
+# Ends of tasks with a head; the last two are masked language models.
+SEQUENCE, TOKEN, MASKED, PRETRAINING = "ForSequenceClassification", "ForTokenClassification", "ForMaskedLM", "ForPreTraining"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Spec:
 
     @property
     def is_embedding(self) -> bool:
-        return not self.task.endswith((SEQUENCE, TOKEN, *MASKED))
+        return not self.task.endswith((SEQUENCE, TOKEN, MASKED, PRETRAINING))
 
     @property
     def tokenizer(self) -> pathlib.Path:
@@ -163,7 +163,7 @@ class Spec:
         logits = outputs.logits[0]
         if self.task.endswith(SEQUENCE):
             return logits, getattr(model, model.base_model_prefix)(**inputs).last_hidden_state[0]
-        if self.task.endswith(MASKED):
+        if self.task.endswith((MASKED, PRETRAINING)):
             return torch.log1p(torch.relu(logits)).max(dim=0).values, logits
         return None, logits
 
