@@ -19,7 +19,17 @@ func FuzzRead(f *testing.F) {
 		[]byte(pipeline("Transformer", "Pooling:1_Pooling")), []byte(`{"pooling_mode": "lasttoken"}`), []byte(`{}`), []byte(`{}`), "")
 	f.Add([]byte(qwen3Config(`"is_causal": false, "attention_bias": true, "rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}`)),
 		[]byte(pipeline("Transformer", "Pooling:1_Pooling")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "mean")
+	for _, e := range encoders {
+		f.Add([]byte(e.config("", e.class+"Model")), []byte(pipeline("Transformer", "Pooling:1_Pooling")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "")
+		f.Add([]byte(e.config(`"tie_word_embeddings": false, "pad_token_id": 3, "share_att_key": true, "position_buckets": 4, "legacy": false`, e.class+"ForMaskedLM")),
+			[]byte(pipeline("Transformer")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "splade")
+		f.Add([]byte(e.config(`"num_labels": 3, "norm_rel_ebd": "layer_norm", "pos_att_type": ["c2p"], "max_relative_positions": 6`, e.class+"ForSequenceClassification")),
+			[]byte(pipeline("Transformer")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "")
+	}
 	both := tiny.with(qwen3Shapes(""))
+	for _, e := range encoders {
+		both = both.with(e.shapes(e.prefix))
+	}
 	f.Fuzz(func(t *testing.T, config, mods, pooling, dense, settings []byte, override string) {
 		m, err := read(fstest.MapFS{
 			"config.json": {Data: config}, "modules.json": {Data: mods}, "1_Pooling/config.json": {Data: pooling}, "2_Dense/config.json": {Data: dense},
@@ -42,8 +52,17 @@ func FuzzRead(f *testing.F) {
 					require.False(t, math.IsNaN(float64(f)) || math.IsInf(float64(f), 0))
 				}
 			}
+			if d := a.Disentangled; d != nil {
+				require.NoError(t, d.Check(a.Heads, a.KVHeads, a.HeadDim))
+				require.Equal(t, 1, len(d.Rows(m.MaxPositions))%2)
+				require.Equal(t, []int{2 * d.Span, m.HiddenSize}, both[d.Embeddings.Name])
+			}
+			if r := a.RelativeBias; r != nil {
+				require.NoError(t, r.Check())
+			}
 			require.True(t, slices.Equal(l.MLP.Up.Weight.Shape, both[l.MLP.Up.Weight.Name]))
 		}
+		require.Less(t, m.Embeddings.PositionOffset, m.MaxPositions)
 		width := m.HiddenSize * max(1, len(m.Head.Pooling.Modes))
 		for _, d := range m.Head.Chain {
 			require.Equal(t, width, d.Linear.In)

@@ -329,7 +329,7 @@ func TestNoTable(t *testing.T) {
 }
 
 func TestRead(t *testing.T) {
-	require.Equal(t, []string{"bert", "qwen3"}, Families())
+	require.Equal(t, []string{"bert", "camembert", "deberta-v2", "distilbert", "mpnet", "qwen3", "roberta", "xlm-roberta"}, Families())
 	dir := t.TempDir()
 	_, err := Read(dir, tiny, Options{})
 	requireCode(t, status.Start, err, "config.json is missing")
