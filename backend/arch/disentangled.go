@@ -19,6 +19,9 @@ func (d *Disentangled) Check(heads, kvHeads, headDim int) error {
 	if kvHeads != heads {
 		return status.Errorf(status.Unsupported, "disentangled attention with %d query heads but %d key heads", heads, kvHeads)
 	}
+	if d.Key == nil && d.Query == nil {
+		return status.Errorf(status.Unsupported, "disentangled attention without a map for keys or queries")
+	}
 	for _, l := range []*Linear{d.Key, d.Query} {
 		if l != nil && (l.Transposed || l.In != d.Embeddings.Shape[1] || l.Out != heads*headDim) {
 			return status.Errorf(status.Unsupported, "disentangled attention: weight %q maps %d columns to %d; the embeddings have %d, the heads %d",

@@ -21,6 +21,14 @@ func FuzzRead(f *testing.F) {
 		[]byte(pipeline("Transformer", "Pooling:1_Pooling")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "mean", byte(0))
 	// Each input says which weights the folder has.
 	weights := []shapes{tiny.with(qwen3Shapes(""))}
+	for _, e := range encoders {
+		f.Add([]byte(e.config("", e.class+"Model")), []byte(pipeline("Transformer", "Pooling:1_Pooling")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "", byte(0))
+		f.Add([]byte(e.config(`"tie_word_embeddings": false, "pad_token_id": 3, "share_att_key": true, "position_buckets": 4, "legacy": false`, e.class+"ForMaskedLM")),
+			[]byte(pipeline("Transformer")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "splade", byte(0))
+		f.Add([]byte(e.config(`"num_labels": 3, "norm_rel_ebd": "layer_norm", "pos_att_type": ["c2p"], "max_relative_positions": 6`, e.class+"ForSequenceClassification")),
+			[]byte(pipeline("Transformer")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "", byte(0))
+		weights[0] = weights[0].with(e.shapes(e.prefix))
+	}
 	for _, name := range goldenNames(f) {
 		fsys, stored := goldenFolder(f, name)
 		data := func(file string) []byte {
@@ -60,12 +68,21 @@ func FuzzRead(f *testing.F) {
 				}
 			}
 			require.True(t, a.AlibiSlopes == nil || len(a.AlibiSlopes) == a.Heads)
+			if d := a.Disentangled; d != nil {
+				require.NoError(t, d.Check(a.Heads, a.KVHeads, a.HeadDim))
+				require.Equal(t, 1, len(d.Rows(m.MaxPositions))%2)
+				require.Equal(t, []int{2 * d.Span, m.HiddenSize}, stored[d.Embeddings.Name])
+			}
+			if r := a.RelativeBias; r != nil {
+				require.NoError(t, r.Check())
+			}
 			up := l.MLP.Up
 			if l.MLP.GateUp.Out > 0 {
 				up = l.MLP.GateUp
 			}
 			require.True(t, slices.Equal(up.Weight.Shape, stored[up.Weight.Name]))
 		}
+		require.Less(t, m.Embeddings.PositionOffset, m.MaxPositions)
 		width := m.HiddenSize * max(1, len(m.Head.Pooling.Modes))
 		for _, d := range m.Head.Chain {
 			require.Equal(t, width, d.Linear.In)

@@ -59,6 +59,7 @@ func TestOpenRefuses(t *testing.T) {
 		}, "rope is -1"},
 		"norms that differ":    {func(m *arch.Model) { m.Layers[0].Attention.QKNorm = &arch.QKNorm{K: arch.Norm{Eps: 1}} }, "norms of query and key"},
 		"relative bias":        {func(m *arch.Model) { m.Layers[0].Attention.RelativeBias = &arch.RelativeBias{Buckets: 3} }, "relative bias of 3 buckets"},
+		"places":               {func(m *arch.Model) { m.Layers[0].Attention.Disentangled = &arch.Disentangled{Span: 3} }, "disentangled attention of span 3"},
 		"activation":           {func(m *arch.Model) { m.Layers[0].MLP.Activation = 99 }, "activation is -1"},
 		"norm's kind":          {func(m *arch.Model) { m.Embeddings.Norm.Kind = 99 }, "norm is -1"},
 		"pooling":              {func(m *arch.Model) { m.Head.Pooling.Modes = []arch.PoolMode{99} }, "pooling is -1"},

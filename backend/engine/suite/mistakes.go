@@ -177,7 +177,7 @@ func Mistakes(t *testing.T, open Opener, cases []Case) {
 			}
 			t.Run(c.Name+"/"+m.name, func(t *testing.T) {
 				e := open(t, &wrong, c.Weights, engine.Limits{})
-				require.Error(t, Verify(e, c, Exact))
+				require.ErrorContains(t, Verify(e, c, Exact), "sequence ", "a result that differs, not a failure")
 				require.NoError(t, e.Close())
 			})
 		}

@@ -167,7 +167,7 @@ type Bounds struct {
 // Exact is for engines that compute in float32 throughout. Precisions has the bounds of what GPUs compute in, by
 // engine.Info.Precision: there float32 still sums in another order, and the others round every tensor between operators.
 var (
-	Exact      = Bounds{MinCosine: 0.999999, MaxError: 3e-5}
+	Exact      = Bounds{MinCosine: 0.999999, MaxError: 1e-5} // 2e-5 for normalised vectors
 	Precisions = map[string]Bounds{
 		"float32":  {MinCosine: 0.99999, MaxError: 2e-4},
 		"float16":  {MinCosine: 0.9999, MaxError: 2e-2},
