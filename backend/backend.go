@@ -211,10 +211,10 @@ func (b *Backend) runZeros(ctx context.Context, call string, n, length int, o Ca
 	case info.Outputs&engine.Pooled != 0:
 		batch.PooledIndices = items
 		return b.runBatch(ctx, call, batch, o, Output{Rows: make([]float32, n*info.PooledWidth)}, info.Outputs)
-	case info.Outputs&engine.TokenVectors != 0:
-		batch.RawIndices = items
-	default:
+	case info.Outputs&engine.Sparse != 0:
 		batch.SparseIndices = items
+	default:
+		batch.RawIndices = items
 	}
 	return b.runBatch(ctx, call, batch, o, Output{Result: &Result{}}, info.Outputs)
 }

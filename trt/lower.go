@@ -20,7 +20,7 @@ const (
 	// inputSequences is int32 [planes, sequences]: lengths, then the tokens that pooling leaves out where it leaves a prompt out.
 	inputSequences = "sequences"
 
-	outputPooled       = "pooled"        // float32 [sequences, width]
+	outputPooled       = "pooled"        // float32 [sequences, width]: pooled rows, or sparse ones
 	outputTokenVectors = "token_vectors" // float32 [sequences * longest, width]
 )
 
@@ -70,7 +70,7 @@ type lowering struct {
 	shared     map[string]tensor
 
 	outputs       engine.Outputs
-	pooled, token int            // columns
+	pooled, token int            // columns; pooled are those of a sequence's row, be it pooled or sparse
 	notes         map[string]int // forms chosen, with how often
 }
 
@@ -79,8 +79,6 @@ func (l *lowering) note(what string) { l.notes[what]++ }
 // supported refuses what the network has no form for.
 func supported(m *arch.Model) error {
 	switch {
-	case m.Head.Kind == arch.HeadSparse:
-		return status.Errorf(status.Unsupported, "engine tensorrt: the masked-LM head of %s (sparse vectors)", m.Architecture)
 	case m.Head.Kind < arch.HeadEmbedding || m.Head.Kind > arch.HeadSparse:
 		return status.Errorf(status.Unsupported, "engine tensorrt: head kind %d", m.Head.Kind)
 	case m.Embeddings.Scale == 0:

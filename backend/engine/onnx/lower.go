@@ -327,8 +327,9 @@ func (l *lowering) vocabulary(hidden rows) error {
 	zero := l.g.same("", "Mul", most, []string{l.b.typedScalar(ort.Float32, 0)})
 	y := l.g.same("", "Add", l.g.same("", "Relu", most, nil), []string{l.b.typedScalar(ort.Float32, 1)})
 	y = l.g.sum(l.g.same("", "Log", y, nil), zero)
+	l.g.output(hidden, outputTokenVectors)
 	l.g.output(y, outputSparse)
-	l.outputs, l.sparse = engine.Sparse, m.Out
+	l.outputs, l.tokens, l.sparse = engine.Sparse|engine.TokenVectors, hidden.width, m.Out
 	return nil
 }
 

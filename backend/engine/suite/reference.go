@@ -47,7 +47,6 @@ func (r *reference) fill(sequences []Sequence) {
 		switch r.m.Head.Kind {
 		case arch.HeadSparse:
 			q.Sparse = splade(r.chain(rows))
-			continue
 		case arch.HeadTokenClassifier:
 			rows = r.chain(rows)
 		default:
