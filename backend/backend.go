@@ -207,11 +207,15 @@ func (b *Backend) runZeros(ctx context.Context, call string, n, length int, o Ca
 		items[i] = uint32(i)
 	}
 	info := b.engine.Info()
-	if info.Outputs&engine.Pooled != 0 {
+	switch {
+	case info.Outputs&engine.Pooled != 0:
 		batch.PooledIndices = items
 		return b.runBatch(ctx, call, batch, o, Output{Rows: make([]float32, n*info.PooledWidth)}, info.Outputs)
+	case info.Outputs&engine.TokenVectors != 0:
+		batch.RawIndices = items
+	default:
+		batch.SparseIndices = items
 	}
-	batch.RawIndices = items
 	return b.runBatch(ctx, call, batch, o, Output{Result: &Result{}}, info.Outputs)
 }
 

@@ -30,7 +30,17 @@ func FuzzRead(f *testing.F) {
 		[]byte(pipeline("Transformer", "Pooling:1_Pooling")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "")
 	f.Add([]byte(decoderConfig("gemma3_text", `"use_bidirectional_attention": true, "sliding_window": 4, "rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 4}}`)),
 		[]byte(pipeline("Transformer", "Pooling:1_Pooling")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "")
+	for _, e := range encoders {
+		f.Add([]byte(e.config("", e.class+"Model")), []byte(pipeline("Transformer", "Pooling:1_Pooling")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "")
+		f.Add([]byte(e.config(`"tie_word_embeddings": false, "pad_token_id": 3, "share_att_key": true, "position_buckets": 4, "legacy": false`, e.class+"ForMaskedLM")),
+			[]byte(pipeline("Transformer")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "splade")
+		f.Add([]byte(e.config(`"num_labels": 3, "norm_rel_ebd": "layer_norm", "pos_att_type": ["c2p"], "max_relative_positions": 6`, e.class+"ForSequenceClassification")),
+			[]byte(pipeline("Transformer")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "")
+	}
 	folders := map[string]shapes{"bert": tiny, "qwen3": qwen3Shapes("")}
+	for _, e := range encoders {
+		folders[e.family] = e.shapes(e.prefix)
+	}
 	for _, family := range Families() {
 		if folders[family] == nil {
 			folders[family] = decoderShapes("")
@@ -64,8 +74,17 @@ func FuzzRead(f *testing.F) {
 					require.False(t, math.IsNaN(float64(f)) || math.IsInf(float64(f), 0))
 				}
 			}
+			if d := a.Disentangled; d != nil {
+				require.NoError(t, d.Check(a.Heads, a.KVHeads, a.HeadDim))
+				require.Equal(t, 1, len(d.Rows(m.MaxPositions))%2)
+				require.Equal(t, []int{2 * d.Span, m.HiddenSize}, both[d.Embeddings.Name])
+			}
+			if r := a.RelativeBias; r != nil {
+				require.NoError(t, r.Check())
+			}
 			require.True(t, slices.Equal(l.MLP.Up.Weight.Shape, both[l.MLP.Up.Weight.Name]))
 		}
+		require.Less(t, m.Embeddings.PositionOffset, m.MaxPositions)
 		width := m.HiddenSize * max(1, len(m.Head.Pooling.Modes))
 		for _, d := range m.Head.Chain {
 			require.Equal(t, width, d.Linear.In)

@@ -32,7 +32,7 @@ func (l *Linear) Stored() bool { return !l.Transposed && l.Score == nil }
 // Matrix is a stored weight: *weights.Tensor.
 type Matrix[M any] interface {
 	AppendFloat32(dst []float32) []float32
-	Rows(first, n int) M // n rows from the first on
+	Rows(from, to int) M
 }
 
 // AppendMatrix appends the map's weights [Out, In] in float32 to dst. stored is Weight; Check must have passed.
@@ -40,8 +40,8 @@ func AppendMatrix[M Matrix[M]](dst []float32, l *Linear, stored M) []float32 {
 	switch {
 	case l.Score != nil:
 		at := len(dst)
-		if dst = stored.Rows(l.Score.True, 1).AppendFloat32(dst); l.Score.False >= 0 {
-			for i, x := range stored.Rows(l.Score.False, 1).AppendFloat32(nil) {
+		if dst = stored.Rows(l.Score.True, l.Score.True+1).AppendFloat32(dst); l.Score.False >= 0 {
+			for i, x := range stored.Rows(l.Score.False, l.Score.False+1).AppendFloat32(nil) {
 				dst[at+i] -= x
 			}
 		}

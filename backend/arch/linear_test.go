@@ -14,8 +14,8 @@ type matrix struct {
 
 func (m matrix) AppendFloat32(dst []float32) []float32 { return append(dst, m.numbers...) }
 
-func (m matrix) Rows(first, n int) matrix {
-	return matrix{m.width, m.numbers[first*m.width : (first+n)*m.width]}
+func (m matrix) Rows(from, to int) matrix {
+	return matrix{m.width, m.numbers[from*m.width : to*m.width]}
 }
 
 func TestAppendMatrix(t *testing.T) {

@@ -103,6 +103,7 @@ type Attention struct {
 	Softcap                 float32   // s = cap * tanh(s / cap) after the scale; 0: none
 	AlibiSlopes             []float32 // [Heads]: s -= slope * |i - j|; nil: none
 	RelativeBias            *RelativeBias
+	Disentangled            *Disentangled
 }
 
 // QKNorm normalises each head's query and key (width HeadDim) before rope. FullWidth: over all heads at once instead.
@@ -135,6 +136,21 @@ type RelativeBias struct {
 	Buckets       int
 	MaxDistance   int
 	Bidirectional bool
+}
+
+// Disentangled is what a query says of a key's place and a key of a query's (DeBERTa, https://arxiv.org/abs/2006.03654): with r the row of
+// the distance i - j, and e = Norm(Embeddings),
+//
+//	s = Scale * (q_i k_j + q_i Key(e_r) + k_j Query(e_r))
+//
+// Rows are distances themselves up to Buckets / 2 and in logarithmic steps from there on (https://arxiv.org/abs/2111.09543).
+type Disentangled struct {
+	Embeddings  Tensor  // [2 * Span, HiddenSize]; distance 0 has row Span
+	Norm        *Norm   // may be nil
+	Key, Query  *Linear // HiddenSize -> Heads * HeadDim; each may be nil: without its term
+	Span        int
+	Buckets     int // distances have rows of their own up to half of it; 0: all up to Span have
+	MaxDistance int // with Buckets, distances from there on share the last row
 }
 
 // Activation is an activation function.

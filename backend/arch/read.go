@@ -51,13 +51,19 @@ type architecture struct {
 // families by model_type.
 var families = map[string]family{
 	"bert":        bert,
+	"camembert":   camembert,
+	"deberta-v2":  debertaV2,
+	"distilbert":  distilbert,
 	"gemma":       gemma,
 	"gemma2":      gemma2,
 	"gemma3_text": gemma3,
 	"llama":       llama,
 	"mistral":     mistral,
+	"mpnet":       mpnet,
 	"qwen2":       qwen2,
 	"qwen3":       qwen3,
+	"roberta":     roberta,
+	"xlm-roberta": xlmRoberta,
 }
 
 // Families returns the supported values of model_type, sorted.

@@ -21,12 +21,13 @@ func (t Tensor) Bytes() []byte { return t.data }
 // Len is the number of elements.
 func (t Tensor) Len() int { return len(t.data) * 8 / t.DType.bits() }
 
-// Rows is a view of n rows from the first on, of a tensor with at least one dimension. They must be there.
-func (t Tensor) Rows(first, n int) Tensor {
-	row := len(t.data) / t.Shape[0]
-	t.Shape = append([]int{n}, t.Shape[1:]...)
-	t.data = t.data[first*row : (first+n)*row : (first+n)*row]
-	return t
+// Rows returns rows [from, to) of the first dimension, which must be within it. The tensor must not be a scalar.
+func (t Tensor) Rows(from, to int) Tensor {
+	row := len(t.data) / max(t.Shape[0], 1)
+	part := t
+	part.data = t.data[from*row : to*row : to*row]
+	part.Shape = append([]int{to - from}, t.Shape[1:]...)
+	return part
 }
 
 // littleEndian is false on machines whose float32 is not laid out as the file's.

@@ -67,7 +67,7 @@ func TestFloat32(t *testing.T) {
 
 func TestRows(t *testing.T) {
 	table := Tensor{Name: "t", DType: BF16, Shape: []int{3, 2}, data: []byte{0, 0, 0x80, 0x3f, 0, 0x40, 0x40, 0x40, 0x80, 0x40, 0xa0, 0x40}}
-	rows := table.Rows(1, 2)
+	rows := table.Rows(1, 3)
 	require.Equal(t, Tensor{Name: "t", DType: BF16, Shape: []int{2, 2}, data: table.data[4:]}, rows)
 	require.Equal(t, []float32{2, 3, 4, 5}, rows.AppendFloat32(nil))
 	require.Equal(t, []float32{0, 1}, table.Rows(0, 1).AppendFloat32(nil))

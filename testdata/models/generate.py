@@ -28,11 +28,12 @@ import transformers
 
 import bert
 import decoders
+import encoders
 import rerankers
 from folders import write_folder
 from spec import Spec
 
-SPECS = bert.SPECS + decoders.SPECS + rerankers.SPECS
+SPECS = bert.SPECS + encoders.SPECS + decoders.SPECS + rerankers.SPECS
 
 TEXTS = (
     "the quick brown fox jumps over the lazy dog",
@@ -51,7 +52,6 @@ PAIRS = (
     ("the dog", "a"),
     ("she sells sea shells by the sea shore", "the quick brown fox jumps over the lazy dog and the dog does not mind at all"),
 )
-TOKEN_VECTOR_ITEMS = (0, 3, 9)
 
 
 class Reference:
@@ -109,7 +109,7 @@ class Reference:
 def token_items(spec: Spec) -> list[dict]:
     rng = random.Random(spec.name)
     items = [{"input_ids": [2], "token_type_ids": [0], "position_ids": [0]}]
-    for length in (5, 13):
+    for length in spec.lengths:
         items.append({
             "input_ids": [rng.randrange(spec.vocab_size) for _ in range(length)],
             "token_type_ids": [rng.randrange(spec.types) for _ in range(length)],
@@ -139,7 +139,7 @@ def make(spec: Spec) -> None:
     reference.check(items, pooled)
 
     has_pooled = pooled[0] is not None
-    wanted = TOKEN_VECTOR_ITEMS if has_pooled else range(len(results))
+    wanted = spec.vector_items if has_pooled else range(len(results))
     golden = {
         "name": spec.name,
         "task": spec.task,

@@ -44,6 +44,8 @@ class Spec:
     positions: int = 40
     types: int = 1  # token type ids are below it
     max_seq_length: int | None = 24
+    lengths: tuple[int, ...] = (5, 13)  # of the items that no text makes
+    vector_items: tuple[int, ...] = (0, 3, 9)  # items whose token rows golden.json has; token classifiers' has all
     task: str = ""
     labels: tuple[str, ...] = ()
     pooling: tuple[str, ...] = ("mean",)

@@ -38,7 +38,7 @@ func open(t *testing.T, m *arch.Model, w *weights.Set, limits engine.Limits) eng
 }
 
 func TestGolden(t *testing.T) {
-	suite.Run(t, open, suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier), suite.Exact)
+	suite.Run(t, open, suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier, arch.HeadSparse), suite.Exact)
 }
 
 func TestMiniLM(t *testing.T) {
@@ -54,8 +54,4 @@ func TestSynthetic(t *testing.T) {
 
 func TestMutations(t *testing.T) {
 	suite.Mutations(t, open)
-}
-
-func TestMistakes(t *testing.T) {
-	suite.Mistakes(t, open, suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier))
 }

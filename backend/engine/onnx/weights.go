@@ -147,6 +147,17 @@ func (b *binder) sizes(numbers ...int) string {
 	return name
 }
 
+// indices binds a list of int32, inside the graph.
+func (b *binder) indices(numbers []int32) string {
+	name := fmt.Sprintf("w%d", len(b.g.initializers))
+	var raw []byte
+	for _, n := range numbers {
+		raw = binary.LittleEndian.AppendUint32(raw, uint32(n))
+	}
+	b.g.initializers = append(b.g.initializers, initializer{name: name, dtype: ort.Int32, dims: []int64{int64(len(numbers))}, raw: raw})
+	return name
+}
+
 // tensor binds a stored tensor in the graph's dtype; "" where it is absent.
 func (b *binder) tensor(t arch.Tensor) (string, error) {
 	if t.Absent() {
@@ -168,6 +179,37 @@ func (b *binder) tensor(t arch.Tensor) (string, error) {
 		b.read = append(b.read, stored)
 	}
 	return name, nil
+}
+
+// part binds rows [from, to) of a stored matrix in the graph's dtype.
+func (b *binder) part(t arch.Tensor, from, to int) (string, error) {
+	stored, err := b.open(t)
+	if err != nil {
+		return "", err
+	}
+	stored = stored.Rows(from, to)
+	shape := []int{to - from, t.Shape[1]}
+	name := fmt.Sprintf("rows %d to %d of %s", from, to, t.Name)
+	if dtypes[stored.DType] != b.g.dtype || !aligned(stored) {
+		return b.make(name, b.g.dtype, shape, b.appendTensor(stored))
+	}
+	if _, ok := b.bound[name]; !ok {
+		if err := b.session.Add(name, b.g.dtype, b.declare(name, b.g.dtype, shape), stored.Bytes()); err != nil {
+			return "", err
+		}
+		b.bound[name] = name
+		b.read = append(b.read, stored)
+	}
+	return name, nil
+}
+
+// wide binds a stored tensor as float32.
+func (b *binder) wide(t arch.Tensor) (string, error) {
+	stored, err := b.open(t)
+	if err != nil {
+		return "", err
+	}
+	return b.make("wide "+t.Name, ort.Float32, t.Shape, b.appendTensor(stored))
 }
 
 var dtypes = map[weights.DType]ort.DataType{weights.F32: ort.Float32, weights.F16: ort.Float16, weights.BF16: ort.BFloat16}

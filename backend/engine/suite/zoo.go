@@ -115,6 +115,21 @@ var models = []struct {
 		}, func() arch.MLP { return k.mlp(32, 48, arch.GELU, true) })
 		return m
 	}},
+	{"deberta: places by query and by key, rows in steps and normalised; then by query alone, each distance", func(k *maker) *arch.Model {
+		m := k.model(30)
+		m.Embeddings.Norm = k.layerNorm(30)
+		k.postNorm(m, 2, func(layer int) arch.Attention {
+			a := k.attention(30, 3, 3, 10, true)
+			key, query := k.linear(30, 30, true), k.linear(30, 30, false)
+			a.Scale = float32(1 / math.Sqrt(30))
+			a.Disentangled = &arch.Disentangled{Embeddings: k.tensor(0, 1, 14, 30), Norm: k.layerNorm(30), Key: &key, Query: &query, Span: 7, Buckets: 7, MaxDistance: 23}
+			if layer == 1 {
+				a.Disentangled = &arch.Disentangled{Embeddings: k.tensor(0, 1, 18, 30), Key: &key, Span: 9}
+			}
+			return a
+		}, func() arch.MLP { return k.mlp(30, 44, arch.GELU, true) })
+		return m
+	}},
 	{"gptj: interleaved rope of a part, factor, window to the left, one-way relative bias", func(k *maker) *arch.Model {
 		m := k.model(40)
 		m.Head.Pooling.Modes = []arch.PoolMode{arch.PoolWeightedMean}
@@ -161,6 +176,15 @@ var models = []struct {
 		k.postNorm(m, 1, func(int) arch.Attention { return k.attention(32, 4, 4, 8, true) }, func() arch.MLP { return k.mlp(32, 40, arch.GELU, true) })
 		m.Head = arch.Head{Kind: arch.HeadClassifier, Pooling: arch.Pooling{Modes: []arch.PoolMode{arch.PoolCLS}}, Chain: []arch.Dense{
 			{Linear: k.linear(32, 32, true), Activation: arch.Tanh}, {Linear: k.linear(32, 3, true)}}}
+		return m
+	}},
+	{"sparse: masked-LM head tied to the words", func(k *maker) *arch.Model {
+		m := k.model(28)
+		m.Embeddings.Norm = k.layerNorm(28)
+		k.postNorm(m, 1, func(int) arch.Attention { return k.attention(28, 4, 4, 7, true) }, func() arch.MLP { return k.mlp(28, 36, arch.GELU, true) })
+		m.Head = arch.Head{Kind: arch.HeadSparse, Chain: []arch.Dense{
+			{Linear: k.linear(28, 28, true), Activation: arch.GELU, Norm: k.layerNorm(28)},
+			{Linear: arch.Linear{Weight: m.Embeddings.Word, Bias: k.tensor(0, 1, vocabSize), In: 28, Out: vocabSize}}}}
 		return m
 	}},
 	{"token classifier", func(k *maker) *arch.Model {

@@ -8,7 +8,8 @@
 //   weights = exp2(scores - max)    the scores carry a factor log2(e)
 //   out[query][dim] += weights v    the head's elements lie in the lanes
 // Whatever depends on positions alone (causal, window, ALiBi, relative bias) depends on i - j alone, so it is one
-// table per tile and block, read at a sliding offset.
+// table per tile and block, read at a sliding offset. What a distance says to a query or to a key (disentangled
+// attention) is a table of rows per tile and block, likewise: one row for each distance between the two.
 //
 // Blocks start at multiples of KEYS from the sequence's start, and a key that a query does not see adds exact
 // zeros. So a query's result depends neither on its tile nor on the item it fell into.
@@ -18,6 +19,7 @@ enum {
   KEYS = 128,                        // a block: scores of 12 KiB at eight lanes stay in L1
   SCORE_KEYS = 4,                    // 4 keys x 3 vectors of queries = 12 accumulators of 16 registers
   OUT_QUERIES = QUERIES < 6 ? 3 : 6, // 6 queries x 2 vectors of the head
+  DISTANCES = KEYS + QUERIES,        // at least those between a tile's queries and a block's keys, in whole vectors
   ITEM_HEADS = 4,                    // heads of a group that share an item's keys and values
 };
 
@@ -43,6 +45,9 @@ typedef struct attention_scratch {
   float *scores;  // [KEYS, QUERIES], then the weights
   float *by_dist; // [KEYS + QUERIES]: what a distance adds to a score
   float *rows;    // [QUERIES, dim]: queries before they are transposed
+  float *places;  // [DISTANCES, dim], where there are places: rows of the distances of a tile and block
+  float *turned;  // [dim, DISTANCES]: the same, transposed
+  float *said;    // [DISTANCES, QUERIES]: what each distance says to each query
 } attention_scratch;
 
 static int64_t min_i(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -57,7 +62,9 @@ static int64_t max_item_queries(int64_t item_heads, int64_t head_dim) {
 // Lays the buffers out from `base`; returns the bytes they take, a multiple of 64.
 static size_t lay_out(const attention_plan *p, char *base, attention_scratch *s) {
   int64_t tiles = p->item_heads * max_item_queries(p->item_heads, p->a->head_dim) / QUERIES;
-  float **field[] = {&s->q, &s->out, &s->max, &s->sum, &s->k, &s->v, &s->scores, &s->by_dist, &s->rows};
+  const int64_t distances = p->a->place_keys || p->a->place_queries ? DISTANCES : 0;
+  float **field[] = {&s->q,      &s->out,     &s->max,  &s->sum,    &s->k,      &s->v,
+                     &s->scores, &s->by_dist, &s->rows, &s->places, &s->turned, &s->said};
   const int64_t floats[] = {tiles * QUERIES * p->dim,
                             tiles * QUERIES * p->dim,
                             tiles * QUERIES,
@@ -66,7 +73,10 @@ static size_t lay_out(const attention_plan *p, char *base, attention_scratch *s)
                             KEYS * p->dim,
                             KEYS * QUERIES,
                             KEYS + QUERIES,
-                            QUERIES * p->dim};
+                            QUERIES * p->dim,
+                            distances * p->dim,
+                            distances * p->dim,
+                            distances * QUERIES};
   size_t at = 0;
   for (size_t i = 0; i < sizeof field / sizeof *field; i++) {
     *field[i] = (float *)(base + at);
@@ -139,12 +149,15 @@ static void read_head(const attention_plan *p, head_kind kind, int64_t head, int
       store(dst + c, load(dst + c) * factor);
 }
 
+// The factor of scores. Under a softcap they go through tanh first, so they get their log2(e) after it.
+static float score_factor(const bk_attention_args *a) {
+  return a->softcap != 0 ? a->scale / a->softcap : a->scale * LOG2E;
+}
+
 // Queries [token, token + n) of one head, transposed into q[dim][QUERIES]. Lanes from n on become 0.
 static void read_queries(const attention_plan *p, const attention_scratch *s, int64_t head, int64_t token, int64_t n,
                          float *q) {
-  // Under a softcap the scores go through tanh first, so they get their log2(e) after it.
-  const bk_attention_args *a = p->a;
-  float factor = a->softcap != 0 ? a->scale / a->softcap : a->scale * LOG2E;
+  const float factor = score_factor(p->a);
   int64_t lanes = (n + BK_LANES - 1) / BK_LANES * BK_LANES;
   for (int64_t i = 0; i < lanes; i++)
     if (i < n)
@@ -200,6 +213,84 @@ static void score_block(const attention_plan *p, const float *q, const float *k,
       score_tile(q, kj, d, dim, keys - j, sj, SCORE_KEYS, 2);
     else
       score_tile(q, kj, d, dim, keys - j, sj, SCORE_KEYS, 1);
+  }
+}
+
+// Copies a head's row of the places for each distance i - j = lowest + x, times factor.
+static void read_places(const attention_plan *p, const float *table, int64_t head, int64_t lowest, int64_t count,
+                        float factor, float *places) {
+  const bk_attention_args *a = p->a;
+  const int64_t d = a->head_dim, most = a->place_max;
+  for (int64_t x = 0; x < count; x++) {
+    const int64_t row = a->place_rows[max_i(-most, min_i(most, lowest + x)) + most];
+    const float *src = table + (row * a->num_heads + head) * d;
+    for (int64_t c = 0; c < d; c += BK_LANES)
+      store(places + x * p->dim + c, load_n(src + c, d - c) * factor);
+  }
+}
+
+// scores[j][i] += said[keys - 1 - j + i][i]: what the distance of query i from key j says to the query.
+static void add_said(const float *said, int64_t keys, int64_t n, float *scores) {
+  for (int64_t j = 0; j < keys; j++)
+    for (int64_t i = 0; i < n; i++)
+      scores[j * QUERIES + i] += said[(keys - 1 - j + i) * QUERIES + i];
+}
+
+// scores[j][i] += k[j] . places[keys - 1 - j + i], from the transposed places: what the distance says to the key. For
+// SCORE_KEYS keys from j0; those from keys on are read as the last one and not stored.
+INLINE void key_tile(const attention_plan *p, const float *k, const float *turned, int64_t keys, int64_t j0,
+                     float *scores, const int vectors) {
+  vf acc[SCORE_KEYS][3] = {{{0}}};
+  const float *row[SCORE_KEYS], *place[SCORE_KEYS];
+#pragma GCC unroll 4
+  for (int r = 0; r < SCORE_KEYS; r++) {
+    const int64_t j = min_i(j0 + r, keys - 1);
+    row[r] = k + j * p->dim;
+    place[r] = turned + keys - 1 - j;
+  }
+  for (int64_t c = 0; c < p->a->head_dim; c++) {
+#pragma GCC unroll 4
+    for (int r = 0; r < SCORE_KEYS; r++) {
+      vf y = splat(row[r][c]);
+#pragma GCC unroll 3
+      for (int i = 0; i < vectors; i++)
+        acc[r][i] += y * load(place[r] + c * DISTANCES + i * BK_LANES);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < SCORE_KEYS; r++)
+    if (j0 + r < keys)
+#pragma GCC unroll 3
+      for (int i = 0; i < vectors; i++) {
+        float *at = scores + (j0 + r) * QUERIES + i * BK_LANES;
+        store(at, load(at) + acc[r][i]);
+      }
+}
+
+// Adds what distances say to the n queries of a tile and to the keys of a block, which are `lowest` and more apart.
+static void place_scores(const attention_plan *p, const attention_scratch *s, int64_t head, const float *q,
+                         const float *k, int64_t n, int64_t keys, int64_t lowest) {
+  const bk_attention_args *a = p->a;
+  const int64_t vectors = (n + BK_LANES - 1) / BK_LANES;
+  const int64_t distances = (keys + QUERIES - 1 + BK_LANES - 1) / BK_LANES * BK_LANES; // at most DISTANCES
+  if (a->place_keys) {
+    read_places(p, a->place_keys, head, lowest, distances, 1, s->places);
+    score_block(p, q, s->places, distances, vectors, s->said);
+    add_said(s->said, keys, n, s->scores);
+  }
+  if (!a->place_queries)
+    return;
+  read_places(p, a->place_queries, head, lowest, distances, score_factor(a), s->places);
+  for (int64_t x = 0; x < distances; x += BK_LANES)
+    for (int64_t c = 0; c < p->dim; c += BK_LANES)
+      transpose(s->turned + c * DISTANCES + x, DISTANCES, s->places + x * p->dim + c, p->dim);
+  for (int64_t j = 0; j < keys; j += SCORE_KEYS) {
+    if (vectors == 3)
+      key_tile(p, k, s->turned, keys, j, s->scores, 3);
+    else if (vectors == 2)
+      key_tile(p, k, s->turned, keys, j, s->scores, 2);
+    else
+      key_tile(p, k, s->turned, keys, j, s->scores, 1);
   }
 }
 
@@ -346,7 +437,10 @@ static void attend_tile(const attention_plan *p, const attention_scratch *s, con
   if (keys <= 0)
     return;
   const int64_t vectors = (n + BK_LANES - 1) / BK_LANES, lowest = i0 - (j1 - 1);
-  score_block(p, s->q + tile * QUERIES * p->dim, s->k + (j0 - b0) * p->dim, keys, vectors, s->scores);
+  const float *q = s->q + tile * QUERIES * p->dim, *k = s->k + (j0 - b0) * p->dim;
+  score_block(p, q, k, keys, vectors, s->scores);
+  if (a->place_keys || a->place_queries)
+    place_scores(p, s, head, q, k, n, keys, lowest);
   const int by_distance = a->alibi_slopes || a->relative_bias || lowest < -p->right || i0 + n - 1 - j0 > p->left;
   if (by_distance)
     fill_distances(p, head, lowest, keys + QUERIES - 1, s->by_dist);
