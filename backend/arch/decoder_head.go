@@ -61,7 +61,7 @@ func rerankerHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, m
 		if r.Score, err = mods.score(fsys); err != nil {
 			return err
 		}
-		if r.Template, err = readTemplate(fsys); err != nil {
+		if r.Template, err = readTemplate(fsys, taskGeneration, "feature-extraction"); err != nil {
 			return err
 		}
 	}

@@ -105,9 +105,16 @@ func parseTemplate(file, text string) (*PairTemplate, error) {
 	return t, nil
 }
 
-// readTemplate reads how the CrossEncoder that a folder holds makes one text of a pair: by its chat template where its settings have the
-// modality "message" or, in a folder without modality_config, where there is one. nil: it gives the tokenizer the pair.
-func readTemplate(fsys fs.FS) (*PairTemplate, error) {
+// The tasks of sentence-transformers' Transformer module in a CrossEncoder.
+const (
+	taskGeneration     = "text-generation"
+	taskClassification = "sequence-classification"
+)
+
+// readTemplate reads how the CrossEncoder of modules.json makes one text of a pair: by its chat template where its settings have the
+// modality "message" or, without modality_config, where there is one. nil: it gives the tokenizer the pair. missing is what
+// transformer_task means where it is not there.
+func readTemplate(fsys fs.FS, task, missing string) (*PairTemplate, error) {
 	settings, err := readSettings(fsys)
 	if err != nil {
 		return nil, err
@@ -115,8 +122,8 @@ func readTemplate(fsys fs.FS) (*PairTemplate, error) {
 	if settings == nil {
 		settings = &object{file: limitFiles[0]}
 	}
-	if task := settings.text("transformer_task", "feature-extraction"); task != "text-generation" {
-		settings.fail(status.Start, "transformer_task is %s; %s needs \"text-generation\"", quote(task), scoreModule)
+	if found := settings.text("transformer_task", missing); found != task {
+		settings.fail(status.Start, "transformer_task is %s; the model and its modules need %q", quote(found), task)
 	}
 	settings.checkProcessing()
 	modalities := settings.object("modality_config")
@@ -147,6 +154,18 @@ func readTemplate(fsys fs.FS) (*PairTemplate, error) {
 	}
 	return parseTemplate(file, text)
 }
+
+// readPlainTemplate is for a folder without modules.json: transformers gives the tokenizer the pair, and chat templates are for chats;
+// but one that places a query and a document is how the model is asked.
+func readPlainTemplate(fsys fs.FS) (*PairTemplate, error) {
+	file, text, err := readChatTemplate(fsys)
+	if err != nil || !pairRoles.MatchString(text) {
+		return nil, err
+	}
+	return parseTemplate(file, text)
+}
+
+var pairRoles = regexp.MustCompile(`(?s)["']query["'].*["']document["']|["']document["'].*["']query["']`)
 
 // checkProcessing refuses processing_kwargs that would change the tokens. add_generation_prompt is for templates that ask for it.
 func (o *object) checkProcessing() {

@@ -81,6 +81,30 @@ func TestReranker(t *testing.T) {
 	require.Equal(t, Qwen3Reranker, m.Text.Template)
 }
 
+// TestTemplateOfClassifiers: sentence-transformers asks a classifier by its template, too. A plain folder's is for chats, but where it has
+// both roles.
+func TestTemplateOfClassifiers(t *testing.T) {
+	config := []string{"config.json", decoderConfig("llama", `"architectures": ["LlamaForSequenceClassification"]`)}
+	m, err := readReranker(Options{}, append(config, "modules.json", pipeline("Transformer"),
+		"sentence_bert_config.json", `{"transformer_task": "sequence-classification", "modality_config": {"message": {"format": "flat"}}}`)...)
+	require.NoError(t, err)
+	require.Len(t, m.Text.Template.Parts, 3)
+	_, err = readReranker(Options{}, append(config, "modules.json", pipeline("Transformer"), "chat_template.jinja", "{% if x %}",
+		"sentence_bert_config.json", "")...)
+	requireCode(t, status.Unsupported, err, `chat_template.jinja: the chat template has "{%"`)
+	_, err = readReranker(Options{}, append(config, "modules.json", pipeline("Transformer"))...)
+	requireCode(t, status.Start, err, `transformer_task is "text-generation"; the model and its modules need "sequence-classification"`)
+
+	m, err = readReranker(Options{}, append(config, "modules.json", "")...)
+	require.NoError(t, err)
+	require.Len(t, m.Text.Template.Parts, 3)
+	m, err = readReranker(Options{}, append(config, "modules.json", "", "chat_template.jinja", `{% for m in messages if m["role"] == "user" %}`)...)
+	require.NoError(t, err)
+	require.Nil(t, m.Text.Template)
+	_, err = readReranker(Options{}, append(config, "modules.json", "", "chat_template.jinja", `{% if "query" != "document" %}`)...)
+	requireCode(t, status.Unsupported, err, `the chat template has "{%"`)
+}
+
 func TestVocabularyOfReranker(t *testing.T) {
 	for _, c := range []struct{ family, class, config, want string }{
 		{"gemma", "Gemma", ``, "embed_tokens.weight"},
@@ -120,7 +144,7 @@ func TestHostileRerankers(t *testing.T) {
 		{score(`{"true_token_id": 30}`), `weight "lm_head.weight" has 30 rows; the score takes rows 30 and -1`, status.Start},
 		{score(`{"true_token_id": 1, "false_token_id": 30}`), "the score takes rows 1 and 30", status.Start},
 		{score(`{"true_token_id": 1, "module_input_name": "logits"}`), `module_input_name "logits" is not supported`, status.Unsupported},
-		{settings(""), `transformer_task is "feature-extraction"; LogitScore needs "text-generation"`, status.Start},
+		{settings(""), `transformer_task is "feature-extraction"; the model and its modules need "text-generation"`, status.Start},
 		{settings(`{"transformer_task": "text-generation", "modality_config": {"message": {"format": "structured"}}}`), `modality_config: message: format "structured" is not supported; supported: flat`, status.Unsupported},
 		{settings(`{"transformer_task": "text-generation", "processing_kwargs": {"text": {"max_length": 9}}}`), `processing_kwargs: text: "max_length" 9 is not supported`, status.Unsupported},
 		{settings(`{"transformer_task": "text-generation", "processing_kwargs": {"text": 9}}`), `processing_kwargs: text is 9; it must be an object`, status.Start},
