@@ -37,11 +37,10 @@ func (s *slot) Batch() *engine.Batch { return s.batch }
 // Run implements engine.Slot. A run on a device that is lost meanwhile is repeated on another one, where there is one.
 func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 	e := s.engine
-	e.running.RLock()
-	defer e.running.RUnlock()
-	if e.closed {
-		return engine.Output{}, status.Errorf(status.ShutDown, "engine tensorrt is closed")
+	if err := e.begin(); err != nil {
+		return engine.Output{}, err
 	}
+	defer e.runs.Done()
 	if err := s.fits(); err != nil {
 		return engine.Output{}, err
 	}
@@ -52,7 +51,7 @@ func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 		}
 		out, err := s.run(ctx, w)
 		e.release(w, err)
-		if status.CodeOf(err) != status.Unhealthy || ctx.Err() != nil {
+		if status.CodeOf(err) != status.Unhealthy {
 			return out, err
 		}
 	}
