@@ -134,7 +134,8 @@ func (b *Backend) cutPadding(i int, s *pipeline.Sequence) error {
 		return nil
 	}
 	if !b.model.Layers[0].Attention.Causal {
-		return status.Errorf(status.Unsupported, "item %d ends with token %d, the model's pad_token_id: with attention both ways that is not supported", i, *b.padToken())
+		return status.Errorf(status.Unsupported,
+			"item %d ends with token %d, the model's pad_token_id: with attention both ways that is not supported", i, *b.padToken())
 	}
 	s.IDs = s.IDs[:n]
 	if s.TypeIDs != nil {

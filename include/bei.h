@@ -173,13 +173,16 @@ typedef struct bei_text {
   uint32_t reserved; /* 0 */
 } bei_text;
 
-/* Options of one call. Every zero means the default. A NULL pointer to options means all defaults. */
+/*
+ * Options of one call. Every zero means the default. A NULL pointer to options means all defaults.
+ *
+ * prompt_name with pairs is an error, but for a reranker whose template has a place for an instruction: there it names that.
+ */
 typedef struct bei_call_options {
   size_t struct_size;
   uint64_t timeout_us;     /* from entry to return; 0: the init option queue.timeout_ms */
   bei_cancel cancel;       /* 0: none */
-  const char *prompt_name; /* UTF-8: a prompt of the model, for each text, or the instruction of a reranker's template for
-                              its pairs; with other pairs an error. NULL: default */
+  const char *prompt_name; /* UTF-8: a prompt of the model, for each text; for pairs see above. NULL: default */
   size_t prompt_name_size;
   int32_t truncate;            /* BEI_ON cuts texts to max_length, BEI_OFF makes them BEI_TOO_LONG */
   int32_t truncation_side;     /* BEI_SIDE_* */
@@ -220,7 +223,10 @@ typedef struct bei_info {
 
 #define BEI_INFO_INIT {sizeof(bei_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
-/* The tokens of one item. Pointers live as long as the result. */
+/*
+ * The tokens of one item. Pointers live as long as the result. A reranker's template makes one text of a pair: all its
+ * tokens but those of the template's end, which are special, are then of that text.
+ */
 typedef struct bei_tokens {
   size_t struct_size;
   size_t count;
@@ -228,8 +234,7 @@ typedef struct bei_tokens {
   const uint32_t *type_ids;      /* [count] */
   const uint8_t *special;        /* [count] 1: added by the template, not from the text */
   const uint8_t *sequence;       /* [count] 0: of the text, 1: of its pair, 255: of neither */
-  const uint32_t *starts;        /* [count] first Unicode code point of the token in prompt + text (or in pair, or in a
-                                    reranker's text of both) */
+  const uint32_t *starts;        /* [count] first Unicode code point of the token in prompt + text (or in pair) */
   const uint32_t *ends;          /* [count] one past its last code point; 0, 0 for special tokens */
   const char *pieces;            /* the vocabulary's spellings one after another, UTF-8 */
   const uint32_t *piece_offsets; /* [count + 1] where piece k begins; piece k + 1 begins where it ends */

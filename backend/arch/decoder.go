@@ -23,7 +23,7 @@ type decoder struct {
 	mlpBias       bool // mlp_bias is read
 	qkvBias       bool // query, key and value have biases, the output has none
 	qkNorm        bool
-	gemma         bool // embeddings times sqrt(hidden_size), norms times one plus their weight, GELU by an old name
+	gemma         bool // embeddings times sqrt(hidden_size), norms times one plus their weight
 	sandwich      bool // norms before and after each block; query_pre_attn_scalar sets the attention's scale
 	softcap       bool // attn_logit_softcapping is read
 	layerRopes    bool // a rotation for full, and one for sliding attention

@@ -49,7 +49,8 @@ const scoreModule = "LogitScore"
 // rerankerHead has one logit, at the last token. It is asked for by Options.Reranker or by Transformer, LogitScore in modules.json.
 func rerankerHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, mods modules, want asked) (err error) {
 	if a.vocabulary == nil {
-		return status.Errorf(status.Unsupported, "a reranker by the logits of tokens needs a causal language model; architecture %s is none", quote(m.Architecture))
+		return status.Errorf(status.Unsupported, "a reranker by the logits of tokens needs a causal language model; architecture %s is none",
+			quote(m.Architecture))
 	}
 	if want.name != "" {
 		return status.Errorf(status.Unsupported, "pooling %q is for embedding models; this one is a reranker", want.name)
@@ -60,7 +61,7 @@ func rerankerHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, m
 		if r.Score, err = mods.score(fsys); err != nil {
 			return err
 		}
-		if r.Template, err = readTemplate(fsys); err != nil {
+		if r.Template, err = readTemplate(fsys, taskGeneration, "feature-extraction"); err != nil {
 			return err
 		}
 	}

@@ -96,7 +96,8 @@ func (d *decoder) slidingLayers(o *object, layers int) (size int, slides []bool)
 			continue
 		}
 		if d.windows == windowNone || d.windows == windowAll {
-			o.fail(status.Unsupported, "layer_types[%d] is not supported here: transformers does not read it, and all layers are of one type", i)
+			o.fail(status.Unsupported, "layer_types[%d] is not supported here: transformers does not read it, and all layers are of one type",
+				i)
 		}
 		slides[i] = typed[i]
 	}

@@ -3,27 +3,38 @@ package arch
 // The decoder families, by their transformers classes. A language model's map to the vocabulary is not read for vectors: they come of the
 // last hidden state.
 var (
-	llama   = decoderFamily(llamaDecoder, "LlamaModel", "LlamaForCausalLM", "LlamaForSequenceClassification", "LlamaForTokenClassification")
-	mistral = decoderFamily(mistralDecoder, "MistralModel", "MistralForCausalLM", "MistralForSequenceClassification", "MistralForTokenClassification")
-	qwen2   = decoderFamily(qwen2Decoder, "Qwen2Model", "Qwen2ForCausalLM", "Qwen2ForSequenceClassification", "Qwen2ForTokenClassification")
-	qwen3   = decoderFamily(qwen3Decoder, "Qwen3Model", "Qwen3ForCausalLM", "Qwen3ForSequenceClassification", "Qwen3ForTokenClassification")
-	gemma   = decoderFamily(gemmaDecoder, "GemmaModel", "GemmaForCausalLM", "GemmaForSequenceClassification", "GemmaForTokenClassification")
-	gemma2  = decoderFamily(gemma2Decoder, "Gemma2Model", "Gemma2ForCausalLM", "Gemma2ForSequenceClassification", "Gemma2ForTokenClassification")
-	// transformers has no token classifier for it.
-	gemma3 = decoderFamily(gemma3Decoder, "Gemma3TextModel", "Gemma3ForCausalLM", "Gemma3TextForSequenceClassification", "")
+	llama   = llamaDecoder.family("Llama")
+	mistral = mistralDecoder.family("Mistral")
+	qwen2   = qwen2Decoder.family("Qwen2")
+	qwen3   = qwen3Decoder.family("Qwen3")
+	gemma   = gemmaDecoder.family("Gemma")
+	gemma2  = gemma2Decoder.family("Gemma2")
+	// Its classes without a map to the vocabulary have a name of their own, and transformers has no token classifier.
+	gemma3 = family{trunk: gemma3Decoder.trunk, architectures: map[string]architecture{
+		"":                                    {kind: HeadEmbedding},
+		"Gemma3TextModel":                     {kind: HeadEmbedding},
+		"Gemma3ForCausalLM":                   gemma3Decoder.causalLM(),
+		"Gemma3TextForSequenceClassification": gemma3Decoder.sequenceClassifier(),
+	}}
 )
 
-func decoderFamily(d *decoder, model, causalLM, sequences, tokens string) family {
-	f := family{trunk: d.trunk, architectures: map[string]architecture{
-		"":        {kind: HeadEmbedding},
-		model:     {kind: HeadEmbedding},
-		causalLM:  {kind: HeadEmbedding, causalLM: true, vocabulary: d.vocabulary},
-		sequences: {kind: HeadClassifier, pooling: PoolLastToken, chain: d.classifier},
+// family is a decoder whose classes begin with name.
+func (d *decoder) family(name string) family {
+	return family{trunk: d.trunk, architectures: map[string]architecture{
+		"":                                 {kind: HeadEmbedding},
+		name + "Model":                     {kind: HeadEmbedding},
+		name + "ForCausalLM":               d.causalLM(),
+		name + "ForSequenceClassification": d.sequenceClassifier(),
+		name + "ForTokenClassification":    {kind: HeadTokenClassifier, chain: decoderTokenClassifier},
 	}}
-	if tokens != "" {
-		f.architectures[tokens] = architecture{kind: HeadTokenClassifier, chain: decoderTokenClassifier}
-	}
-	return f
+}
+
+func (d *decoder) causalLM() architecture {
+	return architecture{kind: HeadEmbedding, causalLM: true, vocabulary: d.vocabulary}
+}
+
+func (d *decoder) sequenceClassifier() architecture {
+	return architecture{kind: HeadClassifier, pooling: PoolLastToken, chain: d.classifier}
 }
 
 // llamaDecoder is Llama (https://arxiv.org/abs/2302.13971).

@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"encoding/json"
 	"math"
 	"slices"
 	"testing"
@@ -19,16 +20,34 @@ func FuzzRead(f *testing.F) {
 		[]byte(pipeline("Transformer", "Pooling:1_Pooling")), []byte(`{"pooling_mode": "lasttoken"}`), []byte(`{}`), []byte(`{}`), "", byte(0))
 	f.Add([]byte(qwen3Config(`"is_causal": false, "attention_bias": true, "rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}`)),
 		[]byte(pipeline("Transformer", "Pooling:1_Pooling")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "mean", byte(0))
-	// Each input says which weights the folder has.
-	weights := []shapes{tiny.with(qwen3Shapes(""))}
+	f.Add([]byte(decoderConfig("llama", `"architectures": ["LlamaForCausalLM"], "attention_bias": true, "mlp_bias": true, "tie_word_embeddings": true`)),
+		[]byte(pipeline("Transformer", "LogitScore:1_Pooling")), []byte(`{"true_token_id": 3, "false_token_id": 4}`), []byte(`{}`), []byte(`{"transformer_task": "text-generation"}`), "", byte(0))
+	f.Add([]byte(decoderConfig("mistral", `"architectures": ["MistralForTokenClassification"], "sliding_window": 3, "num_labels": 2`)),
+		[]byte(pipeline("Transformer")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "", byte(0))
+	f.Add([]byte(decoderConfig("qwen2", `"architectures": ["Qwen2ForSequenceClassification"], "pad_token_id": 1, "use_sliding_window": true, "max_window_layers": 1`)),
+		[]byte(pipeline("Transformer")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "", byte(0))
+	f.Add([]byte(decoderConfig("gemma2", `"query_pre_attn_scalar": 5, "attn_logit_softcapping": 7.5, "is_causal": false`)),
+		[]byte(pipeline("Transformer", "Pooling:1_Pooling")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "", byte(0))
+	f.Add([]byte(decoderConfig("gemma3_text", `"use_bidirectional_attention": true, "sliding_window": 4, "rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 4}}`)),
+		[]byte(pipeline("Transformer", "Pooling:1_Pooling")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "", byte(0))
 	for _, e := range encoders {
 		f.Add([]byte(e.config("", e.class+"Model")), []byte(pipeline("Transformer", "Pooling:1_Pooling")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "", byte(0))
 		f.Add([]byte(e.config(`"tie_word_embeddings": false, "pad_token_id": 3, "share_att_key": true, "position_buckets": 4, "legacy": false`, e.class+"ForMaskedLM")),
 			[]byte(pipeline("Transformer")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "splade", byte(0))
 		f.Add([]byte(e.config(`"num_labels": 3, "norm_rel_ebd": "layer_norm", "pos_att_type": ["c2p"], "max_relative_positions": 6`, e.class+"ForSequenceClassification")),
 			[]byte(pipeline("Transformer")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "", byte(0))
-		weights[0] = weights[0].with(e.shapes(e.prefix))
 	}
+	folders := map[string]shapes{"bert": tiny, "qwen3": qwen3Shapes("")}
+	for _, e := range encoders {
+		folders[e.family] = e.shapes(e.prefix)
+	}
+	for _, family := range Families() {
+		if folders[family] == nil {
+			folders[family] = decoderShapes("")
+		}
+	}
+	// Each input says which weights the folder has: those of its family above, or those of a golden folder.
+	golden := []shapes{nil}
 	for _, name := range goldenNames(f) {
 		fsys, stored := goldenFolder(f, name)
 		data := func(file string) []byte {
@@ -41,11 +60,18 @@ func FuzzRead(f *testing.F) {
 		if fsys["modules.json"] == nil {
 			mods = []byte(pipeline("Transformer", "Pooling:1_Pooling"))
 		}
-		f.Add(data("config.json"), mods, data("1_Pooling/config.json"), data("2_Dense/config.json"), data("sentence_bert_config.json"), "", byte(len(weights)))
-		weights = append(weights, stored)
+		f.Add(data("config.json"), mods, data("1_Pooling/config.json"), data("2_Dense/config.json"), data("sentence_bert_config.json"), "", byte(len(golden)))
+		golden = append(golden, stored)
 	}
 	f.Fuzz(func(t *testing.T, config, mods, pooling, dense, settings []byte, override string, which byte) {
-		stored := weights[int(which)%len(weights)]
+		var named struct {
+			Family string `json:"model_type"`
+		}
+		_ = json.Unmarshal(config, &named) // what is no object gets no weights either
+		stored := golden[int(which)%len(golden)]
+		if stored == nil {
+			stored = folders[named.Family]
+		}
 		m, err := read(fstest.MapFS{
 			"config.json": {Data: config}, "modules.json": {Data: mods}, "1_Pooling/config.json": {Data: pooling}, "2_Dense/config.json": {Data: dense},
 			"sentence_bert_config.json": {Data: settings}, "tokenizer_config.json": {Data: settings}, "config_sentence_transformers.json": {Data: settings},
@@ -61,6 +87,7 @@ func FuzzRead(f *testing.F) {
 			a := l.Attention
 			require.Equal(t, a.Heads*a.HeadDim, a.Out.In)
 			require.Zero(t, a.Heads%a.KVHeads)
+			require.True(t, a.Scale > 0 && a.Softcap >= 0 && a.WindowLeft >= -1 && (a.WindowRight == -1 || !a.Causal))
 			if a.Rope != nil {
 				require.True(t, a.Rope.Dim == 2*len(a.Rope.InvFreq) && a.Rope.Dim <= a.HeadDim)
 				for _, f := range append(a.Rope.InvFreq, a.Rope.Factor) {

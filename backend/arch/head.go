@@ -20,7 +20,7 @@ func readHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, want 
 	case want.sparse || mods.has("SpladePooling"):
 		err = sparseHead(fsys, c, t, m, a, mods, want)
 	case classifier && !mods.has("Pooling"):
-		err = classifierHead(c, t, m, a, mods, want)
+		err = classifierHead(fsys, c, t, m, a, mods, want)
 	default:
 		err = embeddingHead(fsys, t, m, a, mods, want)
 	}
@@ -44,7 +44,7 @@ func sparseHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, mod
 	return nil
 }
 
-func classifierHead(c *object, t *tensors, m *Model, a architecture, mods modules, want asked) error {
+func classifierHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, mods modules, want asked) error {
 	if want.modes != nil {
 		return status.Errorf(status.Unsupported, "pooling %q is for embedding models; architecture %s is a classifier", want.name, m.Architecture)
 	}
@@ -54,6 +54,15 @@ func classifierHead(c *object, t *tensors, m *Model, a architecture, mods module
 	m.Head.Kind = a.kind
 	if a.kind == HeadClassifier {
 		m.Head.Pooling.Modes = []PoolMode{a.pooling}
+		var err error
+		if mods != nil {
+			m.Text.Template, err = readTemplate(fsys, taskClassification, taskClassification)
+		} else {
+			m.Text.Template, err = readPlainTemplate(fsys)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	m.Head.Chain = a.chain(c, t, m)
 	return nil

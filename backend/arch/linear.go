@@ -10,17 +10,17 @@ import (
 // Check refuses a map whose weight has another shape than its numbers say.
 func (l *Linear) Check() error {
 	shape := []int{l.Out, l.In}
-	switch {
-	case l.Transposed:
+	if l.Transposed {
 		shape = []int{l.In, l.Out}
-	case l.Score != nil && len(l.Weight.Shape) == 2 && l.Out == 1:
+	}
+	if s := l.Score; s != nil && l.Out == 1 && len(l.Weight.Shape) == 2 {
 		rows := l.Weight.Shape[0]
-		shape = []int{rows, l.In}
-		if s := l.Score; s.True < 0 || s.True >= rows || s.False < noToken || s.False >= rows {
+		if s.True < 0 || s.True >= rows || s.False < noToken || s.False >= rows {
 			return status.Errorf(status.Start, "weight %q has %d rows; the score takes rows %d and %d", l.Weight.Name, rows, s.True, s.False)
 		}
+		shape = []int{rows, l.In}
 	}
-	if !slices.Equal(l.Weight.Shape, shape) {
+	if !slices.Equal(l.Weight.Shape, shape) || l.Score != nil && (l.Out != 1 || l.Transposed) {
 		return status.Errorf(status.Start, "weight %q of a linear map %d -> %d has shape %v", l.Weight.Name, l.In, l.Out, l.Weight.Shape)
 	}
 	return nil
@@ -32,7 +32,7 @@ func (l *Linear) Stored() bool { return !l.Transposed && l.Score == nil }
 // Matrix is a stored weight: *weights.Tensor.
 type Matrix[M any] interface {
 	AppendFloat32(dst []float32) []float32
-	Rows(first, n int) M // n rows from the first on
+	Rows(from, to int) M
 }
 
 // AppendMatrix appends the map's weights [Out, In] in float32 to dst. stored is Weight; Check must have passed.

@@ -75,8 +75,8 @@ func (mods modules) has(class string) bool {
 }
 
 func (mods modules) outOfOrder(i int) error {
-	return status.Errorf(status.Unsupported, "%s: %s as module %d is not supported; supported: Transformer, Pooling, any Dense, Normalize; Transformer, SpladePooling; or Transformer, LogitScore",
-		modulesFile, mods[i].class, i)
+	return status.Errorf(status.Unsupported, "%s: %s as module %d is not supported; supported: Transformer, Pooling, any Dense, Normalize; "+
+		"Transformer, SpladePooling; or Transformer, LogitScore", modulesFile, mods[i].class, i)
 }
 
 // transformerOnly refuses modules that a model without pooling could not use.

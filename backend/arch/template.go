@@ -47,11 +47,17 @@ var Qwen3Reranker = &PairTemplate{
 }
 
 // templateSlot is the one expression of Jinja that is read here: the content of the first message with a role, as rerankers for
-// sentence-transformers have it, for plain contents.
-var templateSlot = regexp.MustCompile(`(?s)^\s*(?:messages\s*\|\s*selectattr\(\s*["']role["']\s*,\s*["'](?:eq|equalto|==)["']\s*,\s*["'](\w+)["']\s*\)\s*` +
-	`\|\s*map\(\s*attribute\s*=\s*["']content["']\s*\)\s*\|\s*first|` +
-	`\(\s*messages\s*\|\s*selectattr\(\s*["']role["']\s*,\s*["'](?:eq|equalto|==)["']\s*,\s*["'](query|document)["']\s*\)\s*\|\s*first\s*\)\s*\.\s*content)` +
+// sentence-transformers have it, for plain contents. Groups 1 and 2 have the role, 3 a default in quotes.
+var templateSlot = regexp.MustCompile(`^\s*(?:` +
+	messagesWith(`\w+`) + `\|\s*map\(\s*attribute\s*=\s*["']content["']\s*\)\s*\|\s*first|` +
+	`\(\s*` + messagesWith(`query|document`) + `\|\s*first\s*\)\s*\.\s*content)` +
 	`(?:\s*\|\s*default\(\s*("[^"\\]*"|'[^'\\]*')\s*\))?\s*$`)
+
+func messagesWith(role string) string {
+	return `messages\s*\|\s*selectattr\(\s*["']role["']\s*,\s*["'](?:eq|equalto|==)["']\s*,\s*["'](` + role + `)["']\s*\)\s*`
+}
+
+const templateExample = `messages | selectattr("role", "eq", "query") | map(attribute="content") | first`
 
 // parseTemplate reads a chat template of literal text and such expressions. file is for messages.
 func parseTemplate(file, text string) (*PairTemplate, error) {
@@ -65,8 +71,7 @@ func parseTemplate(file, text string) (*PairTemplate, error) {
 	}
 	for _, tag := range []string{"{%", "{#", "{{-", "-}}", "{{+"} {
 		if strings.Contains(text, tag) {
-			return fail("the chat template has %q; supported: literal text, and {{ messages | selectattr(\"role\", \"eq\", \"query\") | map(attribute=\"content\") | "+
-				"first }} for query, document and system", tag)
+			return fail("the chat template has %q; supported: literal text, and {{ "+templateExample+" }} for query, document and system", tag)
 		}
 	}
 	t := &PairTemplate{}
@@ -80,12 +85,12 @@ func parseTemplate(file, text string) (*PairTemplate, error) {
 		expression, next, closed := strings.Cut(after, "}}")
 		match := templateSlot.FindStringSubmatch(expression)
 		if !closed || match == nil {
-			return fail("the chat template has {{%s}}; supported: messages | selectattr(\"role\", \"eq\", \"query\") | map(attribute=\"content\") | first, "+
-				"for query, document and system", quote(expression))
+			return fail("the chat template has {{%s}}; supported: "+templateExample+", for query, document and system", quote(expression))
 		}
 		slot, known := slots[match[1]+match[2]]
 		if !known || seen[slot] {
-			return fail("the chat template has the role %s, or has it twice; supported: query, document and system, each once", quote(match[1]+match[2]))
+			return fail("the chat template has the role %s, or has it twice; supported: query, document and system, each once",
+				quote(match[1]+match[2]))
 		}
 		if match[3] != "" && slot == SlotInstruction {
 			t.Instruction = match[3][1 : len(match[3])-1]
@@ -100,9 +105,16 @@ func parseTemplate(file, text string) (*PairTemplate, error) {
 	return t, nil
 }
 
-// readTemplate reads how the CrossEncoder that a folder holds makes one text of a pair: by its chat template where its settings have the
-// modality "message" or, in a folder without modality_config, where there is one. nil: it gives the tokenizer the pair.
-func readTemplate(fsys fs.FS) (*PairTemplate, error) {
+// The tasks of sentence-transformers' Transformer module in a CrossEncoder.
+const (
+	taskGeneration     = "text-generation"
+	taskClassification = "sequence-classification"
+)
+
+// readTemplate reads how the CrossEncoder of modules.json makes one text of a pair: by its chat template where its settings have the
+// modality "message" or, without modality_config, where there is one. nil: it gives the tokenizer the pair. missing is what
+// transformer_task means where it is not there.
+func readTemplate(fsys fs.FS, task, missing string) (*PairTemplate, error) {
 	settings, err := readSettings(fsys)
 	if err != nil {
 		return nil, err
@@ -110,8 +122,8 @@ func readTemplate(fsys fs.FS) (*PairTemplate, error) {
 	if settings == nil {
 		settings = &object{file: limitFiles[0]}
 	}
-	if task := settings.text("transformer_task", "feature-extraction"); task != "text-generation" {
-		settings.fail(status.Start, "transformer_task is %s; %s needs \"text-generation\"", quote(task), scoreModule)
+	if found := settings.text("transformer_task", missing); found != task {
+		settings.fail(status.Start, "transformer_task is %s; the model and its modules need %q", quote(found), task)
 	}
 	settings.checkProcessing()
 	modalities := settings.object("modality_config")
@@ -143,6 +155,18 @@ func readTemplate(fsys fs.FS) (*PairTemplate, error) {
 	return parseTemplate(file, text)
 }
 
+// readPlainTemplate is for a folder without modules.json: transformers gives the tokenizer the pair, and chat templates are for chats;
+// but one that places a query and a document is how the model is asked.
+func readPlainTemplate(fsys fs.FS) (*PairTemplate, error) {
+	file, text, err := readChatTemplate(fsys)
+	if err != nil || !pairRoles.MatchString(text) {
+		return nil, err
+	}
+	return parseTemplate(file, text)
+}
+
+var pairRoles = regexp.MustCompile(`(?s)["']query["'].*["']document["']|["']document["'].*["']query["']`)
+
 // checkProcessing refuses processing_kwargs that would change the tokens. add_generation_prompt is for templates that ask for it.
 func (o *object) checkProcessing() {
 	kwargs := o.object("processing_kwargs")
@@ -153,7 +177,8 @@ func (o *object) checkProcessing() {
 		if inner := kwargs.object(name); inner != nil {
 			for key, raw := range inner.values {
 				if name != "chat_template" || key != "add_generation_prompt" {
-					inner.fail(status.Unsupported, "%s %s is not supported; supported: chat_template.add_generation_prompt", quote(key), quoteJSON(raw))
+					inner.fail(status.Unsupported, "%s %s is not supported; supported: chat_template.add_generation_prompt",
+						quote(key), quoteJSON(raw))
 				}
 			}
 			kwargs.err = firstOf(kwargs.err, inner.err)

@@ -33,7 +33,8 @@ func (t *Tokenizer) NewPairTemplate(source *arch.PairTemplate) (*PairTemplate, e
 	}
 	ids := append([]uint32(nil), s.raw.ids...)
 	if len(ids) == 0 || !t.vocab.special[ids[0]] || t.vocab.strips[ids[0]] || !strings.HasPrefix(source.Suffix, t.vocab.piece(ids[0])) {
-		return nil, status.Errorf(status.Unsupported, "the reranker's template ends with %.80q; it must begin with a special token of tokenizer.json", source.Suffix)
+		return nil, status.Errorf(status.Unsupported,
+			"the reranker's template ends with %.80q; it must begin with a special token of tokenizer.json", source.Suffix)
 	}
 	p.frame = newTemplate(sequencePart(sequenceA, 0), specialPart(0, ids...))
 	return p, nil

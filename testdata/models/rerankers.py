@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from decoders import CAUSAL, IS_QWEN, Decoder, Gemma
+from spec import SEQUENCE
 
 SLOT = '{{{{ messages | selectattr("role", "eq", "{}") | map(attribute="content") | first{} }}}}'
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
@@ -126,6 +127,27 @@ class Qwen3Reranker(Reranker):
             assert abs(yes - torch.sigmoid(torch.tensor(score))) < 1e-6, (self.name, item["text"], yes, score)
 
 
+@dataclasses.dataclass(frozen=True)
+class Classifier(Reranker):
+    """A sequence classifier that is asked by a chat template, as Qwen3-Reranker is where its two rows were made one of a classifier."""
+
+    task: str = SEQUENCE
+    labels: tuple[str, ...] = ("LABEL_0",)
+    template: str = "<|im_start|>" + SLOT.format("system", ' | default("Does it answer?")') + "\n" + SLOT.format("query", "") + "\n" + SLOT.format("document", "") + "<|im_end|>"
+    kind: str = IS_QWEN
+    family, classes = "qwen3", "Qwen3"
+
+    def extra_files(self) -> dict[str, dict | list | str]:
+        files = super().extra_files()
+        files["modules.json"] = files["modules.json"][:1]
+        del files["1_LogitScore/config.json"]
+        files["sentence_bert_config.json"] |= {"transformer_task": "sequence-classification", "module_output_name": "scores"}
+        return files
+
+    def results(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor | None, torch.Tensor]:
+        return model(**inputs).logits[0], model.model(**inputs).last_hidden_state[0]
+
+
 class LlamaReranker(Reranker):
     family, classes = "llama", "Llama"
 
@@ -137,6 +159,7 @@ class GemmaReranker(Reranker, Gemma):
 
 SPECS = (
     Qwen3Reranker("qwen3-reranker", hidden=20, heads=2, head_dim=12, intermediate=28, positions=260, max_seq_length=255, prompts={"web": "Find what answers the question", "none": ""}, dtype=torch.bfloat16, more={"tie_word_embeddings": True, "rope_theta": 1000.0}),
+    Classifier("qwen3-classifier-by-template", hidden=20, heads=2, head_dim=12, intermediate=28, positions=80, max_seq_length=60, prompts={"web": "Find what answers the question"}, default_prompt="web", dtype=torch.bfloat16, more={"pad_token_id": 0}),
     LlamaReranker("llama-reranker", hidden=20, heads=2, intermediate=24, positions=80, max_seq_length=60, true=350, template=DOCUMENT_FIRST, dtype=torch.bfloat16, more={"tie_word_embeddings": False}),
     GemmaReranker("gemma-reranker", hidden=20, heads=2, intermediate=24, true=17, false=350, dtype=torch.bfloat16),
 )

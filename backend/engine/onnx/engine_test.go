@@ -55,7 +55,3 @@ func TestSynthetic(t *testing.T) {
 func TestMutations(t *testing.T) {
 	suite.Mutations(t, open)
 }
-
-func TestMistakes(t *testing.T) {
-	suite.Mistakes(t, open, suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier, arch.HeadSparse))
-}

@@ -1,13 +1,6 @@
 package suite
 
-import (
-	"testing"
-
-	"github.com/stretchr/testify/require"
-
-	"github.com/basetenlabs/bei-runtime/backend/arch"
-	"github.com/basetenlabs/bei-runtime/backend/engine"
-)
+import "github.com/basetenlabs/bei-runtime/backend/arch"
 
 // mistake is one that a family's reader could make. bad applies it to a copy of the model and its layers; false: the model has nothing
 // that it could be made with.
@@ -165,21 +158,13 @@ var mistakes = []mistake{
 	}},
 }
 
-// Mistakes proves that golden cases see the mistakes that they can show.
-func Mistakes(t *testing.T, open Opener, cases []Case) {
-	for i := range cases {
-		c := &cases[i]
-		for _, m := range mistakes {
-			wrong := *c.Model
-			wrong.Layers = append([]arch.Layer(nil), c.Model.Layers...)
-			if !m.bad(&wrong) {
-				continue
-			}
-			t.Run(c.Name+"/"+m.name, func(t *testing.T) {
-				e := open(t, &wrong, c.Weights, engine.Limits{})
-				require.ErrorContains(t, Verify(e, c, Exact), "sequence ", "a result that differs, not a failure")
-				require.NoError(t, e.Close())
-			})
+// mutationsOf are those of the mistakes that could be made with a golden case, which must see each.
+func mutationsOf(c *Case) []mutation {
+	var mutations []mutation
+	for _, m := range mistakes {
+		if m.bad(copied(c.Model)) {
+			mutations = append(mutations, mutation{m.name, c.Name, func(wrong *arch.Model) { m.bad(wrong) }})
 		}
 	}
+	return mutations
 }

@@ -203,6 +203,11 @@ func Mutations(t *testing.T, open Opener) {
 	for _, bad := range mutations {
 		t.Run(bad.name, func(t *testing.T) { bad.fails(t, open, synthetic[bad.model[:4]]) })
 	}
+	for _, c := range golden {
+		for _, bad := range mutationsOf(c) {
+			t.Run(c.Name+": "+bad.name, func(t *testing.T) { bad.fails(t, open, c) })
+		}
+	}
 	for _, bad := range familyMutations {
 		t.Run(bad.model+": "+bad.name, func(t *testing.T) { bad.fails(t, open, golden[bad.model]) })
 	}
@@ -215,12 +220,18 @@ func Mutations(t *testing.T, open Opener) {
 // fails opens the wrong model, whose results must not be the case's.
 func (bad mutation) fails(t *testing.T, open Opener, c *Case) {
 	require.NotNil(t, c)
-	wrong := *c.Model
-	wrong.Layers = append([]arch.Layer(nil), c.Model.Layers...)
-	bad.bad(&wrong)
-	e := open(t, &wrong, c.Weights, engine.Limits{})
+	wrong := copied(c.Model)
+	bad.bad(wrong)
+	e := open(t, wrong, c.Weights, engine.Limits{})
 	require.ErrorContains(t, Verify(e, c, Exact), "sequence ", "a result that differs, not a failure")
 	require.NoError(t, e.Close())
+}
+
+// copied returns a model whose layers can be changed.
+func copied(m *arch.Model) *arch.Model {
+	c := *m
+	c.Layers = append([]arch.Layer(nil), m.Layers...)
+	return &c
 }
 
 // shifted runs the case with the positions after its own.
