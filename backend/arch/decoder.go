@@ -86,12 +86,7 @@ func (d *decoder) trunk(c *object, t *tensors, m *Model) {
 }
 
 // decoderPrefix is what stands before the trunk's names: models saved with a head have "model.".
-func decoderPrefix(t *tensors) string {
-	if t.has("model.embed_tokens.weight") {
-		return "model."
-	}
-	return ""
-}
+func decoderPrefix(t *tensors) string { return t.prefixOf("embed_tokens.weight", "model.") }
 
 func (d *decoder) shape(c *object) decoderShape {
 	s := decoderShape{

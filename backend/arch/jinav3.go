@@ -1,5 +1,7 @@
 package arch
 
+import "github.com/basetenlabs/bei-runtime/backend/status"
+
 // jinaV3 is jina-embeddings-v3 (https://arxiv.org/abs/2409.10173): XLM-RoBERTa with rope, with names and defaults of transformers'
 // JinaEmbeddingsV3Config and modeling_jina_embeddings_v3.py.
 var jinaV3 = family{
@@ -88,6 +90,9 @@ func xlmFlashTrunk(c *object, t *tensors, m *Model) {
 	c.oneOf("emb_pooler", "mean")
 	c.refusePresent("truncate_dim")
 	c.refusePresent("default_task")
+	if !c.present("position_embedding_type") { // versions of the code have different defaults
+		c.fail(status.Start, "position_embedding_type is missing")
+	}
 	offset := 0
 	table := c.oneOf("position_embedding_type", "rotary", "absolute") == "absolute"
 	if table {

@@ -86,6 +86,7 @@ func TestHostileModern(t *testing.T) {
 
 		{"jina-v3-mean", `"position_embedding_type": "absolute"`, `position_embedding_type "absolute" is not supported; supported: rotary`, status.Unsupported},
 		{"jina-v3-hub", `"position_embedding_type": "alibi"`, `position_embedding_type "alibi" is not supported; supported: rotary, absolute`, status.Unsupported},
+		{"jina-v3-hub", `"position_embedding_type": null`, "position_embedding_type is missing", status.Start},
 		{"jina-v3-hub", `"hidden_act": "gelu_new"`, `hidden_act "gelu_new" is not supported; supported: gelu`, status.Unsupported},
 		{"jina-v3-hub", `"truncate_dim": 8`, "truncate_dim 8 is not supported; supported: null", status.Unsupported},
 		{"jina-v3-hub", `"default_task": "text-matching"`, `default_task "text-matching" is not supported; supported: null`, status.Unsupported},
@@ -170,6 +171,22 @@ func TestNomicWidth(t *testing.T) {
 	require.Equal(t, 2048, nomicWidth(c, 768, true))
 	require.Equal(t, 3072, nomicWidth(c, 768, false))
 	require.Equal(t, 256, nomicWidth(c, 12, true))
+}
+
+// TestConvertedWeights: a config in transformers' format with weights in the hub's, which transformers converts as it reads them.
+func TestConvertedWeights(t *testing.T) {
+	for _, c := range []struct{ config, edits, weights, qkv string }{
+		{"nomic-mean", `"hidden_size": 12, "num_attention_heads": 2, "intermediate_size": 256, "head_dim": null`, "nomic-hub", "encoder.layers.0.attn.Wqkv.weight"},
+		{"jina-v3-mean", `"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 20, "num_hidden_layers": 1`, "jina-v3-hub-masked-lm",
+			"roberta.encoder.layers.0.mixer.Wqkv.weight"},
+	} {
+		fsys, _ := goldenFolder(t, c.config)
+		_, stored := goldenFolder(t, c.weights)
+		delete(fsys, "modules.json")
+		m, err := read(edited(t, fsys, c.edits), stored, Options{})
+		require.NoError(t, err, c.config)
+		require.Equal(t, c.qkv, m.Layers[0].Attention.QKV[0].Weight.Name)
+	}
 }
 
 // TestAdapters: a call without a task has none, so the weights are those without adapters; a transformer of the model's own code is taken of

@@ -211,8 +211,10 @@ func Mutations(t *testing.T, open Opener) {
 	for _, bad := range familyMutations {
 		t.Run(bad.model+": "+bad.name, func(t *testing.T) { bad.fails(t, open, golden[bad.model]) })
 	}
-	for _, c := range []*Case{synthetic["bert"], golden["roberta-mean"], golden["xlm-roberta-cls"], golden["camembert-max"], golden["distilbert-mean"], golden["mpnet-mean"],
-		golden["nomic-hub-positions"], golden["new-positions"], golden["jina-v2-original"], golden["jina-reranker-v2"]} {
+	for _, c := range []*Case{
+		synthetic["bert"], golden["roberta-mean"], golden["xlm-roberta-cls"], golden["camembert-max"], golden["distilbert-mean"],
+		golden["mpnet-mean"], golden["nomic-hub-positions"], golden["new-positions"], golden["jina-v2-original"], golden["jina-reranker-v2"],
+	} {
 		t.Run("positions off by one: "+c.Name, func(t *testing.T) { shifted(t, open, *c) })
 	}
 }
