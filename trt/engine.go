@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
@@ -44,25 +43,6 @@ type Engine struct {
 	closeErr       error
 
 	stats counters
-}
-
-// counters are Stats in the making.
-type counters struct{ runs, launches, replays, captures, tokens, cells atomic.Uint64 }
-
-// Stats counts what runs did since the engine was opened, warm-up left out.
-type Stats struct {
-	Runs     uint64 // calls of Slot.Run that reached a device
-	Launches uint64 // of the program
-	Replays  uint64 // launches that were a CUDA graph's
-	Captures uint64 // launches that had to capture one
-	Tokens   uint64 // of the runs
-	Cells    uint64 // of the launches, padding included
-}
-
-// Stats returns the counts.
-func (e *Engine) Stats() Stats {
-	c := &e.stats
-	return Stats{c.runs.Load(), c.launches.Load(), c.replays.Load(), c.captures.Load(), c.tokens.Load(), c.cells.Load()}
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -102,7 +82,7 @@ func newEngine(ctx context.Context, u setUp) (*Engine, error) {
 	l.BestTokens = min(l.BestTokens, l.MaxTokens)
 	var names []string
 	for _, r := range e.replicas {
-		names = append(names, "cuda:"+strconv.Itoa(r.device.Index))
+		names = append(names, r.deviceName())
 		e.info.DeviceUUIDs = append(e.info.DeviceUUIDs, r.device.UUID)
 	}
 	e.info.Device = strings.Join(names, ",")
@@ -113,7 +93,7 @@ func newEngine(ctx context.Context, u setUp) (*Engine, error) {
 	maps.Copy(e.info.Details, map[string]string{
 		"gpu": first.device.Name, "replicas": strconv.Itoa(len(e.replicas)), "runs_in_flight": strconv.Itoa(u.workers),
 		"shapes":           strconv.Itoa(len(first.shapes.all)),
-		"device_megabytes": fmt.Sprintf("%d weights, %d for each run in flight", first.weightsBytes>>20, first.contextBytes>>20),
+		"device_megabytes": fmt.Sprintf("%d weights, %d for each run in flight", first.weightsBytes>>20, first.runBytes(u.layout)>>20),
 	})
 	// Workers of different devices take turns.
 	for k := range u.workers {

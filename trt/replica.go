@@ -354,7 +354,7 @@ func (w *worker) enqueue(i, cell, sequence, vectors int) (captured bool, err err
 }
 
 func (r *replica) name() string {
-	return fmt.Sprintf("cuda:%d (%s)", r.device.Index, cmp.Or(r.device.Name, "unknown"))
+	return fmt.Sprintf("%s (%s)", r.deviceName(), cmp.Or(r.device.Name, "unknown"))
 }
 
 func (r *replica) free() {

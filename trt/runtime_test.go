@@ -55,8 +55,8 @@ func TestRandomBatches(t *testing.T) {
 			for range 200 {
 				require.NoError(t, f.check(e, e.slots[0], f.batch(random, e.info.Limits)))
 			}
-			require.Zero(t, e.Stats().Captures)
-			require.Equal(t, e.Stats().Launches, e.Stats().Replays)
+			require.Zero(t, e.Stats()[0].Graphs.Captures)
+			require.Equal(t, e.Stats()[0].Launches, e.Stats()[0].Graphs.Replays)
 		})
 	}
 }
@@ -97,7 +97,7 @@ func TestVectorsTakeTurns(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 1, f.count("stage", 0))
 		require.LessOrEqual(t, e.replicas[0].workers[0].vectors.bytes, mostVectorBytes)
-		require.Equal(t, uint64(16), e.Stats().Launches)
+		require.Equal(t, uint64(16), e.Stats()[0].Launches)
 		require.Equal(t, waits+2, f.count("wait", 0), "640 rows of 128 KiB are 80 MiB")
 		for row := range 640 {
 			for c := row % 61; c < f.layout.token; c += 61 {

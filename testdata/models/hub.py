@@ -47,8 +47,8 @@ class Hub:
         self(input_ids=ids, token_type_ids=ids, position_ids=ids)
         return self
 
-    def load(self, weights: dict[str, torch.Tensor]) -> "Hub":
-        self.weights, self.read = {name: tensor.float() for name, tensor in weights.items()}, True
+    def load(self, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> "Hub":
+        self.weights, self.read = {name: tensor.to(dtype) for name, tensor in weights.items()}, True
         return self
 
     # Layers.
@@ -108,9 +108,10 @@ class Hub:
 def rotation(positions: torch.Tensor, frequencies: torch.Tensor, interleaved: bool = False):
     """Turns the first numbers of [heads, tokens, d] in pairs by positions times frequencies."""
     angle = positions[:, None].float() * frequencies
-    cos, sin, width = angle.cos(), angle.sin(), 2 * len(frequencies)
+    width = 2 * len(frequencies)
 
     def turn(x: torch.Tensor) -> torch.Tensor:
+        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
         first, second = (x[..., 0:width:2], x[..., 1:width:2]) if interleaved else (x[..., : width // 2], x[..., width // 2 : width])
         pair = (first * cos - second * sin, second * cos + first * sin)
         turned = torch.stack(pair, -1).flatten(-2) if interleaved else torch.cat(pair, -1)
@@ -158,15 +159,16 @@ class HubSpec:
         stored = safetensors.torch.load_file(self.folder / "model.safetensors")
         return {name.removeprefix(self.prefix): tensor for name, tensor in stored.items()}
 
-    def load(self) -> tuple[Hub, sentence_transformers.SentenceTransformer | None]:
-        model = self.code(self).load(self.file())
-        self.compare(model)
+    def load(self, dtype: torch.dtype) -> tuple[Hub, sentence_transformers.SentenceTransformer | None]:
+        model = self.code(self).load(self.file(), dtype)
+        if dtype == torch.float32:
+            self.compare(model)
         if not self.is_embedding:
             return model, None
         modules = [HubTransformer(self, model)]
         for module in json.loads((self.folder / "modules.json").read_text(encoding="utf-8"))[1:]:
             cls, path = MODULES[module["type"].rsplit(".", 1)[1]], self.folder / module["path"]
-            modules.append(cls.load(str(path)) if path.exists() else cls())
+            modules.append((cls.load(str(path)) if path.exists() else cls()).to(dtype))
         return model, sentence_transformers.SentenceTransformer(modules=modules, device="cpu").eval()
 
     def results(self, model: Hub, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor | None, torch.Tensor]:

@@ -33,7 +33,7 @@ class JinaBertCode(Hub):
         bias = 0.0
         if c["position_embedding_type"] == "alibi":
             place = torch.arange(len(ids))
-            bias = -torch.tensor(slopes(self.heads))[:, None, None] * (place[None] - place[:, None]).abs()
+            bias = (-torch.tensor(slopes(self.heads))[:, None, None] * (place[None] - place[:, None]).abs()).to(x.dtype)
         else:
             x = x + self.table(f"{p}embeddings.position_embeddings", c["max_position_embeddings"], positions)
         x = self.norm(x, f"{p}embeddings.LayerNorm")
