@@ -79,7 +79,7 @@ func TestGPU(t *testing.T) {
 	}
 }
 
-// cosines runs each sequence alone and returns the least cosine to the truth of pooled rows and token vectors.
+// cosines runs each sequence alone and returns the least cosine to the truth of pooled rows, token vectors and sparse rows.
 func cosines(t *testing.T, e engine.Engine, sequences []suite.Sequence) float64 {
 	least := 1.0
 	for _, q := range sequences {
@@ -88,7 +88,7 @@ func cosines(t *testing.T, e engine.Engine, sequences []suite.Sequence) float64 
 		for _, pair := range []struct {
 			got  []float32
 			want []float64
-		}{{results[0].Pooled, q.Pooled}, {results[0].TokenVectors, q.TokenVectors}} {
+		}{{results[0].Pooled, q.Pooled}, {results[0].TokenVectors, q.TokenVectors}, {results[0].Sparse, q.Sparse}} {
 			if pair.want == nil || len(pair.got) < 2 {
 				continue
 			}

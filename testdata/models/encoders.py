@@ -21,6 +21,7 @@ class Encoder(Bert):
     task: str = ""
     tokenizer_name: str = "roberta"
     pad: int = 1
+    takes_types: bool = True  # the forward has token_type_ids
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "task", CLASSES[self.family] + self.head)
@@ -46,6 +47,10 @@ class Encoder(Bert):
         special = {f"{name}_token": f"<{name}>" for name in ("unk", "pad", "mask")}
         return {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"} | special
 
+    def inputs(self, item: dict) -> dict[str, torch.Tensor]:
+        inputs = super().inputs(item)
+        return inputs if self.takes_types else {key: value for key, value in inputs.items() if key != "token_type_ids"}
+
     def value(self, name: str, shape: torch.Size) -> torch.Tensor:
         """Lookup tables of attention are as large as other embeddings: a wrong bucket must be seen."""
         if "relative_attention_bias" in name:
@@ -67,6 +72,7 @@ class DistilBert(Encoder):
     family: str = "distilbert"
     tokenizer_name: str = "bert"
     types: int = 1
+    takes_types: bool = False
     pad: int = 0
 
     @property
@@ -89,26 +95,17 @@ class DistilBert(Encoder):
             "torch_dtype": str(self.dtype).removeprefix("torch."),
         }
 
-    def inputs(self, item: dict) -> dict[str, torch.Tensor]:
-        inputs = super().inputs(item)
-        del inputs["token_type_ids"]
-        return inputs
-
 
 @dataclasses.dataclass(frozen=True)
 class MPNet(Encoder):
     family: str = "mpnet"
     types: int = 1
+    takes_types: bool = False
 
     def config(self) -> dict:
         config = super().config() | {"relative_attention_num_buckets": 32}
         del config["type_vocab_size"], config["position_embedding_type"]
         return config
-
-    def inputs(self, item: dict) -> dict[str, torch.Tensor]:
-        inputs = super().inputs(item)
-        del inputs["token_type_ids"]
-        return inputs
 
 
 @dataclasses.dataclass(frozen=True)
