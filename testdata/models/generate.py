@@ -78,16 +78,16 @@ class Reference:
         return None if pooled is None else pooled.numpy(), rows.numpy()
 
     def items(self) -> list[dict]:
-        cases = [(text, None, None) for text in TEXTS] + [(text, pair, None) for text, pair in PAIRS]
+        cases = [(text, None, None) for text in TEXTS + self.spec.texts] + [(text, pair, None) for text, pair in PAIRS]
         cases += [(TEXTS[0], None, name) for name in self.spec.prompts]
-        items, first = [], self.spec.first_position
+        items = []
         for text, pair, prompt_name in cases:
             # Without a name the model's default prompt is put before single texts, as encode does.
             used = prompt_name or (self.spec.default_prompt if pair is None else None)
             encoding = self.tokenizer.encode(self.spec.prompts.get(used, "") + text, pair)
             items.append({
                 "text": text, "pair": pair, "prompt_name": prompt_name,
-                "input_ids": encoding.ids, "token_type_ids": encoding.type_ids, "position_ids": list(range(first, first + len(encoding.ids))),
+                "input_ids": encoding.ids, "token_type_ids": encoding.type_ids, "position_ids": self.spec.position_ids(encoding.ids),
             })
         return items
 

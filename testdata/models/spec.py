@@ -43,6 +43,7 @@ class Spec:
     positions: int = 40
     types: int = 1  # token type ids are below it
     max_seq_length: int | None = 24
+    texts: tuple[str, ...] = ()  # more than generate.py has for all
     lengths: tuple[int, ...] = (5, 13)  # of the items that no text makes
     vector_items: tuple[int, ...] = (0, 3, 9)  # items whose token rows golden.json has; token classifiers' has all
     task: str = ""
@@ -108,10 +109,9 @@ class Spec:
 
     # The truth.
 
-    @property
-    def first_position(self) -> int:
-        """The position id of a sequence's first token."""
-        return 0
+    def position_ids(self, input_ids: list[int]) -> list[int]:
+        """What the model itself makes of a sequence, where it is given none."""
+        return list(range(len(input_ids)))
 
     def load(self) -> tuple[torch.nn.Module, sentence_transformers.SentenceTransformer | None]:
         """The transformer, its weights read from the folder as float32, and for embedding models the SentenceTransformer that it is part of.
