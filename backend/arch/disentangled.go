@@ -143,8 +143,15 @@ func project(x, weight, bias []float32, in, out int) []float32 {
 	share := (rows + runtime.GOMAXPROCS(0) - 1) / runtime.GOMAXPROCS(0)
 	for first := 0; first < rows; first += share {
 		group.Go(func() {
-			for r := first; r < min(first+share, rows); r++ {
-				projectRow(y[r*out:(r+1)*out], x[r*in:(r+1)*in], weight, bias)
+			last := min(first+share, rows)
+			for r := first; r < last; r += 2 { // the last row may be done twice
+				second := min(r+1, last-1)
+				projectRows(y[r*out:(r+1)*out], y[second*out:(second+1)*out], x[r*in:(r+1)*in], x[second*in:(second+1)*in], weight)
+			}
+			for r := first; r < last; r++ {
+				for o, b := range bias {
+					y[r*out+o] += b
+				}
 			}
 		})
 	}
@@ -152,30 +159,26 @@ func project(x, weight, bias []float32, in, out int) []float32 {
 	return y
 }
 
-// projectRow has eight sums at a time, so that additions need not wait for each other.
-func projectRow(y, x, weight, bias []float32) {
-	in := len(x)
-	o := 0
+// projectRows has eight sums at a time, so that few numbers are loaded for each product and additions need not wait for each other.
+func projectRows(y, z, x, u, weight []float32) {
+	in, o := len(x), 0
+	u = u[:in]
 	for ; o+4 <= len(y); o += 4 {
 		w0, w1, w2, w3 := weight[o*in:][:in], weight[(o+1)*in:][:in], weight[(o+2)*in:][:in], weight[(o+3)*in:][:in]
 		var a0, a1, a2, a3, b0, b1, b2, b3 float32
-		i := 0
-		for ; i+2 <= in; i += 2 {
-			u, v := x[i], x[i+1]
-			a0, a1, a2, a3 = a0+u*w0[i], a1+u*w1[i], a2+u*w2[i], a3+u*w3[i]
-			b0, b1, b2, b3 = b0+v*w0[i+1], b1+v*w1[i+1], b2+v*w2[i+1], b3+v*w3[i+1]
+		for i, a := range x {
+			b, c, d, e, f := u[i], w0[i], w1[i], w2[i], w3[i]
+			a0, a1, a2, a3 = a0+a*c, a1+a*d, a2+a*e, a3+a*f
+			b0, b1, b2, b3 = b0+b*c, b1+b*d, b2+b*e, b3+b*f
 		}
-		if i < in {
-			a0, a1, a2, a3 = a0+x[i]*w0[i], a1+x[i]*w1[i], a2+x[i]*w2[i], a3+x[i]*w3[i]
-		}
-		y[o], y[o+1], y[o+2], y[o+3] = a0+b0, a1+b1, a2+b2, a3+b3
+		y[o], y[o+1], y[o+2], y[o+3] = a0, a1, a2, a3
+		z[o], z[o+1], z[o+2], z[o+3] = b0, b1, b2, b3
 	}
 	for ; o < len(y); o++ {
-		for i, u := range x {
-			y[o] += u * weight[o*in+i]
+		var a, b float32
+		for i, c := range weight[o*in:][:in] {
+			a, b = a+x[i]*c, b+u[i]*c
 		}
-	}
-	for o := range bias {
-		y[o] += bias[o]
+		y[o], z[o] = a, b
 	}
 }

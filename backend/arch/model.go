@@ -62,9 +62,11 @@ type Norm struct {
 
 // Embeddings is the sum of tables that starts the residual stream: norm(scale * word[id] + position[pos] + type[t]).
 type Embeddings struct {
-	Word           Tensor // [VocabSize, width]; width is HiddenSize unless Projection is set
-	Position       Tensor // learned table [MaxPositions, width], or absent (rope, alibi, relative)
-	PositionOffset int    // position id of a sequence's first token: 0, or pad_token_id + 1 (roberta)
+	Word     Tensor // [VocabSize, width]; width is HiddenSize unless Projection is set
+	Position Tensor // learned table [MaxPositions, width], or absent (rope, alibi, relative)
+	// PositionOffset is the position id of a sequence's first token: 0, or one above the padding token's id (roberta). Padding tokens, which a
+	// text may name, then have their id as position and do not count.
+	PositionOffset int
 	Type           Tensor // [TypeVocabSize, width], or absent
 	TypeVocabSize  int    // token type ids are below it; 1 where the model ignores types
 	Scale          float32

@@ -6,9 +6,10 @@ import pathlib
 import torch
 
 from bert import Bert
-from spec import MASKED, SEQUENCE, TOKEN, TOKENIZERS, Dense, Spec
+from spec import MASKED, SEQUENCE, TOKEN, TOKENIZERS, Dense, Spec, positions_after
 
 CLASSES = {"roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert", "distilbert": "DistilBert", "mpnet": "MPNet", "deberta-v2": "DebertaV2"}
+PADDED = ("the <pad> dog<pad><pad>", "<pad>")
 ENTITIES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 
 
@@ -21,6 +22,8 @@ class Encoder(Bert):
     task: str = ""
     tokenizer_name: str = "roberta"
     pad: int = 1
+    counts_from_pad: bool = True  # positions count from pad + 1, and padding, which a text may name, does not count
+    takes_types: bool = True  # the forward has token_type_ids
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "task", CLASSES[self.family] + self.head)
@@ -33,9 +36,10 @@ class Encoder(Bert):
     def vocab_size(self) -> int:
         return {"bert": 320, "roberta": 400, "roberta_prefix": 400, "unigram": 163}[self.tokenizer_name]
 
-    @property
-    def first_position(self) -> int:
-        return self.pad + 1
+    def position_ids(self, input_ids: list[int]) -> list[int]:
+        if not self.counts_from_pad:
+            return super().position_ids(input_ids)
+        return positions_after(self.pad, input_ids)
 
     def config(self) -> dict:
         return super().config() | {"model_type": self.family, "pad_token_id": self.pad, "bos_token_id": 0, "eos_token_id": 2}
@@ -45,6 +49,10 @@ class Encoder(Bert):
             return super().tokenizer_config() | {"tokenizer_class": "PreTrainedTokenizerFast"}
         special = {f"{name}_token": f"<{name}>" for name in ("unk", "pad", "mask")}
         return {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"} | special
+
+    def inputs(self, item: dict) -> dict[str, torch.Tensor]:
+        inputs = super().inputs(item)
+        return inputs if self.takes_types else {key: value for key, value in inputs.items() if key != "token_type_ids"}
 
     def value(self, name: str, shape: torch.Size) -> torch.Tensor:
         """Lookup tables of attention are as large as other embeddings: a wrong bucket must be seen."""
@@ -67,11 +75,9 @@ class DistilBert(Encoder):
     family: str = "distilbert"
     tokenizer_name: str = "bert"
     types: int = 1
+    takes_types: bool = False
     pad: int = 0
-
-    @property
-    def first_position(self) -> int:
-        return 0
+    counts_from_pad: bool = False
 
     def config(self) -> dict:
         return {
@@ -89,26 +95,17 @@ class DistilBert(Encoder):
             "torch_dtype": str(self.dtype).removeprefix("torch."),
         }
 
-    def inputs(self, item: dict) -> dict[str, torch.Tensor]:
-        inputs = super().inputs(item)
-        del inputs["token_type_ids"]
-        return inputs
-
 
 @dataclasses.dataclass(frozen=True)
 class MPNet(Encoder):
     family: str = "mpnet"
     types: int = 1
+    takes_types: bool = False
 
     def config(self) -> dict:
         config = super().config() | {"relative_attention_num_buckets": 32}
         del config["type_vocab_size"], config["position_embedding_type"]
         return config
-
-    def inputs(self, item: dict) -> dict[str, torch.Tensor]:
-        inputs = super().inputs(item)
-        del inputs["token_type_ids"]
-        return inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,10 +116,7 @@ class Deberta(Encoder):
     tokenizer_name: str = "bert"
     types: int = 1  # 1: there is no table of them
     pad: int = 0
-
-    @property
-    def first_position(self) -> int:
-        return 0
+    counts_from_pad: bool = False
 
     def config(self) -> dict:
         config = super().config() | {
@@ -150,17 +144,17 @@ def heads(spec: type[Encoder], prefix: str, **sizes) -> tuple[Encoder, ...]:
 
 
 SPECS = (
-    Encoder("roberta-mean", hidden=28, heads=4, intermediate=34, eps=1e-3, types=1, prefix="roberta."),
+    Encoder("roberta-mean", hidden=28, heads=4, intermediate=34, eps=1e-3, types=1, prefix="roberta.", texts=PADDED),
     Encoder("roberta-cls-dense", hidden=30, heads=3, intermediate=41, act="relu", pad=4, positions=34, max_seq_length=20, pooling=("cls",), dense=(Dense(17),), dtype=torch.float16),
     *heads(Encoder, "roberta", hidden=21, heads=3, intermediate=26, act="gelu_new", eps=1e-2),
-    Encoder("xlm-roberta-cls", family="xlm-roberta", tokenizer_name="unigram", hidden=35, heads=5, intermediate=35, eps=1e-5, types=1, pooling=("cls",), gamma_beta=True),
+    Encoder("xlm-roberta-cls", family="xlm-roberta", tokenizer_name="unigram", hidden=35, heads=5, intermediate=35, eps=1e-5, types=1, pooling=("cls",), gamma_beta=True, texts=PADDED),
     *heads(Encoder, "xlm-roberta", family="xlm-roberta", tokenizer_name="unigram", hidden=22, heads=2, intermediate=30, eps=1e-4, types=1),
     Encoder("camembert-max", family="camembert", tokenizer_name="unigram", hidden=27, heads=3, intermediate=40, layers=1, act="silu", eps=1e-5, types=1, pooling=("max",), normalize=False),
     *heads(Encoder, "camembert", family="camembert", tokenizer_name="unigram", hidden=20, heads=4, intermediate=24, act="gelu_pytorch_tanh", eps=1e-3, types=1),
     DistilBert("distilbert-mean", hidden=26, heads=2, intermediate=31, layers=3, prefix="distilbert."),
     DistilBert("distilbert-sqrt-bf16", hidden=24, heads=4, intermediate=40, act="relu", pooling=("mean_sqrt_len_tokens",), normalize=False, dtype=torch.bfloat16),
     *heads(DistilBert, "distilbert", hidden=26, heads=2, intermediate=30, act="gelu_new"),
-    MPNet("mpnet-mean", hidden=24, heads=4, intermediate=31, eps=1e-3, positions=200, max_seq_length=198, lengths=(5, 60, 190)),
+    MPNet("mpnet-mean", hidden=24, heads=4, intermediate=31, eps=1e-3, positions=200, max_seq_length=198, texts=PADDED, lengths=(5, 60, 190)),
     MPNet("mpnet-lasttoken-prefix", hidden=21, heads=3, intermediate=32, act="silu", positions=60, pooling=("lasttoken",), prefix="mpnet.", gamma_beta=True),
     *heads(MPNet, "mpnet", hidden=20, heads=2, intermediate=26, eps=1e-4),
     Deberta("deberta-mean", hidden=30, heads=3, intermediate=35, eps=1e-3, max_seq_length=40, lengths=(5, 33)),

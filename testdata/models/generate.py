@@ -85,19 +85,19 @@ class Reference:
         return None if pooled is None else pooled.float().numpy(), rows.float().numpy()
 
     def items(self) -> list[dict]:
-        singles, prompted = TEXTS, (TEXTS[0], None)
+        singles, prompted = TEXTS + self.spec.texts, (TEXTS[0], None)
         if self.spec.pairs_only:
             singles, prompted = (), PAIRS[0]
         cases = [(text, None, None) for text in singles] + [(text, pair, None) for text, pair in PAIRS]
         cases += [(*prompted, name) for name in self.spec.prompts]
-        items, first = [], self.spec.first_position
+        items = []
         for text, pair, prompt_name in cases:
             # Without a name the model's default prompt is put before single texts, as encode does.
             used = prompt_name or (self.spec.default_prompt if pair is None or self.spec.pairs_only else None)
             ids, types = self.spec.encode(self.tokenizer, text, pair, self.spec.prompts.get(used, ""))
             items.append({
                 "text": text, "pair": pair, "prompt_name": prompt_name,
-                "input_ids": ids, "token_type_ids": types, "position_ids": list(range(first, first + len(ids))),
+                "input_ids": ids, "token_type_ids": types, "position_ids": self.spec.position_ids(ids),
             })
         return items
 

@@ -137,9 +137,9 @@ class HubTransformer(InputModule):
         return dict(self.tokenizer((prompt or "") + text, truncation=True, max_length=self.max_seq_length, return_tensors="pt"))
 
     def forward(self, features: dict[str, torch.Tensor], **_) -> dict[str, torch.Tensor]:
-        ids, first = features["input_ids"], self.spec.first_position
+        ids = features["input_ids"]
         kinds = features.get("token_type_ids", torch.zeros_like(ids))
-        positions = torch.arange(first, first + ids.shape[1])[None]
+        positions = torch.tensor([self.spec.position_ids(ids[0].tolist())])
         return features | {"token_embeddings": self.auto_model(ids, kinds, positions).last_hidden_state}
 
     def save(self, *_, **__) -> None:
@@ -200,11 +200,11 @@ class HubSpec:
             other, info = cls.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
         missing = [name for name in info["missing_keys"] if "pooler" not in name]
         assert not missing and not info["unexpected_keys"], (self.name, info)
-        first = self.first_position
+        ids = torch.arange(2, 19) * 7 % self.vocab_size
         inputs = {
-            "input_ids": torch.arange(2, 19)[None] * 7 % self.vocab_size,
+            "input_ids": ids[None],
             "token_type_ids": (torch.arange(17)[None] // 9).clamp(max=self.types - 1),
-            "position_ids": torch.arange(first, first + 17)[None],
+            "position_ids": torch.tensor([self.position_ids(ids.tolist())]),
         }
         ours, theirs = model(**inputs), other.eval()(**inputs)
         key = "last_hidden_state" if ours.logits is None else "logits"

@@ -8,8 +8,9 @@ import pathlib
 import torch
 
 from bert import Bert, Rotary
+from encoders import PADDED
 from hub import ACTIVATIONS, Hub, HubSpec, frequencies, rotation
-from spec import TOKENIZERS, Spec
+from spec import TOKENIZERS, Spec, positions_after
 
 GLU = {"geglu": "gelu", "reglu": "relu"}
 
@@ -172,9 +173,8 @@ class Flash(HubSpec, JinaV3):
     position_type: str = "rotary"
     adapters: int = 0
 
-    @property
-    def first_position(self) -> int:
-        return 2 if self.position_type == "absolute" else 0
+    def position_ids(self, input_ids: list[int]) -> list[int]:
+        return positions_after(1, input_ids) if self.position_type == "absolute" else super().position_ids(input_ids)
 
     @property
     def transformer_type(self) -> str | None:
@@ -242,5 +242,5 @@ SPECS = (
     JinaV3("jina-v3-masked-lm", hidden=16, heads=2, intermediate=20, layers=1, task="JinaEmbeddingsV3ForMaskedLM", vector_items=(1,)),
     Flash("jina-v3-hub", hidden=24, heads=2, intermediate=30, adapters=3),
     Flash("jina-v3-hub-masked-lm", hidden=16, heads=2, intermediate=20, layers=1, task="XLMRobertaForMaskedLM", vector_items=(1,)),
-    Flash("jina-reranker-v2", hidden=20, heads=2, intermediate=24, position_type="absolute", task="XLMRobertaForSequenceClassification", labels=("LABEL_0",), dtype=torch.bfloat16),
+    Flash("jina-reranker-v2", hidden=20, heads=2, intermediate=24, position_type="absolute", task="XLMRobertaForSequenceClassification", labels=("LABEL_0",), dtype=torch.bfloat16, texts=PADDED),
 )

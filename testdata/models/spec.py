@@ -5,6 +5,7 @@ pooling, scale or name moves the results visibly.
 """
 
 import dataclasses
+import itertools
 import pathlib
 import zlib
 
@@ -45,6 +46,7 @@ class Spec:
     positions: int = 40
     types: int = 1  # token type ids are below it
     max_seq_length: int | None = 24
+    texts: tuple[str, ...] = ()  # more than generate.py has for all
     lengths: tuple[int, ...] = (5, 13)  # of the items that no text makes
     vector_items: tuple[int, ...] = (0, 3, 9)  # items whose token rows golden.json has; token classifiers' has all
     task: str = ""
@@ -122,10 +124,9 @@ class Spec:
 
     # The truth.
 
-    @property
-    def first_position(self) -> int:
-        """The position id of a sequence's first token."""
-        return 0
+    def position_ids(self, input_ids: list[int]) -> list[int]:
+        """What the model itself makes of a sequence, where it is given none."""
+        return list(range(len(input_ids)))
 
     def load(self, dtype: torch.dtype) -> tuple[torch.nn.Module, sentence_transformers.SentenceTransformer | None]:
         """The transformer, its weights read from the folder as dtype, and for embedding models the SentenceTransformer that it is part of.
@@ -168,6 +169,12 @@ class Spec:
         if self.task.endswith((MASKED, PRETRAINING)):
             return torch.log1p(torch.relu(logits)).max(dim=0).values, logits
         return None, logits
+
+
+def positions_after(pad: int, input_ids: list[int]) -> list[int]:
+    """RoBERTa's: they count from pad + 1, and padding tokens have pad and do not count."""
+    counted = itertools.accumulate(id != pad for id in input_ids)
+    return [pad + (n if id != pad else 0) for id, n in zip(input_ids, counted)]
 
 
 def random_tensor(key: str, shape: torch.Size) -> torch.Tensor:

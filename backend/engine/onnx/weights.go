@@ -138,23 +138,21 @@ func (b *binder) typedScalar(dtype ort.DataType, x float32) string {
 
 // sizes binds a list of int64, inside the graph.
 func (b *binder) sizes(numbers ...int) string {
-	name := fmt.Sprintf("w%d", len(b.g.initializers))
-	var raw []byte
-	for _, n := range numbers {
-		raw = binary.LittleEndian.AppendUint64(raw, uint64(n))
-	}
-	b.g.initializers = append(b.g.initializers, initializer{name: name, dtype: ort.Int64, dims: []int64{int64(len(numbers))}, raw: raw})
-	return name
+	return list(b, ort.Int64, numbers, func(raw []byte, n int) []byte { return binary.LittleEndian.AppendUint64(raw, uint64(n)) })
 }
 
 // indices binds a list of int32, inside the graph.
 func (b *binder) indices(numbers []int32) string {
+	return list(b, ort.Int32, numbers, func(raw []byte, n int32) []byte { return binary.LittleEndian.AppendUint32(raw, uint32(n)) })
+}
+
+func list[T any](b *binder, dtype ort.DataType, numbers []T, encode func(raw []byte, n T) []byte) string {
 	name := fmt.Sprintf("w%d", len(b.g.initializers))
 	var raw []byte
 	for _, n := range numbers {
-		raw = binary.LittleEndian.AppendUint32(raw, uint32(n))
+		raw = encode(raw, n)
 	}
-	b.g.initializers = append(b.g.initializers, initializer{name: name, dtype: ort.Int32, dims: []int64{int64(len(numbers))}, raw: raw})
+	b.g.initializers = append(b.g.initializers, initializer{name: name, dtype: dtype, dims: []int64{int64(len(numbers))}, raw: raw})
 	return name
 }
 
