@@ -97,10 +97,13 @@ class Reference:
             tokenizer = transformers.AutoTokenizer.from_pretrained(self.spec.folder)
             for item in items:
                 assert tokenizer(item["text"], item["pair"], truncation=True, max_length=self.max_length)["input_ids"] == item["input_ids"], item
-            return
+            if not self.spec.splade:
+                return
+            self.sentence = sentence_transformers.SparseEncoder(str(self.spec.folder), device="cpu", model_kwargs={"dtype": torch.float32, "attn_implementation": "eager"})
         for item, row in zip(items, pooled):
             if item["pair"] is None:
                 other = self.sentence.encode(item["text"], prompt_name=item["prompt_name"], show_progress_bar=False)
+                other = other.to_dense().numpy() if self.spec.splade else other
                 assert numpy.allclose(row, other, atol=1e-6), (self.spec.name, item["text"], abs(row - other).max())
 
 
