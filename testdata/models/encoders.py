@@ -163,6 +163,7 @@ SPECS = (
     Deberta("deberta-p2c-own", hidden=28, heads=2, intermediate=33, layers=3, pooling=("weightedmean",), gamma_beta=True, dtype=torch.float16, max_seq_length=40, lengths=(5, 33), more={"share_att_key": False, "pos_att_type": "P2C", "position_buckets": 10, "max_relative_positions": -1}),
     Deberta("deberta-absolute", hidden=24, heads=3, intermediate=30, layers=1, max_seq_length=40, lengths=(5, 33), more={"relative_attention": False, "position_biased_input": True}),
     *heads(Deberta, "deberta", hidden=21, heads=3, intermediate=30, act="gelu_new", eps=1e-4),
+    DistilBert("distilbert-splade", hidden=22, heads=2, intermediate=30, layers=1, head=MASKED, splade=True, vector_items=(1,)),
     Deberta("deberta-masked-lm-new", hidden=20, heads=2, intermediate=24, head=MASKED, vector_items=(1,), more={"legacy": False, "pooler_hidden_act": "relu"}),
     Deberta("deberta-classifier-tanh", hidden=20, heads=2, intermediate=24, layers=1, head=SEQUENCE, labels=("no", "yes"), more={"pooler_hidden_act": "tanh", "share_att_key": False}),
     Encoder("roberta-masked-lm-untied", hidden=18, heads=2, intermediate=24, layers=1, head=MASKED, vector_items=(1,), more={"tie_word_embeddings": False}),

@@ -54,6 +54,7 @@ class Spec:
     pooling: tuple[str, ...] = ("mean",)
     dense: tuple[Dense, ...] = ()
     normalize: bool = True
+    splade: bool = False  # a masked-LM model with the files of a SparseEncoder
     prompts: dict = dataclasses.field(default_factory=dict)
     default_prompt: str | None = None
     files: str = CLASSIC
