@@ -104,7 +104,7 @@ $(DIST)/libbei_trt_%.so: $(wildcard trt/shim/*) trt/shim.h Makefile $(DEPS)/stam
 # Of another TENSORRT_ROOT than last time, perhaps.
 $(DIST)/libbei_trt_10.so: always
 
-test: test_unit test_race test_integration ## run all tests but those of trt/, which test_tensorrt runs
+test: test_unit test_race test_integration ## run all tests but those of trt/ that need TensorRT, which test_tensorrt runs
 
 test_unit: setup ## tests of the Go packages that need no built library, with coverage and on lesser CPUs' kernels, and of the scripts
 	$(PYTHON) -m unittest discover -s scripts -p '*_test.py'
@@ -116,6 +116,8 @@ test_unit: setup ## tests of the Go packages that need no built library, with co
 
 test_race: setup ## the Go packages under the race detector
 	$(GO) test -race ./backend/...
+	@# -short: without those tests of trt/ that need TensorRT's library, which test_tensorrt runs.
+	$(GO) test -race -short ./trt/...
 
 test_integration: build ## Rust tests, then the C, Python, Go and command-line tests on what is in dist/
 	$(RUST) test --workspace --locked

@@ -238,7 +238,7 @@ func TestMetrics(t *testing.T) {
 	m := families(t, b)
 	for _, name := range []string{"bei_calls_total", "bei_call_seconds", "bei_items_total", "bei_log_dropped_total", "bei_info", "bei_slots", "bei_healthy",
 		"bei_tokenization_seconds", "bei_queue_seconds", "bei_run_seconds", "bei_run_tokens", "bei_run_sequences", "bei_run_fill_ratio",
-		"bei_padding_tokens_total", "bei_tokens_total", "bei_runs_total", "bei_isolation_runs_total", "bei_slots_busy", "bei_queue_tokens",
+		"bei_tokens_total", "bei_runs_total", "bei_isolation_runs_total", "bei_slots_busy", "bei_queue_tokens",
 		"bei_admitted_items", "go_goroutines", "process_resident_memory_bytes"} {
 		require.Contains(t, m, name)
 		require.NotEmpty(t, m[name].GetHelp(), name)

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/common/expfmt"
 
+	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/pipeline"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
@@ -49,6 +50,9 @@ func (m *metrics) watch(b *Backend) {
 			}
 			return 0
 		}), deviceCollector{b.monitor})
+	if reporter, ok := b.engine.(engine.Reporter); ok {
+		m.registry.MustRegister(engineCollector{reporter})
+	}
 }
 
 func (m *metrics) observeCall(name string, start time.Time, err error) {

@@ -1,10 +1,15 @@
 package trt
 
-import "github.com/basetenlabs/bei-runtime/trt/nvinfer"
+import (
+	"github.com/basetenlabs/bei-runtime/backend/weights"
+	"github.com/basetenlabs/bei-runtime/trt/nvinfer"
+)
 
 // driver is what the runtime needs of a flavour and its devices. Tests have a scripted one.
 type driver interface {
 	Devices() ([]nvinfer.Device, error)
+	// Build makes a plan. It needs no device.
+	Build(d *design, w *weights.Set) (*plan, error)
 	// Load puts a plan on a device.
 	Load(plan []byte, o nvinfer.ProgramOptions) (program, error)
 }
@@ -30,6 +35,8 @@ type lane interface {
 
 // library is the driver over TensorRT.
 type library struct{ *nvinfer.Library }
+
+func (l library) Build(d *design, w *weights.Set) (*plan, error) { return d.build(l.Library, w) }
 
 func (l library) Load(plan []byte, o nvinfer.ProgramOptions) (program, error) {
 	p, err := l.NewProgram(plan, o)

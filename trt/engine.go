@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
@@ -33,34 +32,17 @@ type Engine struct {
 	mu       sync.Mutex // guards what follows
 	replicas []*replica // a lost one stays in its place until it is rebuilt
 	serving  int        // replicas that are not lost
-	broken   chan struct{}
-	rebuilds sync.WaitGroup
-	stop     []context.CancelFunc // end rebuilds
-	stopping bool
+	closed   bool       // no run and no rebuild begins any more
 
-	running sync.RWMutex // runs hold it for reading, Close for writing
-	closed  bool
+	broken chan struct{}   // closed when all replicas are lost for good
+	life   context.Context // ends when Close begins
+	end    context.CancelFunc
+	// Runs, and those who free lost replicas and rebuild them: each is added under mu while closed is false, or by a run.
+	runs, rebuilds sync.WaitGroup
+	closing        sync.Once
+	closeErr       error
 
 	stats counters
-}
-
-// counters are Stats in the making.
-type counters struct{ runs, launches, replays, captures, tokens, cells atomic.Uint64 }
-
-// Stats counts what runs did since the engine was opened, warm-up left out.
-type Stats struct {
-	Runs     uint64 // calls of Slot.Run that reached a device
-	Launches uint64 // of the program
-	Replays  uint64 // launches that were a CUDA graph's
-	Captures uint64 // launches that had to capture one
-	Tokens   uint64 // of the runs
-	Cells    uint64 // of the launches, padding included
-}
-
-// Stats returns the counts.
-func (e *Engine) Stats() Stats {
-	c := &e.stats
-	return Stats{c.runs.Load(), c.launches.Load(), c.replays.Load(), c.captures.Load(), c.tokens.Load(), c.cells.Load()}
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -80,6 +62,7 @@ type setUp struct {
 // newEngine opens a replica on each device.
 func newEngine(ctx context.Context, u setUp) (*Engine, error) {
 	e := &Engine{info: u.info, model: u.model, layout: u.layout, positions: u.positions, open: u.open, log: u.log, broken: make(chan struct{})}
+	e.life, e.end = context.WithCancel(context.Background())
 	e.pool = make(chan *worker, u.devices*u.workers)
 	for i := range u.devices {
 		r, err := u.open(ctx, i)
@@ -99,7 +82,7 @@ func newEngine(ctx context.Context, u setUp) (*Engine, error) {
 	l.BestTokens = min(l.BestTokens, l.MaxTokens)
 	var names []string
 	for _, r := range e.replicas {
-		names = append(names, "cuda:"+strconv.Itoa(r.device.Index))
+		names = append(names, r.deviceName())
 		e.info.DeviceUUIDs = append(e.info.DeviceUUIDs, r.device.UUID)
 	}
 	e.info.Device = strings.Join(names, ",")
@@ -109,7 +92,8 @@ func newEngine(ctx context.Context, u setUp) (*Engine, error) {
 	}
 	maps.Copy(e.info.Details, map[string]string{
 		"gpu": first.device.Name, "replicas": strconv.Itoa(len(e.replicas)), "runs_in_flight": strconv.Itoa(u.workers),
-		"shapes": strconv.Itoa(len(first.shapes.all)), "device_megabytes": fmt.Sprintf("%d weights, %d for each run in flight", first.weightsBytes>>20, first.contextBytes>>20),
+		"shapes":           strconv.Itoa(len(first.shapes.all)),
+		"device_megabytes": fmt.Sprintf("%d weights, %d for each run in flight", first.weightsBytes>>20, first.runBytes(u.layout)>>20),
 	})
 	// Workers of different devices take turns.
 	for k := range u.workers {
@@ -129,6 +113,19 @@ func (e *Engine) Info() engine.Info { return e.info }
 // Slots implements engine.Engine.
 func (e *Engine) Slots() []engine.Slot { return e.slots }
 
+var errClosed = status.Errorf(status.ShutDown, "engine tensorrt is closed")
+
+// begin counts a run, for which Close waits. The caller calls e.runs.Done.
+func (e *Engine) begin() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return errClosed
+	}
+	e.runs.Add(1)
+	return nil
+}
+
 // acquire waits for an idle worker.
 func (e *Engine) acquire(ctx context.Context) (*worker, error) {
 	select {
@@ -141,6 +138,8 @@ func (e *Engine) acquire(ctx context.Context) (*worker, error) {
 		return w, nil
 	case <-e.broken:
 		return nil, e.Health()
+	case <-e.life.Done(): // nobody is rebuilt any more
+		return nil, errClosed
 	case <-ctx.Done():
 		return nil, status.Errorf(status.Cancelled, "waiting for a device: %w", context.Cause(ctx))
 	}
@@ -149,22 +148,33 @@ func (e *Engine) acquire(ctx context.Context) (*worker, error) {
 // release gives a worker back after a run that ended with err. A lost device's go no more: once all of them are back it is rebuilt.
 func (e *Engine) release(w *worker, err error) {
 	r := w.replica
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if status.CodeOf(err) == status.Unhealthy && r.lost == nil {
-		r.lost = err
-		r.idle = e.drain(r)
-		e.serving--
+	if status.CodeOf(err) == status.Unhealthy && e.lose(r, err) {
 		e.log(fmt.Sprintf("%s is lost: %v", r.name(), err))
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if r.lost == nil {
 		e.pool <- w
 		return
 	}
 	r.idle++
 	if r.idle == len(r.workers) {
-		e.rebuild(r)
+		e.rebuilds.Go(func() { e.rebuild(r) })
 	}
+}
+
+// lose takes a replica out of service. It returns whether that is news.
+func (e *Engine) lose(r *replica, err error) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if r.lost != nil {
+		return false
+	}
+	r.lost = err
+	r.idle = e.drain(r)
+	e.serving--
+	e.giveUp()
+	return true
 }
 
 // drain takes the idle workers of r out of the pool and returns their number. The caller holds mu.
@@ -184,46 +194,47 @@ func (e *Engine) drain(r *replica) int {
 	return n
 }
 
-// rebuild opens a lost replica again, once. The caller holds mu.
+// rebuild frees a lost replica, all of whose workers are idle, and opens it again, once.
 func (e *Engine) rebuild(r *replica) {
-	index := slices.Index(e.replicas, r)
-	if r.rebuilt || e.stopping {
-		e.giveUp()
+	r.free()
+	e.mu.Lock()
+	index, final := slices.Index(e.replicas, r), r.rebuilt || e.closed
+	e.mu.Unlock()
+	if final {
 		return
 	}
-	e.rebuilds.Go(func() {
-		r.free()
-		ctx, cancel := context.WithCancel(context.Background())
-		defer cancel()
-		e.mu.Lock()
-		e.stop = append(e.stop, cancel)
-		stopping := e.stopping
-		e.mu.Unlock()
-		var fresh *replica
-		err := error(status.Errorf(status.ShutDown, "engine tensorrt is closing"))
-		if !stopping {
-			fresh, err = e.open(ctx, index)
-		}
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		if err != nil {
-			r.lost = errors.Join(r.lost, fmt.Errorf("rebuilding it failed: %w", err))
-			e.log(fmt.Sprintf("%s could not be rebuilt: %v", r.name(), err))
-			r.rebuilt = true
-			e.giveUp()
-			return
-		}
-		fresh.rebuilt = true
-		e.replicas[index] = fresh
-		e.serving++
+	fresh, err := e.open(e.life, index)
+	switch {
+	case err == nil && e.serve(fresh, index):
 		e.log(fresh.name() + " was rebuilt and serves again")
-		for _, w := range fresh.workers {
-			e.pool <- w
-		}
-	})
+	case err == nil: // closed meanwhile
+		fresh.free()
+	case e.life.Err() == nil:
+		e.mu.Lock()
+		r.lost, r.rebuilt = errors.Join(r.lost, fmt.Errorf("rebuilding it failed: %w", err)), true
+		e.giveUp()
+		e.mu.Unlock()
+		e.log(fmt.Sprintf("%s could not be rebuilt: %v", r.name(), err))
+	}
 }
 
-// giveUp tells waiting runs that no device will come back. The caller holds mu.
+// serve puts a rebuilt replica into its place; false: the engine is closed.
+func (e *Engine) serve(fresh *replica, index int) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return false
+	}
+	fresh.rebuilt = true
+	e.replicas[index] = fresh
+	e.serving++
+	for _, w := range fresh.workers {
+		e.pool <- w
+	}
+	return true
+}
+
+// giveUp tells waiting runs when no device will come back. The caller holds mu.
 func (e *Engine) giveUp() {
 	for _, r := range e.replicas {
 		if r.lost == nil || !r.rebuilt {
@@ -239,59 +250,62 @@ func (e *Engine) giveUp() {
 
 // Health implements engine.Engine. A lost replica is an error even while others serve: the device needs somebody's attention.
 func (e *Engine) Health() error {
-	e.running.RLock()
-	closed := e.closed
-	e.running.RUnlock()
-	if closed {
-		return status.Errorf(status.ShutDown, "engine tensorrt is closed")
-	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.closed {
+		return errClosed
+	}
+	var troubles []error
 	for _, r := range e.replicas {
 		if r.lost != nil {
 			state := "is being rebuilt"
 			if r.rebuilt {
 				state = "is lost"
 			}
-			return status.Errorf(status.Unhealthy, "%s %s; %d of %d replicas serve: %w", r.name(), state, e.serving, len(e.replicas), r.lost)
+			troubles = append(troubles, fmt.Errorf("%s %s: %w", r.name(), state, r.lost))
 		}
 	}
-	return nil
+	if troubles == nil {
+		return nil
+	}
+	return status.Errorf(status.Unhealthy, "%d of %d replicas serve: %w", e.serving, len(e.replicas), errors.Join(troubles...))
 }
 
 // closeWait is how long Close waits for a rebuild to notice that it must end.
 const closeWait = 30 * time.Second
 
-// Close implements engine.Engine. It waits for runs in progress; later ones fail with ShutDown.
+// Close implements engine.Engine. It waits for runs in progress; those that wait for a device and later ones fail with ShutDown.
 func (e *Engine) Close() error {
-	e.running.Lock()
-	defer e.running.Unlock()
-	if e.closed {
-		return nil
-	}
-	e.closed = true
+	e.closing.Do(func() { e.closeErr = e.shut() })
+	return e.closeErr
+}
+
+func (e *Engine) shut() error {
 	e.mu.Lock()
-	e.stopping = true
-	for _, stop := range e.stop {
-		stop()
-	}
+	e.closed = true
 	e.mu.Unlock()
+	e.end()
+	e.runs.Wait()
 	done := make(chan struct{})
 	go func() {
 		e.rebuilds.Wait()
 		close(done)
 	}()
+	var err error
 	select {
 	case <-done:
 	case <-time.After(closeWait):
-		return status.Errorf(status.Timeout, "a device that is being rebuilt does not come to an end; its memory stays")
+		err = status.Errorf(status.Timeout, "the rebuild of a device has not ended in %s; its memory stays until it does", closeWait)
 	}
 	e.free()
-	return nil
+	return err
 }
 
+// free frees the replicas that are not lost: who rebuilds the others has freed them.
 func (e *Engine) free() {
 	for _, r := range e.replicas {
-		r.free()
+		if r.lost == nil {
+			r.free()
+		}
 	}
 }

@@ -243,7 +243,7 @@ func (l *lowering) norm(x tensor, n *arch.Norm, rank int) tensor {
 		if !hasWeight {
 			weight = g.floats(fmt.Sprint("ones ", dims), dims, func() []float32 { return filled(width, 1) })
 		}
-		bias := tensor(0)
+		var bias tensor
 		if n.Bias.Absent() {
 			bias = g.floats(fmt.Sprint("zeros ", dims), dims, func() []float32 { return filled(width, 0) })
 		} else {

@@ -40,8 +40,12 @@ func addLine(path string, number int64) error {
 }
 
 // built returns the path of a file that `make test_tensorrt` has fetched or built. Without it the test is skipped, but where
-// BEI_TENSORRT_TESTS is set, as that target does, it fails.
+// BEI_TENSORRT_TESTS is set, as that target does, it fails. Short runs (`make test_race`) skip it in any case: what such tests do under
+// the race detector takes minutes and is TensorRT's work.
 func built(t testing.TB, path string) string {
+	if testing.Short() {
+		t.Skip("a short run: `make test_tensorrt` runs it")
+	}
 	_, err := os.Stat(path)
 	if err != nil && os.Getenv("BEI_TENSORRT_TESTS") == "" {
 		t.Skipf("%v: run `make test_tensorrt`, or `make build_trt` first", err)

@@ -8,10 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/status"
@@ -111,47 +108,59 @@ type sizes struct {
 }
 
 // openReplica loads the plan, makes its workers and warms them up: afterwards no launch makes kernels, graphs or device memory.
-func openReplica(ctx context.Context, d driver, device nvinfer.Device, plan, kernels []byte, l layout, s sizes, progress func(done, all int)) (r *replica, err error) {
-	r = &replica{device: device}
-	r.program, err = d.Load(plan, nvinfer.ProgramOptions{Device: device.Index, Specialization: nvinfer.Eager, Cache: kernels})
+func openReplica(ctx context.Context, d driver, device nvinfer.Device, plan, kernels []byte, l layout, s sizes,
+	progress func(done, all int)) (*replica, error) {
+	p, err := d.Load(plan, nvinfer.ProgramOptions{Device: device.Index, Specialization: nvinfer.Eager, Cache: kernels})
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			r.free()
-		}
-	}()
-	if err = l.check(r.program, s.limits); err != nil {
+	r := &replica{device: device, program: p, shapes: newShapes(s.limits.MaxTokens, s.limits.MaxSequences, s.limits.MaxLength)}
+	if err := r.prepare(ctx, l, s, progress); err != nil {
+		r.free()
 		return nil, err
+	}
+	return r, nil
+}
+
+// prepare makes and warms up the workers of a replica that has its program.
+func (r *replica) prepare(ctx context.Context, l layout, s sizes, progress func(done, all int)) (err error) {
+	if err := l.check(r.program, s.limits); err != nil {
+		return err
 	}
 	if r.weightsBytes, _, err = r.program.Memory(); err != nil {
-		return nil, err
+		return err
 	}
-	r.shapes = newShapes(s.limits.MaxTokens, s.limits.MaxSequences, s.limits.MaxLength)
-	first, err := r.open(l, s)
+	largest, err := r.fit(ctx, l, s)
 	if err != nil {
-		return nil, err
-	}
-	largest, err := r.fit(first, l, s)
-	if err != nil {
-		return nil, err
+		return err
 	}
 	for len(r.workers) < s.workers {
-		if _, err := r.open(l, s); err != nil {
-			return nil, err
+		if _, err := r.open(ctx, l, s); err != nil {
+			return err
 		}
 	}
 	for _, w := range r.workers {
 		w.setDims(largest)
 		if err := w.lane.Reserve(w.launch.Dims); err != nil {
-			return nil, status.Errorf(status.CodeOf(err), "%s, memory for a run: %w", r.name(), err)
+			return status.Errorf(status.CodeOf(err), "%s, memory for a run: %w", r.name(), err)
 		}
 	}
-	return r, r.warmUp(ctx, progress)
+	return r.warmUp(ctx, progress)
 }
 
-func (r *replica) open(l layout, s sizes) (*worker, error) {
+// ended returns an error once ctx has ended.
+func ended(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return status.Errorf(status.Cancelled, "warming up: %w", context.Cause(ctx))
+	}
+	return nil
+}
+
+// open adds a worker with memory for the shapes, but for what a launch needs beside its inputs and outputs.
+func (r *replica) open(ctx context.Context, l layout, s sizes) (*worker, error) {
+	if err := ended(ctx); err != nil {
+		return nil, err
+	}
 	w := &worker{replica: r, layout: l, shapes: r.shapes, graphs: s.graphs}
 	largest, most := 0, 0
 	for _, x := range r.shapes.all {
@@ -172,103 +181,128 @@ func (r *replica) open(l layout, s sizes) (*worker, error) {
 		return nil, status.Errorf(status.CodeOf(err), "%s: %w", r.name(), err)
 	}
 	w.lane, w.bound = lane, len(bindings)
-	w.tokens, w.sequences = memory{bindings[bindTokens].Host, bindings[bindTokens].HostBytes}, memory{bindings[bindSequences].Host, bindings[bindSequences].HostBytes}
+	host := func(i int) memory { return memory{bindings[i].Host, bindings[i].HostBytes} }
+	w.tokens, w.sequences = host(bindTokens), host(bindSequences)
 	if w.bound > bindPooled {
-		w.pooled = memory{bindings[bindPooled].Host, bindings[bindPooled].HostBytes}
+		w.pooled = host(bindPooled)
 	}
 	w.launch = nvinfer.Launch{Dims: [][]int{w.dims[0][:3], w.dims[1][:2]}, Offsets: make([]int, w.bound), Bytes: make([]int, w.bound)}
 	r.workers = append(r.workers, w)
 	return w, nil
 }
 
-// fit drops shapes that do not fit into the replica's memory, and returns the one of the rest that needs most.
-func (r *replica) fit(w *worker, l layout, s sizes) (largest shape, err error) {
+// room is what a worker needs on its device for a set of shapes.
+type room struct {
+	cells, sequences int    // of inputs and outputs
+	context          uint64 // bytes
+}
+
+func (m room) with(x shape, context uint64) room {
+	return room{max(m.cells, x.cells()), max(m.sequences, x.n), max(m.context, context)}
+}
+
+func (m room) bytes(l layout) uint64 {
+	return m.context + uint64(4*m.cells*(l.planes.tokens+l.token)+4*m.sequences*(l.planes.sequences+l.pooled))
+}
+
+// fit opens the first worker, drops shapes that do not fit into the replica's memory, and returns the one of the rest whose context
+// needs most.
+func (r *replica) fit(ctx context.Context, l layout, s sizes) (largest shape, err error) {
+	contexts := make(map[shape]uint64)
+	// Before the contexts' needs are known, what cannot fit even so: the first worker has room for all that are left.
+	if err := r.keep(contexts, l, s); err != nil {
+		return largest, err
+	}
+	w, err := r.open(ctx, l, s)
+	if err != nil {
+		return largest, err
+	}
+	for _, x := range r.shapes.all {
+		if err := ended(ctx); err != nil {
+			return largest, err
+		}
+		w.setDims(x)
+		if contexts[x], err = w.lane.Needs(w.launch.Dims); err != nil {
+			return largest, status.Errorf(status.CodeOf(err), "%s, shape of %d x %d: %w", r.name(), x.n, x.l, err)
+		}
+	}
+	if err := r.keep(contexts, l, s); err != nil {
+		return largest, err
+	}
+	if len(r.shapes.all) < len(contexts) { // its memory is for shapes that are gone
+		w.lane.Free()
+		r.workers = nil
+	}
+	for _, x := range r.shapes.all {
+		if contexts[x] >= r.contextBytes {
+			r.contextBytes, largest = contexts[x], x
+		}
+	}
+	return largest, nil
+}
+
+// keep drops shapes, largest first, until the rest fits into the replica's memory. contexts: bytes of each shape's context, where known.
+func (r *replica) keep(contexts map[shape]uint64, l layout, s sizes) error {
 	budget := s.memoryBytes
 	if budget == 0 {
 		budget = uint64(float64(r.device.MemoryFree) * s.memoryShare)
 	}
 	budget -= min(budget, r.weightsBytes)
 	each := budget / uint64(s.workers)
-	needs := make(map[shape]uint64)
-	for _, x := range r.shapes.all {
-		w.setDims(x)
-		n, err := w.lane.Needs(w.launch.Dims)
-		if err != nil {
-			return largest, status.Errorf(status.CodeOf(err), "%s, shape of %d x %d: %w", r.name(), x.n, x.l, err)
+	longest := shape{1, s.limits.MaxLength} // must fit
+	need := room{}.with(longest, contexts[longest])
+	if need.bytes(l) > each {
+		return status.Errorf(status.Start, "%s has %d MB for each of %d runs in flight, beside %d MB of weights; "+
+			"one sequence of %d tokens needs %d MB or more: lower max_length or slots, or raise tensorrt.memory_bytes",
+			r.name(), each>>20, s.workers, r.weightsBytes>>20, longest.l, need.bytes(l)>>20+1)
+	}
+	r.shapes.keep(func(x shape) bool {
+		more := need.with(x, contexts[x])
+		if more.bytes(l) > each {
+			return false
 		}
-		needs[x] = n
-	}
-	io := func(x shape) uint64 {
-		return uint64(4*x.cells()*(l.planes.tokens+l.token) + 4*x.n*(l.planes.sequences+l.pooled))
-	}
-	r.shapes.keep(func(x shape) bool { return needs[x]+io(x) <= each })
-	if r.shapes.longest() < s.limits.MaxLength {
-		return largest, status.Errorf(status.Start, "%s has %d MB for %d runs in flight, beside %d MB of weights; one sequence of %d tokens needs %d MB: lower max_length or slots, or raise tensorrt.memory_bytes",
-			r.name(), budget>>20, s.workers, r.weightsBytes>>20, s.limits.MaxLength, (needs[shape{1, s.limits.MaxLength}]+io(shape{1, s.limits.MaxLength}))>>20)
-	}
-	for _, x := range r.shapes.all {
-		if needs[x] >= r.contextBytes {
-			r.contextBytes, largest = needs[x], x
-		}
-	}
-	return largest, nil
+		need = more
+		return true
+	})
+	return nil
 }
 
 // costRounds is how often each shape is timed.
 const costRounds = 3
 
-// warmUp launches every shape on every worker, which makes its kernels and captures its graph, and then measures each on the first.
-// Workers share the kernels: each makes a part of them, at the same time as the others, before all launch all.
+// making is held while a launch may make kernels: TensorRT-RTX 1.6 fails ("No plan found to execute") where two contexts of a process
+// make some at the same time.
+var making sync.Mutex
+
+// warmUp launches every shape on every worker, which makes its kernels and captures its graph, and measures each on the first. Workers
+// share the kernels, so that those after the first take little time.
 func (r *replica) warmUp(ctx context.Context, progress func(done, all int)) error {
-	n := len(r.workers)
-	var done atomic.Int64
-	var reports sync.Mutex
-	each := func(k, i, rounds int) (time.Duration, error) {
-		if ctx.Err() != nil {
-			return 0, status.Errorf(status.Cancelled, "warming up: %w", context.Cause(ctx))
+	for k, w := range r.workers {
+		rounds := 1
+		if k == 0 {
+			rounds += costRounds
 		}
-		took, err := r.workers[k].prepare(i, rounds)
-		if err != nil {
-			x := r.shapes.all[i]
-			return 0, status.Errorf(status.CodeOf(err), "%s, warming up shape %d x %d: %w", r.name(), x.n, x.l, err)
-		}
-		reports.Lock()
-		defer reports.Unlock()
-		progress(int(done.Add(1)), (n+1)*len(r.shapes.all))
-		return took, nil
-	}
-	var workers errgroup.Group
-	for k := range n {
-		workers.Go(func() error {
-			// Its own part first; then what others made.
-			for _, own := range []bool{true, false} {
-				for i := range r.shapes.all {
-					if (i%n == k) != own {
-						continue
-					}
-					if _, err := each(k, i, 1); err != nil {
-						return err
-					}
-				}
+		for i, x := range r.shapes.all {
+			took, err := w.measure(ctx, i, rounds)
+			if ended := ended(ctx); ended != nil {
+				return ended
 			}
-			return nil
-		})
-	}
-	if err := workers.Wait(); err != nil {
-		return err
-	}
-	for i := range r.shapes.all {
-		took, err := each(0, i, costRounds)
-		if err != nil {
-			return err
+			if err != nil {
+				return status.Errorf(status.CodeOf(err), "%s, warming up shape %d x %d: %w", r.name(), x.n, x.l, err)
+			}
+			if k == 0 {
+				r.shapes.cost[i] = float64(took) / float64(time.Microsecond)
+			}
+			progress(k*len(r.shapes.all)+i+1, len(r.workers)*len(r.shapes.all))
 		}
-		r.shapes.cost[i] = float64(took) / float64(time.Microsecond)
 	}
 	return nil
 }
 
-// prepare launches a shape of full sequences that often, and returns the least time.
-func (w *worker) prepare(i, rounds int) (time.Duration, error) {
+// measure launches a shape of full sequences that often, or until ctx ends, and returns the least time.
+func (w *worker) measure(ctx context.Context, i, rounds int) (time.Duration, error) {
+	making.Lock()
+	defer making.Unlock()
 	x := w.shapes.all[i]
 	clear(w.tokens.ints()[:w.layout.planes.tokens*x.cells()])
 	lengths := w.sequences.ints()[:w.layout.planes.sequences*x.n]
@@ -278,6 +312,9 @@ func (w *worker) prepare(i, rounds int) (time.Duration, error) {
 	}
 	var times []time.Duration
 	for range rounds {
+		if err := ended(ctx); err != nil {
+			return 0, err
+		}
 		begin := time.Now()
 		if _, err := w.enqueue(i, 0, 0, -1); err != nil {
 			return 0, err
@@ -317,7 +354,7 @@ func (w *worker) enqueue(i, cell, sequence, vectors int) (captured bool, err err
 }
 
 func (r *replica) name() string {
-	return fmt.Sprintf("cuda:%d (%s)", r.device.Index, cmp.Or(r.device.Name, "unknown"))
+	return fmt.Sprintf("%s (%s)", r.deviceName(), cmp.Or(r.device.Name, "unknown"))
 }
 
 func (r *replica) free() {

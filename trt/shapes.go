@@ -17,7 +17,7 @@ type shapes struct {
 	cost   []float64 // microseconds of each
 	counts []int
 	steps  []int   // of lengths
-	step   []int   // [longest + 1]: the index in steps of the least step that holds a length
+	step   []int   // [longest + 1]: the index in steps of the least step with shapes that holds a length
 	index  [][]int // [count][step] -> index in all, or -1
 }
 
@@ -51,13 +51,6 @@ func newShapes(maxCells, maxSequences, maxLength int) *shapes {
 	}
 	s.counts = append(s.counts, maxSequences)
 	s.step = make([]int, maxLength+1)
-	at := 0
-	for l := range s.step {
-		if l > s.steps[at] {
-			at++
-		}
-		s.step[l] = at
-	}
 	for _, n := range s.counts {
 		for _, l := range s.steps {
 			if n == 1 || n*l <= maxCells {
@@ -69,7 +62,7 @@ func newShapes(maxCells, maxSequences, maxLength int) *shapes {
 	return s
 }
 
-// keep drops the shapes that do not fit; those of one sequence decide how long sequences may be.
+// keep drops the shapes that do not fit, which are asked about in their order. One of the longest sequences must be left.
 func (s *shapes) keep(fits func(shape) bool) {
 	s.all = slices.DeleteFunc(s.all, func(x shape) bool { return !fits(x) })
 	s.reindex()
@@ -92,15 +85,14 @@ func (s *shapes) reindex() {
 		s.cost[i] = 300 + float64(x.cells())
 		s.index[slices.Index(s.counts, x.n)][slices.Index(s.steps, x.l)] = i
 	}
-}
-
-// longest is the longest sequence that some shape takes; 0: none.
-func (s *shapes) longest() int {
-	longest := 0
-	for _, x := range s.all {
-		longest = max(longest, x.l)
+	at := 0
+	has := func(row []int) bool { return row[at] >= 0 }
+	for l := range s.step {
+		for at < len(s.steps)-1 && (s.steps[at] < l || !slices.ContainsFunc(s.index, has)) {
+			at++
+		}
+		s.step[l] = at
 	}
-	return longest
 }
 
 // bestTokens is where more tokens in a run bring no more than a twentieth of throughput.

@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-#define BEI_TRT_ABI 1
+#define BEI_TRT_VERSION 1 /* changes with the meaning of anything here */
 #define BEI_TRT_MAX_DIMS 8
 #define BEI_TRT_MAX_INPUTS 16
 
@@ -216,6 +216,9 @@ typedef struct bei_trt_api {
   int32_t (*lane_profile)(bei_trt_lane *, const bei_trt_launch *, bei_trt_blob **, bei_trt_error *);
   void (*lane_free)(bei_trt_lane *);
 } bei_trt_api;
+
+/* What both sides must agree on: a table of another size is another interface. */
+#define BEI_TRT_ABI ((uint32_t)(BEI_TRT_VERSION << 16 | sizeof(bei_trt_api)))
 
 /*
  * Opens TensorRT at path (a file name without "/" is looked up by the loader) and fills in *api. log receives TensorRT's messages

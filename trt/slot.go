@@ -37,11 +37,10 @@ func (s *slot) Batch() *engine.Batch { return s.batch }
 // Run implements engine.Slot. A run on a device that is lost meanwhile is repeated on another one, where there is one.
 func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 	e := s.engine
-	e.running.RLock()
-	defer e.running.RUnlock()
-	if e.closed {
-		return engine.Output{}, status.Errorf(status.ShutDown, "engine tensorrt is closed")
+	if err := e.begin(); err != nil {
+		return engine.Output{}, err
 	}
+	defer e.runs.Done()
 	if err := s.fits(); err != nil {
 		return engine.Output{}, err
 	}
@@ -52,7 +51,7 @@ func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 		}
 		out, err := s.run(ctx, w)
 		e.release(w, err)
-		if status.CodeOf(err) != status.Unhealthy || ctx.Err() != nil {
+		if status.CodeOf(err) != status.Unhealthy {
 			return out, err
 		}
 	}
@@ -121,7 +120,6 @@ func (s *slot) run(ctx context.Context, w *worker) (engine.Output, error) {
 		return out, nil
 	}
 	s.engine.stats.runs.Add(1)
-	s.engine.stats.tokens.Add(uint64(b.Tokens()))
 	s.groups = w.shapes.partition(s.lengths, s.groups[:0], s.costs, s.cuts)
 	for first := 0; first < len(s.groups); {
 		if ctx.Err() != nil {
@@ -175,21 +173,18 @@ func (s *slot) launch(w *worker, groups []group, vectors bool) (int, error) {
 		if err != nil {
 			return 0, s.drained(w, err)
 		}
-		s.count(w, g.shape, captured)
+		s.count(w, g, captured)
 		cell, sequence, n = cell+x.cells(), sequence+x.n, n+1
 	}
 	return n, w.lane.Wait()
 }
 
-func (s *slot) count(w *worker, shape int, captured bool) {
-	c := &s.engine.stats
-	c.launches.Add(1)
-	c.cells.Add(uint64(w.shapes.all[shape].cells()))
-	if captured {
-		c.captures.Add(1)
-	} else if shape < w.graphs {
-		c.replays.Add(1)
+func (s *slot) count(w *worker, g group, captured bool) {
+	tokens := 0
+	for _, length := range s.lengths[g.from:g.to] {
+		tokens += int(length)
 	}
+	s.engine.stats.launched(w.shapes.all[g.shape], tokens, g.shape < w.graphs, captured)
 }
 
 // drained waits for launches before one that failed: their memory is about to be used again.

@@ -160,7 +160,7 @@ func open(ctx context.Context, d driver, lib *nvinfer.Library, m *arch.Model, w 
 	if err != nil {
 		return nil, err
 	}
-	b := &builder{library: lib, weights: w, cache: cache{o.Cache, o.CacheBytes}, log: o.Logger, design: design{
+	b := &builder{driver: d, library: lib, weights: w, cache: cache{o.Cache, o.CacheBytes}, log: o.Logger, design: design{
 		model: m, precision: o.Precision, limits: o.Limits, form: formOf(lib.Features),
 	}}
 	if b.design.limits.BestTokens == 0 {
@@ -180,11 +180,11 @@ func open(ctx context.Context, d driver, lib *nvinfer.Library, m *arch.Model, w 
 	if err != nil {
 		return nil, err
 	}
-	e, err := b.open(ctx, d, devices, p, o)
+	e, err := b.open(ctx, devices, p, o)
 	if errors.Is(err, nvinfer.ErrBadPlan) && p.cached {
 		o.Logger(nvinfer.Warning, fmt.Sprintf("the plan in %s is of no use: %v; building it again", b.cache.folder, err))
 		if p, err = b.build(ctx); err == nil {
-			e, err = b.open(ctx, d, devices, p, o)
+			e, err = b.open(ctx, devices, p, o)
 		}
 	}
 	if err != nil {
@@ -194,7 +194,7 @@ func open(ctx context.Context, d driver, lib *nvinfer.Library, m *arch.Model, w 
 }
 
 // open opens an engine on a plan.
-func (b *builder) open(ctx context.Context, d driver, devices []nvinfer.Device, p *found, o Options) (*Engine, error) {
+func (b *builder) open(ctx context.Context, devices []nvinfer.Device, p *found, o Options) (*Engine, error) {
 	lib, m := b.library, b.design.model
 	details := map[string]string{"flavour": lib.Flavour, "library": lib.Path, "plan": p.origin}
 	for what, n := range p.notes {
@@ -205,7 +205,7 @@ func (b *builder) open(ctx context.Context, d driver, devices []nvinfer.Device, 
 		model: m, layout: p.layout, positions: max(m.MaxPositions, m.Embeddings.PositionOffset+o.Limits.MaxLength), devices: len(devices), workers: o.Slots,
 		log: func(message string) { o.Logger(nvinfer.Error, message) },
 		open: func(ctx context.Context, i int) (*replica, error) {
-			return b.replica(ctx, d, devices[i], p, sizes{limits: o.Limits, workers: o.Slots, graphs: maxGraphs,
+			return b.replica(ctx, devices[i], p, sizes{limits: o.Limits, workers: o.Slots, graphs: maxGraphs,
 				memoryBytes: o.MemoryBytes, memoryShare: o.MemoryShare})
 		},
 	})
@@ -228,6 +228,7 @@ func pickDevices(d driver, wanted []int) ([]nvinfer.Device, error) {
 
 // builder finds or makes a plan, and opens replicas of it.
 type builder struct {
+	driver  driver
 	library *nvinfer.Library
 	weights *weights.Set
 	scales  *calibration.Scales
@@ -317,7 +318,7 @@ func (b *builder) build(ctx context.Context) (*found, error) {
 		return nil, status.Errorf(status.Cancelled, "building a plan: %w", context.Cause(ctx))
 	}
 	b.log(nvinfer.Info, fmt.Sprintf("building a plan for TensorRT %s %s in %s", b.library.Flavour, b.library.Version, b.design.precision))
-	p, err := b.design.build(b.library, b.weights)
+	p, err := b.driver.Build(&b.design, b.weights)
 	if err != nil {
 		return nil, err
 	}
@@ -337,14 +338,14 @@ func (b *builder) build(ctx context.Context) (*found, error) {
 const progressEvery = 5 * time.Second
 
 // replica opens the plan on a device, with the kernels that earlier processes made for such a device.
-func (b *builder) replica(ctx context.Context, d driver, device nvinfer.Device, p *found, s sizes) (*replica, error) {
+func (b *builder) replica(ctx context.Context, device nvinfer.Device, p *found, s sizes) (*replica, error) {
 	begin, last := time.Now(), time.Now()
 	kernels, err := key(b.name, device.Name, device.ComputeMajor, device.ComputeMinor, device.Driver)
 	if err != nil {
 		return nil, err
 	}
 	known := b.cache.load(kernels + kernelSuffix)
-	r, err := openReplica(ctx, d, device, p.bytes, known, p.layout, s, func(done, all int) {
+	r, err := openReplica(ctx, b.driver, device, p.bytes, known, p.layout, s, func(done, all int) {
 		if time.Since(last) >= progressEvery {
 			last = time.Now()
 			b.log(nvinfer.Info, fmt.Sprintf("warming up cuda:%d: %d of %d shapes after %s", device.Index, done, all, time.Since(begin).Round(time.Second)))

@@ -17,7 +17,6 @@ type Metrics struct {
 	runTokens      prometheus.Histogram
 	runSequences   prometheus.Histogram
 	runFill        prometheus.Histogram
-	paddedTokens   prometheus.Counter
 	tokens         prometheus.Counter
 	runs           *prometheus.CounterVec
 	isolationRuns  prometheus.Counter
@@ -53,7 +52,6 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		runTokens:      histogram("bei_run_tokens", "Tokens of one engine run.", prometheus.ExponentialBuckets(1, 2, 21)),
 		runSequences:   histogram("bei_run_sequences", "Sequences of one engine run.", prometheus.ExponentialBuckets(1, 2, 13)),
 		runFill:        histogram("bei_run_fill_ratio", "Tokens of one engine run over the best number of tokens.", prometheus.LinearBuckets(0.1, 0.1, 10)),
-		paddedTokens:   counter("bei_padding_tokens_total", "Rows computed that are no token: the waste of padded engines."),
 		tokens:         counter("bei_tokens_total", "Tokens computed."),
 		runs:           prometheus.NewCounterVec(prometheus.CounterOpts{Name: "bei_runs_total", Help: "Engine runs, by status."}, []string{"status"}),
 		isolationRuns:  counter("bei_isolation_runs_total", "Runs repeated to find the item that makes a run fail."),
@@ -80,7 +78,4 @@ func (m *Metrics) observeRun(b *engine.Batch, l engine.Limits, took time.Duratio
 	m.runSequences.Observe(float64(b.Sequences()))
 	m.runFill.Observe(float64(tokens) / float64(l.BestTokens))
 	m.tokens.Add(float64(tokens))
-	if l.Padded {
-		m.paddedTokens.Add(float64(b.Sequences()*b.MaxLength - tokens))
-	}
 }

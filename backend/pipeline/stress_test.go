@@ -128,7 +128,7 @@ func TestCloseWhileBusy(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	e := newAdder(1, engine.Limits{BestTokens: 10, Padded: true}, nil)
+	e := newAdder(1, engine.Limits{BestTokens: 10}, nil)
 	h := newHarness(t, e, nil)
 	h.ok(tagged(t, 1, 4))
 	_, err := h.do(context.Background(), tagged(t, 1, 3, 5), Options{Prepared: true})
@@ -146,7 +146,6 @@ func TestMetrics(t *testing.T) {
 		return m.GetSampleCount(), m.GetSampleSum()
 	}
 	require.Equal(t, 12.0, counter("bei_tokens_total"))
-	require.Equal(t, 2.0, counter("bei_padding_tokens_total"), "5 - 3")
 	for name, want := range map[string]struct {
 		count uint64
 		sum   float64

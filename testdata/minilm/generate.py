@@ -2,7 +2,9 @@
 
 The vectors are sentence-transformers' own, fp32 on the CPU, one text at a time, so no padding touches them. A second path
 (transformers' AutoModel, mean and norm by hand) must agree before anything is written. The .f32 files are rows of
-little-endian float32, in the order of texts.json; golden.json has their shapes.
+little-endian float32, in the order of texts.json; golden.json has their shapes. Its bfloat16_cosine is the least cosine of
+the same model in bfloat16 to pooled.f32 and token_embeddings.f32 (a text's rows joined). Kernels of bfloat16 differ between
+processors, so its last digits may, too.
 
     python3 -m venv .deps/venv-golden && .deps/venv-golden/bin/pip install -r testdata/requirements.txt
     .deps/venv-golden/bin/python testdata/minilm/generate.py --model .deps/models/all-MiniLM-L6-v2
@@ -59,6 +61,18 @@ def cosine(a: numpy.ndarray, b: numpy.ndarray) -> numpy.ndarray:
     return (a * b).sum(-1) / numpy.linalg.norm(a, axis=-1) / numpy.linalg.norm(b, axis=-1)
 
 
+def pooled_row(model: sentence_transformers.SentenceTransformer, text: str) -> numpy.ndarray:
+    """Every module but the last, Normalize, gives the pooled row before it is normalised."""
+    features = model.preprocess([text])
+    for module in list(model)[:-1]:
+        features = module(features)
+    return features["sentence_embedding"][0].float().numpy()
+
+
+def token_vectors(model: sentence_transformers.SentenceTransformer, text: str) -> numpy.ndarray:
+    return model.encode(text, batch_size=1, output_value="token_embeddings", show_progress_bar=False).float().numpy()
+
+
 def write_rows(name: str, rows: numpy.ndarray) -> dict:
     (HERE / name).write_bytes(rows.astype("<f4").tobytes())
     return {"file": name, "shape": list(rows.shape)}
@@ -78,11 +92,7 @@ def main() -> None:
     embeddings, pooled = [], []
     for text in texts:
         embeddings.append(model.encode(text, batch_size=1, show_progress_bar=False))
-        # Every module but the last, Normalize, gives the pooled row before it is normalised.
-        features = model.preprocess([text])
-        for module in list(model)[:-1]:
-            features = module(features)
-        pooled.append(features["sentence_embedding"][0].numpy())
+        pooled.append(pooled_row(model, text))
     embeddings, pooled = numpy.stack(embeddings), numpy.stack(pooled)
 
     second, ids = plain_transformers(folder, texts, model.max_seq_length)
@@ -91,11 +101,15 @@ def main() -> None:
     assert worst > MIN_COSINE, f"the two paths disagree: cosine {worst}"
     assert numpy.allclose(pooled, second, atol=2e-6), f"pooled rows disagree by {abs(pooled - second).max()}"
 
+    narrow = sentence_transformers.SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": torch.bfloat16}).eval()
+    bfloat16 = cosine(pooled, numpy.stack([pooled_row(narrow, text) for text in texts])).min()
+
     token_items, token_rows, offset = [], [], 0
     for name in TOKEN_VECTOR_TEXTS:
         i = names.index(name)
-        rows = model.encode(texts[i], batch_size=1, output_value="token_embeddings", show_progress_bar=False).numpy()
+        rows = token_vectors(model, texts[i])
         assert len(rows) == len(ids[i])
+        bfloat16 = min(bfloat16, cosine(rows.ravel(), token_vectors(narrow, texts[i]).ravel()))
         token_items.append({"text": i, "name": name, "first_row": offset, "rows": len(rows)})
         token_rows.append(rows)
         offset += len(rows)
@@ -115,6 +129,7 @@ def main() -> None:
         "token_counts": [len(row) for row in ids],
         "input_ids": ids,
         "min_cosine_of_second_path": float(worst),
+        "bfloat16_cosine": round(float(bfloat16), 7),
         "versions": {
             "python": platform.python_version(),
             "numpy": numpy.__version__,
@@ -126,7 +141,7 @@ def main() -> None:
     }
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in golden.items()]
     (HERE / "golden.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    print(f"{len(texts)} texts, token counts {min(golden['token_counts'])} to {max(golden['token_counts'])}, worst cosine {worst:.9f}")
+    print(f"{len(texts)} texts, token counts {min(golden['token_counts'])} to {max(golden['token_counts'])}, worst cosine {worst:.9f}, bfloat16 cosine {bfloat16:.7f}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ All numbers are fp32 on the CPU, one item at a time, from the weights as they ar
     pooled[]             one row an item, in that order: after all modules; for classifiers the logits; for the masked-LM
                          model max over the tokens of log(1 + relu(logits)), which is SPLADE
     token_vectors        item index -> rows: the last hidden state; for token classifiers (all items) and the masked-LM model logits
+    bfloat16_cosine      the least cosine of the same model in bfloat16 to pooled and token_vectors (an item's rows joined; single
+                         numbers have none). Kernels of bfloat16 differ between processors, so its last digits may, too
 """
 
 import json
@@ -54,15 +56,15 @@ PAIRS = (
 
 
 class Reference:
-    """The model as its own library runs it: tokens in, (pooled, token rows) out."""
+    """The model as its own library runs it in a dtype: tokens in, (pooled, token rows) out."""
 
-    def __init__(self, spec: Spec):
+    def __init__(self, spec: Spec, dtype: torch.dtype):
         self.spec = spec
-        self.model, self.sentence = spec.load()
+        self.model, self.sentence = spec.load(dtype)
         self.max_length = self.sentence.max_seq_length if self.sentence is not None else spec.max_seq_length
         for name, parameter in self.model.named_parameters():
             stored = spec.value(name, parameter.shape).to(spec.dtype)
-            assert torch.equal(parameter, stored.float()), f"{spec.name}: {name} was not loaded from the file"
+            assert torch.equal(parameter, stored.to(dtype)), f"{spec.name}: {name} was not loaded from the file"
         content = json.loads(spec.tokenizer.read_text(encoding="utf-8")) | {"padding": None, "truncation": None}
         self.tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
         self.tokenizer.enable_truncation(self.max_length)
@@ -75,7 +77,7 @@ class Reference:
             for module in list(self.sentence)[1:]:
                 features = module(features)
             pooled = features["sentence_embedding"][0]
-        return None if pooled is None else pooled.numpy(), rows.numpy()
+        return None if pooled is None else pooled.float().numpy(), rows.float().numpy()
 
     def items(self) -> list[dict]:
         cases = [(text, None, None) for text in TEXTS + self.spec.texts] + [(text, pair, None) for text, pair in PAIRS]
@@ -130,10 +132,18 @@ def numbers(array: numpy.ndarray) -> list:
     return [numbers(row) for row in array] if array.ndim > 1 else [float(f"{x:.9g}") for x in array]
 
 
+def least_cosine(results: list, others: list, wanted) -> float:
+    """Between two runs' pooled rows, and their token rows of the wanted items."""
+    pairs = [(a, b) for (a, _), (b, _) in zip(results, others) if a is not None and a.size > 1]
+    pairs += [(results[i][1].ravel(), others[i][1].ravel()) for i in wanted]
+    pairs = [(a.astype(numpy.float64), b.astype(numpy.float64)) for a, b in pairs]
+    return float(min(a @ b / numpy.linalg.norm(a) / numpy.linalg.norm(b) for a, b in pairs))
+
+
 @torch.inference_mode()
 def make(spec: Spec) -> None:
     write_folder(spec)
-    reference = Reference(spec)
+    reference = Reference(spec, torch.float32)
     items, extra = reference.items(), token_items(spec)
     results = [reference.run(item) for item in items + extra]
     pooled = [row for row, _ in results]
@@ -141,6 +151,8 @@ def make(spec: Spec) -> None:
 
     has_pooled = pooled[0] is not None
     wanted = spec.vector_items if has_pooled else range(len(results))
+    narrow = Reference(spec, torch.bfloat16)
+    bfloat16 = least_cosine(results, [narrow.run(item) for item in items + extra], wanted)
     golden = {
         "name": spec.name,
         "task": spec.task,
@@ -154,6 +166,7 @@ def make(spec: Spec) -> None:
         "items": items,
         "token_items": extra,
         "batch": pack(items + extra),
+        "bfloat16_cosine": round(bfloat16, 7),
         "pooled": [numbers(row) for row in pooled] if has_pooled else None,
         "token_vectors": {str(i): numbers(results[i][1]) for i in wanted},
     }
@@ -161,7 +174,7 @@ def make(spec: Spec) -> None:
     (spec.folder / "golden.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     sizes = sum(file.stat().st_size for file in spec.folder.rglob("*") if file.is_file())
     spread = numpy.linalg.norm(numpy.std(pooled, axis=0)) if has_pooled else numpy.std(results[0][1])
-    print(f"{spec.name}: {len(items)} + {len(extra)} items, max_length {reference.max_length}, spread {spread:.3f}, {sizes} bytes")
+    print(f"{spec.name}: {len(items)} + {len(extra)} items, max_length {reference.max_length}, spread {spread:.3f}, bfloat16 cosine {bfloat16:.7f}, {sizes} bytes")
 
 
 def main() -> None:

@@ -114,13 +114,15 @@ class Spec:
         """What the model itself makes of a sequence, where it is given none."""
         return list(range(len(input_ids)))
 
-    def load(self) -> tuple[torch.nn.Module, sentence_transformers.SentenceTransformer | None]:
-        """The transformer, its weights read from the folder as float32, and for embedding models the SentenceTransformer that it is part of.
+    def load(self, dtype: torch.dtype) -> tuple[torch.nn.Module, sentence_transformers.SentenceTransformer | None]:
+        """The transformer, its weights read from the folder as dtype, and for embedding models the SentenceTransformer that it is part of.
         Its parameters have the names of module()."""
-        options = {"dtype": torch.float32, "attn_implementation": "eager"}
+        options = {"dtype": dtype, "attn_implementation": "eager"}
         if not self.is_embedding:
             return getattr(transformers, self.task).from_pretrained(self.folder, **options).eval(), None
         sentence = sentence_transformers.SentenceTransformer(str(self.folder), device="cpu", model_kwargs=options).eval()
+        for module in list(sentence)[1:]:
+            module.to(dtype)  # as the options make the transformer
         return sentence[0].auto_model, sentence
 
     def inputs(self, item: dict) -> dict[str, torch.Tensor]:

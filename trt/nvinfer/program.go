@@ -47,7 +47,7 @@ func (l *Library) NewProgram(plan []byte, o ProgramOptions) (*Program, error) {
 	}
 	if len(o.Cache) > 0 {
 		options.cache = C.CBytes(o.Cache)
-		defer C.free(unsafe.Pointer(options.cache))
+		defer C.free(options.cache)
 		options.cache_size = C.size_t(len(o.Cache))
 	}
 	p := &Program{library: l}

@@ -44,12 +44,14 @@ struct bei_trt_lane {
   std::unique_ptr<nvinfer1::IExecutionContext> context;
   CUstream stream = nullptr;
   CUevent done = nullptr;
-  CUdeviceptr memory = 0; // the context's
+  CUdeviceptr memory = 0; // the context's, of so many bytes
+  size_t memoryBytes = 0;
   std::map<int64_t, CUgraphExec> graphs;
   bei::Profiler profiler; // stays attached to the context from its first use on: TensorRT does not take it back
 
   ~bei_trt_lane();
   void shape(const bei_trt_dims *dims);
+  void prepare(const bei_trt_dims *dims);
   void copy(const bei_trt_launch &launch, size_t from, size_t to);
   void compute();
   void wait();
@@ -94,6 +96,17 @@ void bei_trt_lane::shape(const bei_trt_dims *dims) {
       bei::fail(BEI_TRT_FAILED, "TensorRT refuses the shape of input %s",
                 bindings[static_cast<size_t>(i)].name.c_str());
   }
+}
+
+// Makes the context ready for launches of these inputs. It lays its memory out for the shapes of its last update, and keeps that for
+// whatever runs next, right or wrong: so each change of shapes has its own.
+void bei_trt_lane::prepare(const bei_trt_dims *dims) {
+  shape(dims);
+  const size_t bytes = context->updateDeviceMemorySizeForShapes();
+  if (bytes > memoryBytes)
+    bei::fail(BEI_TRT_FAILED, "a launch needs %zu bytes of context memory; the lane has reserved %zu", bytes,
+              memoryBytes);
+  context->setDeviceMemoryV2(reinterpret_cast<void *>(memory), static_cast<int64_t>(memoryBytes));
 }
 
 // Copies bindings [from, to): inputs to the device, outputs from it.
@@ -152,7 +165,7 @@ bool bei_trt_lane::enqueue(const bei_trt_launch &launch) {
     copy(launch, 0, in);
     bei::check(c.cuGraphLaunch(found->second, stream), "launching a CUDA graph");
   } else {
-    shape(launch.dims);
+    prepare(launch.dims);
     copy(launch, 0, in);
     compute();
     if (launch.graph >= 0) {
@@ -167,7 +180,6 @@ bool bei_trt_lane::enqueue(const bei_trt_launch &launch) {
   return captured;
 }
 
-// A context wants as much memory as its program's largest launch, or as the last shapes that it was asked about.
 void bei_trt_lane::reserve(const bei_trt_dims *dims) {
   if (memory != 0)
     bei::fail(BEI_TRT_FAILED, "the lane has its context's memory already");
@@ -175,7 +187,7 @@ void bei_trt_lane::reserve(const bei_trt_dims *dims) {
   const size_t bytes = context->updateDeviceMemorySizeForShapes();
   if (bytes > 0)
     bei::check(bei::cuda().cuMemAlloc(&memory, bytes), "allocating the context's device memory");
-  context->setDeviceMemoryV2(reinterpret_cast<void *>(memory), static_cast<int64_t>(bytes));
+  memoryBytes = bytes;
 }
 
 void bei_trt_lane::resizeHost(bei::Binding &binding, size_t bytes) {

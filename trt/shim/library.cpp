@@ -183,7 +183,7 @@ extern "C" __attribute__((visibility("default"))) int32_t bei_trt_open(uint32_t 
     if (abi != BEI_TRT_ABI)
       bei::fail(BEI_TRT_NO_LIBRARY,
                 "libbei_trt_" BEI_TRT_FLAVOUR
-                ".so speaks version %d of the internal interface, libbei.so version %u: they are of different builds",
+                ".so speaks version %u of the internal interface, libbei.so version %u: they are of different builds",
                 BEI_TRT_ABI, abi);
     auto library = std::make_unique<bei_trt_library>(log, log_context, log_info != 0);
     library->open(path);

@@ -22,7 +22,10 @@ type Pair struct {
 	log     func(message string)
 }
 
-var _ engine.Engine = (*Pair)(nil)
+var (
+	_ engine.Engine   = (*Pair)(nil)
+	_ engine.Reporter = (*Pair)(nil)
+)
 
 // member is one of the two engines.
 type member struct {
@@ -112,6 +115,25 @@ func (p *Pair) Health() error {
 		return status.Errorf(status.CodeOf(errs[0]), "%w; %s serves the runs that it can take", errs[0], serving)
 	}
 	return status.Errorf(status.CodeOf(errs[0]), "%w", errors.Join(errs...))
+}
+
+// Stats implements engine.Reporter: those of both, by their names here. A lost engine's replicas get no runs.
+func (p *Pair) Stats() []engine.Stats {
+	var all []engine.Stats
+	for _, m := range p.members {
+		reporter, ok := m.Engine.(engine.Reporter)
+		if !ok {
+			continue
+		}
+		for _, s := range reporter.Stats() {
+			s.Engine = m.Name
+			for i := range s.Replicas {
+				s.Replicas[i].Serving = s.Replicas[i].Serving && m.lost.Load() == nil
+			}
+			all = append(all, s)
+		}
+	}
+	return all
 }
 
 // Close implements engine.Engine: it closes both.

@@ -191,3 +191,29 @@ func TestInfo(t *testing.T) {
 		Limits: b.info.Limits, Outputs: a.info.Outputs, PooledWidth: 8, TokenWidth: 8, SparseWidth: 100,
 		Details: map[string]string{"a.plan": "x", "b.threads": "1"}}, info)
 }
+
+// mute reports no Stats.
+type mute struct{ engine.Engine }
+
+func TestStats(t *testing.T) {
+	a := watch(mock.Config{}, 1, fourK)
+	b := watch(mock.Config{Padded: true, Faults: []mock.Fault{{Kind: mock.Lost, From: 2}}}, 1, fourK)
+	p := pairOf(a, b, 50)
+	run := func(lengths ...int) {
+		fillWith(p.Slots()[0].Batch(), lengths...)
+		_, err := p.Slots()[0].Run(t.Context())
+		require.NoError(t, err)
+	}
+	run(10)
+	run(40, 30)
+	serving := []engine.Replica{{Device: "cpu", Serving: true}}
+	require.Equal(t, []engine.Stats{{Engine: "a", Runs: 1, Launches: 1, Tokens: 10, Replicas: serving},
+		{Engine: "b", Runs: 1, Launches: 1, Tokens: 70, PaddingTokens: 10, Replicas: serving}}, p.Stats())
+
+	run(60) // b is lost and a runs it
+	p.members[0].Engine = mute{a}
+	require.Equal(t, []engine.Stats{{Engine: "b", Runs: 1, Launches: 1, Tokens: 70, PaddingTokens: 10, Replicas: []engine.Replica{{Device: "cpu"}}}}, p.Stats())
+	p = pairOf(watch(mock.Config{}, 1, fourK), watch(mock.Config{}, 1, fourK), 50)
+	p.lose(1, status.Errorf(status.Unhealthy, "lost"))
+	require.False(t, p.Stats()[1].Replicas[0].Serving, "it is healthy, but gets no runs")
+}

@@ -75,13 +75,18 @@ type Engine struct {
 	config Config
 	info   engine.Info
 	slots  []engine.Slot
-	runs   atomic.Int64
+	runs   atomic.Int64 // numbers them
+
+	launched, tokens, padding atomic.Uint64
 
 	mu   sync.Mutex // guards lost
 	lost *status.Error
 }
 
-var _ engine.Engine = (*Engine)(nil)
+var (
+	_ engine.Engine   = (*Engine)(nil)
+	_ engine.Reporter = (*Engine)(nil)
+)
 
 // Default limits of a mock engine, where the caller sets none.
 const (
@@ -143,6 +148,13 @@ func (e *Engine) Health() error {
 	return nil
 }
 
+// Stats counts runs that did not fail, each a launch.
+func (e *Engine) Stats() []engine.Stats {
+	runs := e.launched.Load()
+	return []engine.Stats{{Engine: e.info.Name, Runs: runs, Launches: runs, Tokens: e.tokens.Load(), PaddingTokens: e.padding.Load(),
+		Replicas: []engine.Replica{{Device: e.info.Device, Serving: e.Health() == nil}}}}
+}
+
 // Close does nothing: the engine holds only Go memory.
 func (e *Engine) Close() error { return nil }
 
@@ -184,6 +196,9 @@ func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 		return engine.Output{}, err
 	}
 	s.compute(poisoned)
+	e.launched.Add(1)
+	e.tokens.Add(uint64(b.Tokens()))
+	e.padding.Add(uint64(rows - b.Tokens()))
 	return s.out, nil
 }
 

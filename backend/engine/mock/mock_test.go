@@ -232,3 +232,18 @@ func TestSlotsRunConcurrently(t *testing.T) {
 		require.Equal(t, time.Millisecond, time.Since(begun))
 	})
 }
+
+func TestStats(t *testing.T) {
+	e := open(t, Config{Padded: true, Faults: []Fault{{Kind: Error, From: 2, Count: 1}, {Kind: Lost, From: 4}}})
+	s := e.Slots()[0]
+	run(t, s, []int32{1, 2, 3}, []int32{4})
+	_, err := s.Run(context.Background())
+	require.Error(t, err)
+	run(t, s, []int32{1, 2})
+	want := engine.Stats{Engine: "mock", Runs: 2, Launches: 2, Tokens: 6, PaddingTokens: 2, Replicas: []engine.Replica{{Device: "cpu", Serving: true}}}
+	require.Equal(t, []engine.Stats{want}, e.Stats())
+	_, err = s.Run(context.Background())
+	require.Error(t, err)
+	want.Replicas[0].Serving = false
+	require.Equal(t, []engine.Stats{want}, e.Stats())
+}

@@ -264,6 +264,11 @@ func (s *slot) runDevice(ctx context.Context) (engine.Output, error) {
 	case len(outputs) == 0:
 		return out, nil
 	}
+	padding := 0
+	if e.info.Limits.Padded {
+		padding = l.padding()
+	}
+	e.stats.launched(b.Tokens(), padding)
 	s.device.do(func() { err = s.device.run(ctx, l, outputs) })
 	if err != nil {
 		return engine.Output{}, e.deviceError(err)

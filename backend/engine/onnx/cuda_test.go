@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
@@ -75,6 +76,22 @@ func TestCUDA(t *testing.T) {
 				require.NoError(t, suite.Verify(e, &c, bounds))
 				require.NoError(t, e.Close())
 			})
+		})
+	}
+}
+
+// How near each precision comes, printed; bfloat16 beside transformers' own.
+func TestCUDACosines(t *testing.T) {
+	requireGPU(t)
+	for _, c := range append(everyKind(t), suite.MiniLM(t)) {
+		t.Run(c.Name, func(t *testing.T) {
+			for _, precision := range []string{onnx.Float32, onnx.Float16, onnx.BFloat16} {
+				e := onCUDA(precision)(t, c.Model, c.Weights, engine.Limits{})
+				text, err := suite.VerifyCosine(e, &c, suite.Precisions[precision].MinCosine)
+				t.Log(text)
+				assert.NoError(t, err) // the other precisions are printed, too
+				require.NoError(t, e.Close())
+			}
 		})
 	}
 }

@@ -69,6 +69,7 @@ type Engine struct {
 	graph   *deviceGraph // nil on the CPU
 	lost    atomic.Pointer[error]
 	maxima  *maxima // nil: not opened for calibration
+	stats   counters
 
 	running sync.RWMutex // runs hold it for reading, Close for writing
 	closed  bool
@@ -126,6 +127,7 @@ func Open(ctx context.Context, m *arch.Model, w *weights.Set, o Options) (engine
 	if err := e.slots[0].(*slot).check(ctx); err != nil {
 		return nil, e.failed(err)
 	}
+	e.stats = counters{}
 	if e.maxima != nil { // the check's token is none of the caller's
 		_, _, err = Maxima(e)
 	}

@@ -48,6 +48,45 @@ func TestMiniLM(t *testing.T) {
 	require.NoError(t, e.Close())
 }
 
+// inBFloat16 says that it computes in bfloat16.
+type inBFloat16 struct{ engine.Engine }
+
+func (e inBFloat16) Info() engine.Info {
+	i := e.Engine.Info()
+	i.Precision = "bfloat16"
+	return i
+}
+
+// TestVerifyCosine: what is held to the truth, to a bound, and to transformers in bfloat16, which float32 beats on every case.
+func TestVerifyCosine(t *testing.T) {
+	for _, c := range suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier) {
+		e := open(t, c.Model, c.Weights, engine.Limits{})
+		text, err := suite.VerifyCosine(e, &c, suite.Exact.MinCosine)
+		require.NoError(t, err)
+		require.NotContains(t, text, "transformers")
+		narrow := inBFloat16{e}
+		text, err = suite.VerifyCosine(narrow, &c, suite.Precisions["bfloat16"].MinCosine)
+		require.NoError(t, err)
+		require.Regexp(t, `^cosine `+c.Name+` bfloat16 (1|0\.999999)\S*, transformers' own 0\.999\d+$`, text)
+		c.BFloat16Cosine = 1.5
+		_, err = suite.VerifyCosine(narrow, &c, 0.998)
+		require.ErrorContains(t, err, "transformers' own 1.5000000: it must be 1.5000000 or more")
+		for i := range c.Sequences { // the first number is off in each; of token vectors where the rows are all that there is
+			for _, rows := range [][]float64{c.Sequences[i].Pooled, c.Sequences[i].TokenVectors} {
+				if len(rows) > 1 {
+					rows[0] += 0.1
+				}
+			}
+		}
+		_, err = suite.VerifyCosine(e, &c, 0.99999)
+		require.ErrorContains(t, err, ": it must be 0.9999900 or more", c.Name)
+		c.Sequences[0].TokenVectors = append(c.Sequences[0].TokenVectors, 1)
+		_, err = suite.VerifyCosine(e, &c, 0)
+		require.ErrorContains(t, err, "sequence 0: ")
+		require.NoError(t, e.Close())
+	}
+}
+
 func TestSynthetic(t *testing.T) {
 	suite.Run(t, open, suite.Synthetic(t), suite.Exact)
 }

@@ -51,6 +51,7 @@ func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 		if e.maxima != nil {
 			seen = grow(&s.maxima, len(e.maxima.keys))
 		}
+		e.stats.launched(b.Tokens(), 0)
 		err := s.runner.Run(ctx, e.session, &ort.Packed{
 			InputIDs: b.InputIDs, TypeIDs: b.TypeIDs, PositionIDs: b.PositionIDs, CuSeqLens: b.CuSeqLens, PoolSkip: b.PoolSkip,
 			Pooled: out.Pooled, PooledWidth: e.info.PooledWidth, TokenVectors: out.TokenVectors, TokenWidth: e.info.TokenWidth,

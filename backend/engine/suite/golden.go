@@ -61,6 +61,7 @@ type golden struct {
 	TokenItems []goldenItem           `json:"token_items"`
 	Pooled     [][]float64            `json:"pooled"`
 	Vectors    map[string][][]float64 `json:"token_vectors"`
+	BFloat16   float64                `json:"bfloat16_cosine"`
 }
 
 // maskedLM are the architectures of masked language models.
@@ -99,7 +100,8 @@ func (c *Case) load(t testing.TB, file string) {
 	require.NoError(t, err)
 	var g golden
 	require.NoError(t, json.Unmarshal(raw, &g))
-	c.Normalize = g.Normalize
+	require.Positive(t, g.BFloat16, "%s: bfloat16_cosine", file)
+	c.Normalize, c.BFloat16Cosine = g.Normalize, g.BFloat16
 	for i, item := range append(g.Items, g.TokenItems...) {
 		q := Sequence{IDs: item.IDs, Types: item.Types, Positions: item.Positions}
 		if c.Model.Head.Kind == arch.HeadSparse { // its token vectors are logits, which engines do not give
@@ -126,6 +128,7 @@ func MiniLM(t testing.TB) Case {
 	var g struct {
 		Dim      int       `json:"dim"`
 		InputIDs [][]int32 `json:"input_ids"`
+		BFloat16 float64   `json:"bfloat16_cosine"`
 		Vectors  struct {
 			Items []struct {
 				Text  int `json:"text"`
@@ -135,6 +138,8 @@ func MiniLM(t testing.TB) Case {
 		} `json:"token_embeddings"`
 	}
 	require.NoError(t, json.Unmarshal(raw, &g))
+	require.Positive(t, g.BFloat16, "bfloat16_cosine")
+	c.BFloat16Cosine = g.BFloat16
 	pooled, vectors := readFloats(t, filepath.Join(dir, "pooled.f32")), readFloats(t, filepath.Join(dir, "token_embeddings.f32"))
 	for i, ids := range g.InputIDs {
 		q := Sequence{IDs: ids, Types: make([]int32, len(ids)), Positions: make([]int32, len(ids)), Pooled: pooled[i*g.Dim : (i+1)*g.Dim]}

@@ -1,0 +1,58 @@
+package suite
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"github.com/basetenlabs/bei-runtime/backend/engine"
+)
+
+// VerifyCosine runs each sequence of a case alone and takes the least cosine to the truth of pooled rows, of sparse rows and of token vectors, a
+// sequence's rows joined. It says what that is, and of an engine in bfloat16 what transformers itself comes to in bfloat16, where that is
+// known. Less than least is an error, and so is an engine in bfloat16 that is worse than transformers.
+func VerifyCosine(e engine.Engine, c *Case, least float64) (string, error) {
+	got := 1.0
+	for i := range c.Sequences {
+		q := &c.Sequences[i]
+		results, err := Compute(context.Background(), e.Slots()[0], e.Info(), []Sequence{*q}, e.Info().Outputs)
+		if err != nil {
+			return "", err
+		}
+		for _, pair := range []struct {
+			got  []float32
+			want []float64
+		}{{results[0].Pooled, q.Pooled}, {results[0].TokenVectors, q.TokenVectors}, {results[0].Sparse, q.Sparse}} {
+			switch {
+			case len(pair.want) < 2: // not known, or a logit, which has no direction
+			case len(pair.got) != len(pair.want):
+				return "", fmt.Errorf("sequence %d: %d numbers instead of %d", i, len(pair.got), len(pair.want))
+			default:
+				got = min(got, cosine(pair.got, pair.want)) // NaN stays
+			}
+		}
+	}
+	precision := e.Info().Precision
+	text := fmt.Sprintf("cosine %s %s %.7f", c.Name, precision, got)
+	if precision == "bfloat16" && c.BFloat16Cosine != 0 {
+		text += fmt.Sprintf(", transformers' own %.7f", c.BFloat16Cosine)
+		least = max(least, c.BFloat16Cosine)
+	}
+	if !(got >= least) {
+		return text, fmt.Errorf("%s: it must be %.7f or more", text, least)
+	}
+	return text, nil
+}
+
+// cosine of two vectors of one length; 1 where the truth is zeros.
+func cosine(got []float32, want []float64) float64 {
+	var dot, gg, ww float64
+	for i, w := range want {
+		g := float64(got[i])
+		dot, gg, ww = dot+g*w, gg+g*g, ww+w*w
+	}
+	if ww == 0 {
+		return 1
+	}
+	return dot / math.Sqrt(gg*ww)
+}
