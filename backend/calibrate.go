@@ -46,7 +46,11 @@ func OpenCalibrator(ctx context.Context, c Config) (*Calibrator, error) {
 func (k *Calibrator) Add(ctx context.Context, texts []string, promptName string) (item int, err error) {
 	b := k.backend
 	want := engine.Pooled
-	if b.info.ModelType == ModelTokenClassifier {
+	switch outputs := b.engine.Info().Outputs; {
+	case outputs&engine.Pooled != 0:
+	case outputs&engine.Sparse != 0:
+		want = engine.Sparse
+	default:
 		want = engine.TokenVectors
 	}
 	items := make([]Text, len(texts))

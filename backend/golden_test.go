@@ -8,10 +8,13 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/basetenlabs/bei-runtime/backend/engine"
 )
 
 // miniLM is the real all-MiniLM-L6-v2, its texts, and sentence-transformers' vectors of them.
@@ -128,6 +131,9 @@ func TestMiniLMFrom64Goroutines(t *testing.T) {
 	}
 }
 
+// maskedLM are the architectures of masked language models.
+var maskedLM = regexp.MustCompile("For(MaskedLM|PreTraining)$")
+
 // TestTinyModelsFromText holds each tiny model to its own library, from text to vector or logits: prompts, pairs, truncation,
 // poolings, modules and heads.
 func TestTinyModelsFromText(t *testing.T) {
@@ -149,14 +155,18 @@ func TestTinyModelsFromText(t *testing.T) {
 		}
 		readJSON(t, file, &golden)
 		t.Run(golden.Name, func(t *testing.T) {
-			if golden.Task == "BertForMaskedLM" || golden.Task == "BertForTokenClassification" {
-				// No pooled row comes of their texts: sparse vectors are not in this version, and token logits have the engine suite.
-				b := open(t, onnxConfig(golden.Name))
+			config := onnxConfig(golden.Name)
+			sparse := maskedLM.MatchString(golden.Task)
+			if sparse {
+				config.Pooling = "splade"
+			}
+			b := open(t, config)
+			if b.Info().ModelType == ModelTokenClassifier {
+				// No row comes of a text: token logits have the engine suite.
 				err := b.PredictTexts(background, []Text{{Text: "a"}}, CallOptions{}, Output{Rows: make([]float32, golden.Dim)})
 				require.ErrorContains(t, err, "predict_texts needs a model of type classifier")
 				return
 			}
-			b := open(t, onnxConfig(golden.Name))
 			for i, item := range golden.Items {
 				text, options := Text{Text: item.Text}, CallOptions{}
 				if item.Pair != nil {
@@ -166,11 +176,20 @@ func TestTinyModelsFromText(t *testing.T) {
 					options.PromptName = *item.PromptName
 				}
 				row := make([]float32, golden.Dim)
-				call := b.EmbedTexts
-				if golden.Task == "BertForSequenceClassification" {
+				call, output := b.EmbedTexts, Output{Rows: row}
+				if b.Info().ModelType == ModelClassifier {
 					call = b.PredictTexts
 				}
-				require.NoError(t, call(background, []Text{text}, options, Output{Rows: row}), "item %d: %q", i, item.Text)
+				if sparse {
+					text.Outputs, output = engine.Sparse, Output{Result: new(Result)}
+				}
+				require.NoError(t, call(background, []Text{text}, options, output), "item %d: %q", i, item.Text)
+				if sparse {
+					it := output.Result.Items[0]
+					for k, id := range it.SparseIDs {
+						row[id] = it.Sparse[k]
+					}
+				}
 				for k, want := range golden.Pooled[i] {
 					require.InDelta(t, want, row[k], 2e-5*max(1, math.Abs(float64(want))), "item %d: %q, column %d", i, item.Text, k)
 				}

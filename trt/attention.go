@@ -1,6 +1,7 @@
 package trt
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 
@@ -114,7 +115,7 @@ func (l *lowering) table(name string, f func(float64) float64, r *arch.Rope) ten
 	if t, ok := l.shared[key]; ok {
 		return t
 	}
-	rows := max(l.m.MaxPositions, l.m.Embeddings.PositionOffset+l.limits.MaxLength)
+	rows := l.positionCount()
 	all := l.g.floats(key, []int{rows, len(r.InvFreq)}, func() []float32 { return r.Table(f, rows) })
 	t := l.g.reshape(l.g.gather(all, l.positions, 0), 0, 1, len(r.InvFreq))
 	l.shared[key] = t
@@ -124,7 +125,7 @@ func (l *lowering) table(name string, f func(float64) float64, r *arch.Rope) ten
 // attend is attention over padded q [sequences, heads, longest, dim], k and v [sequences, kv heads, longest, dim].
 func (l *lowering) attend(q, k, v tensor, a *arch.Attention) tensor {
 	g := l.g
-	plain := a.Softcap == 0 && a.AlibiSlopes == nil && a.RelativeBias == nil
+	plain := a.Softcap == 0 && a.AlibiSlopes == nil && a.RelativeBias == nil && a.Disentangled == nil
 	windowed := a.WindowLeft >= 0 || (a.WindowRight >= 0 && !a.Causal)
 	// Fused kernels in 16 bit take heads of whole 16 bytes; TensorRT-RTX 1.6 fails to build others, instead of decomposing them.
 	fits := l.dtype == nvinfer.Float32 || a.HeadDim%8 == 0
@@ -162,8 +163,11 @@ func (l *lowering) regroup(x tensor, a *arch.Attention, heads int) tensor {
 // writtenOut is attention as two products and a softmax. Query heads that share keys and values are rows of one product with them.
 func (l *lowering) writtenOut(q, k, v tensor, a *arch.Attention) tensor {
 	g := l.g
-	s := l.regroup(g.matmul(l.regroup(q, a, a.KVHeads), k, 0, 1), a, a.Heads)
-	s = g.prod(g.cast(s, nvinfer.Float32), g.scalar(a.Scale, 4))
+	s := g.cast(l.regroup(g.matmul(l.regroup(q, a, a.KVHeads), k, 0, 1), a, a.Heads), nvinfer.Float32)
+	if a.Disentangled != nil {
+		s = g.sum(s, l.places(q, k, a))
+	}
+	s = g.prod(s, g.scalar(a.Scale, 4))
 	if a.Softcap > 0 {
 		s = g.prod(g.activation(nvinfer.Tanh, g.prod(s, g.scalar(1/a.Softcap, 4))), g.scalar(a.Softcap, 4))
 	}
@@ -178,6 +182,88 @@ func (l *lowering) writtenOut(q, k, v tensor, a *arch.Attention) tensor {
 	s = g.choose(l.mask(a), s, g.scalar(-math.MaxFloat32, 4))
 	s = l.regroup(g.cast(g.softmax(s, 3), l.dtype), a, a.KVHeads)
 	return l.regroup(g.matmul(s, v, 0, 0), a, a.Heads)
+}
+
+// places is what distances say to queries and to keys [sequences, heads, longest, dim] (disentangled attention), before the scale: float32
+// [sequences, heads, longest, longest].
+func (l *lowering) places(q, k tensor, a *arch.Attention) tensor {
+	g, d := l.g, a.Disentangled
+	if err := d.Check(a.Heads, a.KVHeads, a.HeadDim); err != nil {
+		g.fail(status.Errorf(status.CodeOf(err), "engine tensorrt: %w", err))
+		return 0
+	}
+	keys, queries, err := d.Tables(func(t arch.Tensor) ([]float32, error) {
+		stored, err := l.open(t)
+		if err != nil {
+			return nil, err
+		}
+		return stored.AppendFloat32(nil), nil
+	})
+	if err != nil {
+		g.fail(err)
+		return 0
+	}
+	var sum tensor
+	for i, side := range []struct {
+		table []float32
+		by    *arch.Linear
+		x     tensor
+		shape []int // of positions: those of queries or of keys
+	}{{keys, d.Key, q, []int{-1, 1}}, {queries, d.Query, k, []int{1, -1}}} {
+		if side.table == nil {
+			continue
+		}
+		table := l.placeTable(fmt.Sprintf("places of %s by %s", d.Name(), side.by.Weight.Name), side.table, a.Heads, a.HeadDim)
+		// Of each query (or key) its numbers for all rows; the one that a pair wants lies at position * rows + row.
+		said := g.reshape(g.cast(g.matmul(side.x, table, 0, 1), nvinfer.Float32), 0, 0, -1)
+		index := g.sum(g.prod(g.reshape(l.offsets, side.shape...), g.integer(int32(2*d.Span), 2)), l.placeRows(d))
+		said = g.gather(said, index, 2)
+		if i > 0 && keys != nil {
+			said = g.sum(sum, said)
+		}
+		sum = said
+	}
+	return sum
+}
+
+// placeTable is a table [rows, heads * dim] as [1, heads, rows, dim].
+func (l *lowering) placeTable(key string, table []float32, heads, dim int) tensor {
+	rows := len(table) / (heads * dim)
+	return l.g.constant(key, l.dtype, []int{1, heads, rows, dim}, func() ([]byte, error) {
+		turned := make([]float32, 0, len(table))
+		for h := range heads {
+			for r := range rows {
+				turned = append(turned, table[(r*heads+h)*dim:][:dim]...)
+			}
+		}
+		return encode(nil, turned, l.dtype, key)
+	})
+}
+
+// placeRows is the row of each pair's distance (query minus key), int32 [longest, longest].
+func (l *lowering) placeRows(d *arch.Disentangled) tensor {
+	key := fmt.Sprintf("place rows %d %d %d", d.Span, d.Buckets, d.MaxDistance)
+	if t, ok := l.shared[key]; ok {
+		return t
+	}
+	g, rows := l.g, d.Rows(l.positionCount())
+	all := g.constant(key, nvinfer.Int32, []int{len(rows)}, func() ([]byte, error) {
+		var data []byte
+		for _, r := range rows {
+			data = binary.LittleEndian.AppendUint32(data, uint32(r))
+		}
+		return data, nil
+	})
+	most := int32(len(rows) / 2)
+	clipped := g.binary(nvinfer.Max, g.binary(nvinfer.Min, l.distance(), g.integer(most, 2)), g.integer(-most, 2))
+	t := g.gather(all, g.binary(nvinfer.Sub, g.integer(most, 2), clipped), 0)
+	l.shared[key] = t
+	return t
+}
+
+// positionCount bounds positions and distances.
+func (l *lowering) positionCount() int {
+	return max(l.m.MaxPositions, l.m.Embeddings.PositionOffset+l.limits.MaxLength)
 }
 
 // distance is key minus query, int32 [longest, longest].

@@ -30,7 +30,7 @@ func TestPlans(t *testing.T) {
 }
 
 func planCases(t *testing.T) []suite.Case {
-	return append(suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier), suite.Synthetic(t)...)
+	return append(suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier, arch.HeadSparse), suite.Synthetic(t)...)
 }
 
 func checkPlan(t *testing.T, lib *nvinfer.Library, c suite.Case, precision string, f form) {

@@ -86,7 +86,10 @@ func newEngine(ctx context.Context, u setUp) (*Engine, error) {
 		e.info.DeviceUUIDs = append(e.info.DeviceUUIDs, r.device.UUID)
 	}
 	e.info.Device = strings.Join(names, ",")
-	e.info.Outputs, e.info.PooledWidth, e.info.TokenWidth = u.layout.outputs, u.layout.pooled, u.layout.token
+	e.info.Outputs, e.info.TokenWidth = u.layout.outputs, u.layout.token
+	if e.info.PooledWidth = u.layout.pooled; e.info.Outputs&engine.Sparse != 0 {
+		e.info.PooledWidth, e.info.SparseWidth = 0, u.layout.pooled
+	}
 	maps.Copy(e.info.Details, map[string]string{
 		"gpu": first.device.Name, "replicas": strconv.Itoa(len(e.replicas)), "runs_in_flight": strconv.Itoa(u.workers),
 		"shapes":           strconv.Itoa(len(first.shapes.all)),

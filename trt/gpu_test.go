@@ -63,7 +63,7 @@ func calibrated(t *testing.T, m *arch.Model, w *weights.Set, sequences []suite.S
 }
 
 func gpuCases(t *testing.T) []suite.Case {
-	return append(suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier), suite.Synthetic(t)...)
+	return append(suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier, arch.HeadSparse), suite.Synthetic(t)...)
 }
 
 // TestGPU holds every case to the truth in every precision.

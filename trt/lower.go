@@ -20,7 +20,7 @@ const (
 	// inputSequences is int32 [planes, sequences]: lengths, then the tokens that pooling leaves out where it leaves a prompt out.
 	inputSequences = "sequences"
 
-	outputPooled       = "pooled"        // float32 [sequences, width]
+	outputPooled       = "pooled"        // float32 [sequences, width]: pooled rows, or sparse ones
 	outputTokenVectors = "token_vectors" // float32 [sequences * longest, width]
 )
 
@@ -70,7 +70,7 @@ type lowering struct {
 	shared     map[string]tensor
 
 	outputs       engine.Outputs
-	pooled, token int            // columns
+	pooled, token int            // columns; pooled are those of a sequence's row, be it pooled or sparse
 	notes         map[string]int // forms chosen, with how often
 }
 
@@ -79,8 +79,6 @@ func (l *lowering) note(what string) { l.notes[what]++ }
 // supported refuses what the network has no form for.
 func supported(m *arch.Model) error {
 	switch {
-	case m.Head.Kind == arch.HeadSparse:
-		return status.Errorf(status.Unsupported, "engine tensorrt: the masked-LM head of %s (sparse vectors)", m.Architecture)
 	case m.Head.Kind < arch.HeadEmbedding || m.Head.Kind > arch.HeadSparse:
 		return status.Errorf(status.Unsupported, "engine tensorrt: head kind %d", m.Head.Kind)
 	case m.Embeddings.Scale == 0:
@@ -214,7 +212,7 @@ func (l *lowering) normalise(s *residual, n *arch.Norm, keep bool) tensor {
 	return l.norm(sum, n, 2)
 }
 
-// block is x = Residual(x + After(f(Before(x)))).
+// block is x = Residual(x + After(f(Before(x)))), or x = Residual(x + Inner(x + f(Before(x)))).
 func (l *lowering) block(s *residual, norms arch.BlockNorms, f func(x tensor) tensor) {
 	var x tensor
 	if norms.Before != nil {
@@ -225,6 +223,9 @@ func (l *lowering) block(s *residual, norms arch.BlockNorms, f func(x tensor) te
 	s.delta, s.pending = f(x), true
 	if norms.After != nil {
 		s.delta = l.g.cast(l.norm(l.g.cast(s.delta, nvinfer.Float32), norms.After, 2), l.dtype)
+	}
+	if norms.Inner != nil {
+		s.delta = l.g.cast(l.normalise(s, norms.Inner, false), l.dtype)
 	}
 	if norms.Residual != nil {
 		*s = residual{x: l.g.cast(l.normalise(s, norms.Residual, false), l.dtype)}

@@ -19,6 +19,13 @@ func (l *lowering) head(hidden tensor) {
 		g.output(logits, outputTokenVectors)
 		return
 	}
+	if h.Kind == arch.HeadSparse {
+		sparse := l.vocabulary(hidden)
+		l.outputs, l.token, l.pooled = engine.Sparse|engine.TokenVectors, l.widthOf(hidden, 2), l.widthOf(sparse, 2)
+		g.output(hidden, outputTokenVectors)
+		g.output(sparse, outputPooled)
+		return
+	}
 	if len(h.Pooling.Modes) == 0 {
 		g.fail(status.Errorf(status.Start, "the head has no pooling mode"))
 		return
@@ -32,6 +39,32 @@ func (l *lowering) head(hidden tensor) {
 	// An output of its own: TensorRT refuses to name one tensor twice where the head is only a gather.
 	g.output(hidden, outputTokenVectors)
 	g.output(pooled, outputPooled)
+}
+
+// vocabulary is the masked-LM head and what SPLADE makes of it (https://arxiv.org/abs/2107.05720): max over the tokens of log(1 + relu(logits)),
+// float32 [sequences, vocabulary]. Its products have a row for each token, so they are in the stream's type. Log and bias do not change which
+// token has most, so they come after the maximum.
+func (l *lowering) vocabulary(hidden tensor) tensor {
+	g, chain := l.g, l.m.Head.Chain
+	last := len(chain) - 1
+	if last < 0 || chain[last].Activation != arch.Identity || chain[last].Norm != nil {
+		g.fail(status.Errorf(status.Unsupported, "engine tensorrt: a masked-LM head that does not end with a linear map alone"))
+		return hidden
+	}
+	x := g.cast(hidden, l.dtype)
+	for i := range last {
+		x = l.activate(l.linear(x, calibration.Head(i), chain[i].Linear), chain[i].Activation, 2)
+		if chain[i].Norm != nil {
+			x = g.cast(l.norm(g.cast(x, nvinfer.Float32), chain[i].Norm, 2), l.dtype)
+		}
+	}
+	words, bias := chain[last].Linear, chain[last].Linear.Bias
+	words.Bias = arch.Tensor{}
+	most := l.pool(g.cast(l.linear(x, calibration.Head(last), words), nvinfer.Float32), arch.PoolMax)
+	if !bias.Absent() {
+		most = g.sum(most, l.stored(bias, nvinfer.Float32, 1, words.Out))
+	}
+	return g.unary(nvinfer.Log, g.sum(g.activation(nvinfer.ReLU, most), g.scalar(1, 2)))
 }
 
 func (l *lowering) chain(x tensor, chain []arch.Dense) tensor {

@@ -22,6 +22,9 @@ type layout struct {
 	pooled, token int // columns
 }
 
+// byRow are the outputs that have a row for each sequence, in a binding of their own. A model has one of them, or none.
+const byRow = engine.Pooled | engine.Sparse
+
 // tensors are the inputs and outputs of a plan of that layout and those limits.
 func (l layout) tensors(limits engine.Limits) []nvinfer.TensorInfo {
 	none := []int{}
@@ -32,7 +35,7 @@ func (l layout) tensors(limits engine.Limits) []nvinfer.TensorInfo {
 			Least: []int{l.planes.sequences, 1}, Most: []int{l.planes.sequences, limits.MaxSequences}},
 		{Name: outputTokenVectors, DType: nvinfer.Float32, Dims: []int{-1, l.token}, Least: none, Most: none},
 	}
-	if l.outputs&engine.Pooled != 0 {
+	if l.outputs&byRow != 0 {
 		all = append(all, nvinfer.TensorInfo{Name: outputPooled, DType: nvinfer.Float32, Dims: []int{-1, l.pooled}, Least: none, Most: none})
 	}
 	return all
@@ -170,7 +173,7 @@ func (r *replica) open(ctx context.Context, l layout, s sizes) (*worker, error) 
 		{Name: inputSequences, DeviceBytes: 4 * l.planes.sequences * most, HostBytes: 4 * l.planes.sequences * w.count},
 		{Name: outputTokenVectors, DeviceBytes: 4 * l.token * largest},
 	}
-	if l.outputs&engine.Pooled != 0 {
+	if l.outputs&byRow != 0 {
 		bindings = append(bindings, nvinfer.Binding{Name: outputPooled, DeviceBytes: 4 * l.pooled * most, HostBytes: 4 * l.pooled * w.count})
 	}
 	lane, err := r.program.Lane(bindings, inputCount)

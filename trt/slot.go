@@ -105,16 +105,17 @@ func grow(buffer *[]float32, n int) []float32 {
 func (s *slot) run(ctx context.Context, w *worker) (engine.Output, error) {
 	b := s.batch
 	var out engine.Output
-	if b.Outputs&engine.Pooled != 0 {
-		out.Pooled = grow(&s.pooled, b.Sequences()*w.layout.pooled)
+	if b.Outputs&byRow != 0 {
+		rows := grow(&s.pooled, b.Sequences()*w.layout.pooled)
+		if out.Pooled = rows; b.Outputs&engine.Sparse != 0 {
+			out.Pooled, out.Sparse = nil, rows
+		}
 	}
 	if b.Outputs&engine.TokenVectors != 0 {
 		out.TokenVectors = grow(&s.tokenVectors, b.Tokens()*w.layout.token)
 	}
 	s.sort()
-	if out.Pooled != nil {
-		s.clearEmpty(out.Pooled, w.layout.pooled)
-	}
+	s.clearEmpty(rowsOf(out), w.layout.pooled)
 	if len(s.order) == 0 || b.Outputs == 0 {
 		return out, nil
 	}
@@ -245,14 +246,14 @@ func (s *slot) stage(w *worker, g group, cell, sequence int) {
 
 // collect copies the results of launched groups to where the batch has their sequences.
 func (s *slot) collect(w *worker, groups []group, out engine.Output) {
-	b, cell, sequence := s.batch, 0, 0
+	b, cell, sequence, rows := s.batch, 0, 0, rowsOf(out)
 	for _, g := range groups {
 		x := w.shapes.all[g.shape]
 		for k := range g.to - g.from {
 			i := s.order[g.from+k]
 			from, to := int(b.CuSeqLens[i]), int(b.CuSeqLens[i+1])
-			if width := w.layout.pooled; out.Pooled != nil {
-				copy(out.Pooled[int(i)*width:][:width], w.pooled.floats()[(sequence+k)*width:])
+			if width := w.layout.pooled; rows != nil {
+				copy(rows[int(i)*width:][:width], w.pooled.floats()[(sequence+k)*width:])
 			}
 			if width := w.layout.token; out.TokenVectors != nil {
 				copy(out.TokenVectors[from*width:to*width], w.vectors.floats()[(cell+k*x.l)*width:])
@@ -262,12 +263,23 @@ func (s *slot) collect(w *worker, groups []group, out engine.Output) {
 	}
 }
 
-// clearEmpty makes the rows of sequences without tokens zeros.
-func (s *slot) clearEmpty(pooled []float32, width int) {
+// rowsOf are those that out has for its sequences; nil: none.
+func rowsOf(out engine.Output) []float32 {
+	if out.Sparse != nil {
+		return out.Sparse
+	}
+	return out.Pooled
+}
+
+// clearEmpty makes the rows of sequences without tokens zeros. rows may be nil.
+func (s *slot) clearEmpty(rows []float32, width int) {
+	if rows == nil {
+		return
+	}
 	cu := s.batch.CuSeqLens
 	for i := range s.batch.Sequences() {
 		if cu[i] == cu[i+1] {
-			clear(pooled[i*width : (i+1)*width])
+			clear(rows[i*width : (i+1)*width])
 		}
 	}
 }

@@ -36,7 +36,12 @@ type Linear struct {
 	Bias       Tensor // may be absent
 	In, Out    int
 	Transposed bool
+	Score      *TokenScore // not nil: W [1, In] is made of rows of Weight [vocabulary, In]
 }
+
+// TokenScore is the logit of token True less that of token False, or the logit alone where False is -1: how a language model that
+// answers yes or no ranks. Its sigmoid is the softmax over both logits.
+type TokenScore struct{ True, False int }
 
 // NormKind is the kind of a normalisation.
 type NormKind int
@@ -57,9 +62,11 @@ type Norm struct {
 
 // Embeddings is the sum of tables that starts the residual stream: norm(scale * word[id] + position[pos] + type[t]).
 type Embeddings struct {
-	Word           Tensor // [VocabSize, width]; width is HiddenSize unless Projection is set
-	Position       Tensor // learned table [MaxPositions, width], or absent (rope, alibi, relative)
-	PositionOffset int    // position id of a sequence's first token: 0, or pad_token_id + 1 (roberta)
+	Word     Tensor // [VocabSize, width]; width is HiddenSize unless Projection is set
+	Position Tensor // learned table [MaxPositions, width], or absent (rope, alibi, relative)
+	// PositionOffset is the position id of a sequence's first token: 0, or one above the padding token's id (roberta). Padding tokens, which a
+	// text may name, then have their id as position and do not count.
+	PositionOffset int
 	Type           Tensor // [TypeVocabSize, width], or absent
 	TypeVocabSize  int    // token type ids are below it; 1 where the model ignores types
 	Scale          float32
@@ -71,7 +78,10 @@ type Embeddings struct {
 //
 //	x = Residual(x + After(f(Before(x))))     with absent norms as identity
 //
-// so post-norm models (bert) set Residual, pre-norm models Before, sandwich models (gemma) Before and After.
+// so post-norm models (bert) set Residual, pre-norm models Before, sandwich models (gemma) Before and After. With Inner (jina-bert's
+// second form), which excludes After:
+//
+//	x = Residual(x + Inner(x + f(Before(x))))
 type Layer struct {
 	Attention      Attention
 	AttentionNorms BlockNorms
@@ -80,7 +90,7 @@ type Layer struct {
 }
 
 // BlockNorms places norms round a block; each may be nil.
-type BlockNorms struct{ Before, After, Residual *Norm }
+type BlockNorms struct{ Before, After, Inner, Residual *Norm }
 
 // Attention has the one contract of attention: softmax(scale * q k^T, capped, + bias, masked) v, for each sequence.
 type Attention struct {
@@ -98,6 +108,7 @@ type Attention struct {
 	Softcap                 float32   // s = cap * tanh(s / cap) after the scale; 0: none
 	AlibiSlopes             []float32 // [Heads]: s -= slope * |i - j|; nil: none
 	RelativeBias            *RelativeBias
+	Disentangled            *Disentangled
 }
 
 // QKNorm normalises each head's query and key (width HeadDim) before rope. FullWidth: over all heads at once instead.
@@ -130,6 +141,21 @@ type RelativeBias struct {
 	Buckets       int
 	MaxDistance   int
 	Bidirectional bool
+}
+
+// Disentangled is what a query says of a key's place and a key of a query's (DeBERTa, https://arxiv.org/abs/2006.03654): with r the row of
+// the distance i - j, and e = Norm(Embeddings),
+//
+//	s = Scale * (q_i k_j + q_i Key(e_r) + k_j Query(e_r))
+//
+// Rows are distances themselves up to Buckets / 2 and in logarithmic steps from there on (https://arxiv.org/abs/2111.09543).
+type Disentangled struct {
+	Embeddings  Tensor  // [2 * Span, HiddenSize]; distance 0 has row Span
+	Norm        *Norm   // may be nil
+	Key, Query  *Linear // HiddenSize -> Heads * HeadDim; each may be nil: without its term
+	Span        int
+	Buckets     int // distances have rows of their own up to half of it; 0: all up to Span have
+	MaxDistance int // with Buckets, distances from there on share the last row
 }
 
 // Activation is an activation function.
@@ -209,6 +235,21 @@ type Pooling struct {
 	Modes []PoolMode
 	// ExcludePrompt leaves the prompt's tokens out of the pooling (include_prompt: false).
 	ExcludePrompt bool
+	// PadToken: a last token is the last one that is not this, or the first where all are. nil: it is the last one. Engines do not look
+	// at it: their callers cut sequences off with Pooled, which changes nothing else where attention is causal.
+	PadToken *int
+}
+
+// Pooled is the number of tokens of a sequence up to the last one that PadToken lets count.
+func Pooled[ID int32 | uint32](p Pooling, ids []ID) int {
+	n := len(ids)
+	if p.PadToken == nil {
+		return n
+	}
+	for n > 0 && int(ids[n-1]) == *p.PadToken {
+		n--
+	}
+	return max(n, min(1, len(ids)))
 }
 
 // Text is what sentence-transformers' files say about text: it goes to the tokenizer, no engine reads it.
@@ -216,4 +257,5 @@ type Text struct {
 	Prompts       map[string]string // by name; config_sentence_transformers.json
 	DefaultPrompt string            // name of the prompt used when a call names none; "": none
 	LowerCase     bool              // sentence_bert_config.json's do_lower_case: lower the text before tokenizing
+	Template      *PairTemplate     // of a reranker that is a language model; nil: the tokenizer joins pairs
 }

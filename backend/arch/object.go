@@ -82,6 +82,17 @@ func (o *object) null(key string) bool {
 	return string(o.values[key]) == "null"
 }
 
+// either is the one of two names of a key that is there; the first where neither is. Values that differ are a fault.
+func (o *object) either(first, second string) string {
+	switch {
+	case !o.present(second):
+		return first
+	case o.present(first) && string(o.values[first]) != string(o.values[second]):
+		o.fail(status.Start, "%s is %s, but %s is %s: they name one thing", first, quoteJSON(o.values[first]), second, quoteJSON(o.values[second]))
+	}
+	return second
+}
+
 // get decodes a value; false where there is none, or it is of another type than into.
 func (o *object) get(key, want string, into any) bool {
 	if o.err != nil || !o.present(key) {

@@ -16,7 +16,8 @@ type Sequence struct {
 	IDs         []uint32
 	TypeIDs     []uint32 // nil: zeros
 	PositionIDs []uint32 // nil: counted from FirstPosition
-	// FirstPosition is the position id of the first token where PositionIDs is nil.
+	// FirstPosition is the position id of the first token where PositionIDs is nil. Where it is not 0, a token with the id below it is padding
+	// (as in arch.Embeddings.PositionOffset): it has that position, and does not count.
 	FirstPosition uint32
 	// PoolSkip is the number of leading tokens that pooling leaves out.
 	PoolSkip uint32

@@ -212,14 +212,15 @@ func TestEverySequenceField(t *testing.T) {
 		h := newHarness(t, e, nil)
 		w := &work{t: t}
 		w.add(Sequence{IDs: []uint32{1, 2, 3}, FirstPosition: 2, PoolSkip: 2, Outputs: engine.Pooled})
+		w.add(Sequence{IDs: []uint32{5, 6, 8, 5, 7}, FirstPosition: 6, Outputs: engine.Pooled})
 		w.add(Sequence{IDs: []uint32{4, 5}, TypeIDs: []uint32{0, 1}, Outputs: engine.Pooled | engine.TokenVectors | engine.Sparse})
 		w.add(Sequence{Outputs: engine.TokenVectors})
 		w.add(Sequence{IDs: []uint32{6}, PositionIDs: []uint32{99}, Outputs: engine.TokenVectors})
 		w.add(Sequence{IDs: []uint32{7}, TypeIDs: []uint32{3}, PositionIDs: []uint32{7}, Outputs: engine.Sparse})
 		_, err := h.do(context.Background(), w, Options{Prepared: prepared})
 		require.NoError(t, err)
-		require.Equal(t, 5, w.count(status.OK), "%v", w.fails)
-		require.Equal(t, []int32{2, 0, 0, 0}, skips)
+		require.Equal(t, 6, w.count(status.OK), "%v", w.fails)
+		require.Equal(t, []int32{2, 0, 0, 0, 0}, skips)
 		h.close()
 	}
 }

@@ -168,8 +168,13 @@ func (w *work) add(s Sequence) {
 	if s.Outputs&engine.Sparse != 0 {
 		rows.Sparse = make([]float32, 1)
 	}
+	uncounted := uint32(0)
 	for k, id := range s.IDs {
-		position, typeID := s.FirstPosition+uint32(k), uint32(0)
+		position, typeID := s.FirstPosition+uint32(k)-uncounted, uint32(0)
+		if s.FirstPosition > 0 && id == s.FirstPosition-1 { // padding
+			position = id
+			uncounted++
+		}
 		if s.PositionIDs != nil {
 			position = s.PositionIDs[k]
 		}

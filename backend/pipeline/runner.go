@@ -309,11 +309,20 @@ func (s *Sequence) appendTo(b *engine.Batch) {
 	if s.PositionIDs != nil {
 		copyRows(b.PositionIDs[first:], s.PositionIDs)
 	} else {
-		for k := range n {
-			b.PositionIDs[first+k] = int32(s.FirstPosition) + int32(k)
-		}
+		s.countPositions(b.PositionIDs[first:])
 	}
 	b.EndSequence(s.Outputs, int(s.PoolSkip))
+}
+
+func (s *Sequence) countPositions(dst []int32) {
+	next := int32(s.FirstPosition)
+	padding := next - 1 // -1: none
+	for k, id := range s.IDs {
+		if dst[k] = padding; int32(id) != padding {
+			dst[k] = next
+			next++
+		}
+	}
 }
 
 func copyRows(dst []int32, src []uint32) {

@@ -21,6 +21,15 @@ func (t Tensor) Bytes() []byte { return t.data }
 // Len is the number of elements.
 func (t Tensor) Len() int { return len(t.data) * 8 / t.DType.bits() }
 
+// Rows returns rows [from, to) of the first dimension, which must be within it. The tensor must not be a scalar.
+func (t Tensor) Rows(from, to int) Tensor {
+	row := len(t.data) / max(t.Shape[0], 1)
+	part := t
+	part.data = t.data[from*row : to*row : to*row]
+	part.Shape = append([]int{to - from}, t.Shape[1:]...)
+	return part
+}
+
 // littleEndian is false on machines whose float32 is not laid out as the file's.
 var littleEndian = binary.NativeEndian.Uint16([]byte{1, 0}) == 1
 

@@ -15,6 +15,8 @@ TYPES = {
         "Pooling": "sentence_transformers.models.Pooling",
         "Dense": "sentence_transformers.models.Dense",
         "Normalize": "sentence_transformers.models.Normalize",
+        "MLMTransformer": "sentence_transformers.sparse_encoder.models.MLMTransformer.MLMTransformer",
+        "SpladePooling": "sentence_transformers.sparse_encoder.models.SpladePooling.SpladePooling",
     },
     NEW: {
         "Transformer": "sentence_transformers.base.modules.transformer.Transformer",
@@ -44,7 +46,7 @@ def write_config(spec: Spec) -> None:
         config["id2label"] = {str(i): label for i, label in enumerate(spec.labels)}
         config["label2id"] = {label: i for i, label in enumerate(spec.labels)}
     write_json(spec.folder / "config.json", config | spec.more)
-    shutil.copyfile(spec.tokenizer, spec.folder / "tokenizer.json")
+    (spec.folder / "tokenizer.json").write_text(spec.tokenizer_json(), encoding="utf-8")
     tokenizer_config = spec.tokenizer_config()
     if spec.files == NEW or not spec.pooling or not spec.is_embedding:
         tokenizer_config["model_max_length"] = spec.max_seq_length
@@ -53,7 +55,7 @@ def write_config(spec: Spec) -> None:
 
 def write_modules(spec: Spec) -> None:
     """The sentence-transformers files, in the old form or the one that version 6 writes."""
-    types, width = TYPES[spec.files], spec.hidden * len(spec.pooling)
+    width = spec.hidden * len(spec.pooling)
     names = [("Transformer", ""), ("Pooling", "1_Pooling")]
     if spec.files == NEW:
         write_json(spec.folder / "1_Pooling/config.json", {"embedding_dimension": spec.hidden, "pooling_mode": spec.pooling[0], "include_prompt": True})
@@ -78,14 +80,30 @@ def write_modules(spec: Spec) -> None:
         width = dense.out_features
     if spec.normalize:
         names.append(("Normalize", f"{len(names)}_Normalize"))
-    write_json(spec.folder / "modules.json", [
-        {"idx": i, "name": str(i), "path": path, "type": types[kind]} for i, (kind, path) in enumerate(names)
-    ])
+    write_pipeline(spec, names)
     if spec.prompts:
         write_json(spec.folder / "config_sentence_transformers.json", {
             "__version__": {"sentence_transformers": "6.2.0"}, "prompts": spec.prompts,
             "default_prompt_name": spec.default_prompt, "similarity_fn_name": "cosine",
         })
+
+
+def write_pipeline(spec: Spec, names: list[tuple[str, str]]) -> None:
+    types = dict(TYPES[spec.files])
+    types["Transformer"] = spec.transformer_type or types["Transformer"]
+    write_json(spec.folder / "modules.json", [
+        {"idx": i, "name": str(i), "path": path, "type": types[kind]} for i, (kind, path) in enumerate(names)
+    ])
+
+
+def write_splade(spec: Spec) -> None:
+    """The files of a SparseEncoder, in the old form."""
+    write_json(spec.folder / "1_SpladePooling/config.json", {"pooling_strategy": "max", "activation_function": "relu", "word_embedding_dimension": spec.vocab_size})
+    write_json(spec.folder / "sentence_bert_config.json", {"max_seq_length": spec.max_seq_length, "do_lower_case": False})
+    write_json(spec.folder / "config_sentence_transformers.json", {
+        "model_type": "SparseEncoder", "__version__": {"sentence_transformers": "5.0.0"}, "prompts": {}, "default_prompt_name": None, "similarity_fn_name": "dot",
+    })
+    write_pipeline(spec, [("MLMTransformer", ""), ("SpladePooling", "1_SpladePooling")])
 
 
 def write_weights(spec: Spec) -> None:
@@ -109,4 +127,11 @@ def write_folder(spec: Spec) -> None:
     write_config(spec)
     if spec.is_embedding and spec.pooling:
         write_modules(spec)
+    if spec.splade:
+        write_splade(spec)
+    for name, content in spec.extra_files().items():
+        if isinstance(content, str):
+            (spec.folder / name).write_text(content, encoding="utf-8")
+        else:
+            write_json(spec.folder / name, content)
     write_weights(spec)

@@ -27,6 +27,9 @@ func (c *cudaOperators) expresses(form attentionForm, a *arch.Attention) bool {
 	if form == formProducts {
 		return true
 	}
+	if a.Disentangled != nil {
+		return false
+	}
 	if a.HeadDim%8 != 0 || a.HeadDim > maxFusedHeadDim || c.l.g.dtype == ort.Float32 && form != c.force {
 		return false
 	}
@@ -81,7 +84,11 @@ func (c *cudaOperators) attend(x rows, a *arch.Attention) (rows, error) {
 	case formMulti:
 		return c.multi(h, a)
 	}
-	c.scores = max(c.scores, a.Heads)
+	planes := a.Heads
+	if a.Disentangled != nil {
+		planes *= 3 // scores, and before and after their places are picked, numbers by row
+	}
+	c.scores = max(c.scores, planes)
 	return c.products(h, a)
 }
 

@@ -109,7 +109,7 @@ func (e *Engine) loadCUDA(m *arch.Model, w *weights.Set, o Options) error {
 	if err := l.lower(); err != nil {
 		return err
 	}
-	e.info.Outputs, e.info.PooledWidth, e.info.TokenWidth = l.outputs, l.pooled, l.tokens
+	l.describe(&e.info)
 	e.info.Details["attention"] = strings.Join(slices.Sorted(maps.Keys(c.forms)), ", ")
 	if c.padded {
 		e.info.Limits = paddedLimits(e.info.Limits, o, c.scores)
@@ -249,13 +249,19 @@ func (s *slot) runDevice(ctx context.Context) (engine.Output, error) {
 	if b.Outputs&engine.TokenVectors != 0 {
 		outputs = append(outputs, ort.Tensor{Name: outputTokenVectors, Type: ort.Float32, Dims: []int{b.Tokens(), e.info.TokenWidth}})
 	}
+	if b.Outputs&engine.Sparse != 0 {
+		outputs = append(outputs, ort.Tensor{Name: outputSparse, Type: ort.Float32, Dims: []int{b.Sequences(), e.info.SparseWidth}})
+	}
 	var out engine.Output
 	switch {
 	case b.Tokens() == 0:
 		if b.Outputs&engine.Pooled != 0 {
 			out.Pooled = grow(&s.pooled, b.Sequences()*e.info.PooledWidth)
-			clear(out.Pooled)
 		}
+		if b.Outputs&engine.Sparse != 0 {
+			out.Sparse = grow(&s.sparse, b.Sequences()*e.info.SparseWidth)
+		}
+		s.clearEmpty(out)
 		if b.Outputs&engine.TokenVectors != 0 {
 			out.TokenVectors = []float32{}
 		}
@@ -273,13 +279,16 @@ func (s *slot) runDevice(ctx context.Context) (engine.Output, error) {
 		return engine.Output{}, e.deviceError(err)
 	}
 	for _, t := range outputs {
-		if t.Name == outputPooled {
-			out.Pooled = view[float32](t.Data)
-			s.clearEmpty(out.Pooled)
-		} else {
-			out.TokenVectors = view[float32](t.Data)
+		switch rows := view[float32](t.Data); t.Name {
+		case outputPooled:
+			out.Pooled = rows
+		case outputSparse:
+			out.Sparse = rows
+		default:
+			out.TokenVectors = rows
 		}
 	}
+	s.clearEmpty(out)
 	return out, nil
 }
 

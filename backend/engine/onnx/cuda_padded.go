@@ -48,6 +48,13 @@ func (c *cudaOperators) products(h heads, a *arch.Attention) (rows, error) {
 
 	scores := c.reshape(g.op("", "MatMul", []string{query, key}), 0, a.Heads, -1, 0)
 	scores = c.convert(scores, g.dtype, ort.Float32)
+	if a.Disentangled != nil {
+		said, err := c.places(query, transpose(key, 0, 1, 3, 2), a)
+		if err != nil {
+			return h.q, err
+		}
+		scores = g.op("", "Add", []string{scores, said})
+	}
 	if a.Softcap > 0 {
 		limit := c.l.b.typedScalar(ort.Float32, a.Softcap)
 		scores = g.op("", "Mul", []string{g.op("", "Tanh", []string{g.op("", "Div", []string{scores, limit})}), limit})
@@ -117,6 +124,58 @@ func (c *cudaOperators) scoreBias(a *arch.Attention) (string, error) {
 		}
 		return bias
 	}), nil
+}
+
+// places is what distances say to queries and to keys (disentangled attention), float32 [filled, heads, longest, longest]. query, scaled,
+// and key: [filled, heads, longest, head_dim].
+func (c *cudaOperators) places(query, key string, a *arch.Attention) (string, error) {
+	g, b, d := c.l.g, c.l.b, a.Disentangled
+	tables, err := c.l.placeTables(a)
+	if err != nil {
+		return "", err
+	}
+	rows, count := d.Rows(c.l.positions), 2*d.Span
+	row := c.shared(fmt.Sprint("place rows ", rows), func() string { // [longest, longest], by query and key
+		most := float32(len(rows) / 2)
+		index := g.op("", "Sub", []string{c.number(most), g.op("", "Clip", []string{c.distance(), c.number(-most), c.number(most)})})
+		return g.op("", "Gather", []string{b.indices(rows), g.op("", "Cast", []string{index}, attr{"to", int64(ort.Int32)})})
+	})
+	sum := ""
+	for i, side := range []struct {
+		table []float32
+		by    *arch.Linear
+		x     string
+		scale float32
+		shape []int // of positions: those of queries or of keys
+	}{{tables.keys, d.Key, query, 1, []int{-1, 1}}, {tables.queries, d.Query, key, a.Scale, []int{1, -1}}} {
+		if side.table == nil {
+			continue
+		}
+		name := fmt.Sprintf("places of %s by %s %g, turned", d.Name(), side.by.Weight.Name, side.scale)
+		turned, err := b.make(name, g.dtype, []int{a.Heads, a.HeadDim, count}, func(dst []float32) ([]float32, error) {
+			for column := range a.Heads * a.HeadDim {
+				for r := range count {
+					dst = append(dst, side.scale*side.table[r*a.Heads*a.HeadDim+column])
+				}
+			}
+			return dst, nil
+		})
+		if err != nil {
+			return "", err
+		}
+		// Of each query (or key) its numbers for all rows; the one that a pair wants lies at position * rows + row.
+		said := c.reshape(c.convert(g.op("", "MatMul", []string{side.x, turned}), g.dtype, ort.Float32), 0, a.Heads, -1)
+		index := c.shared(fmt.Sprint("place index ", i, " ", count, " ", row), func() string {
+			position := g.op("", "Mul", []string{c.reshape(g.input(padPositions, ort.Int32, longest), side.shape...), b.indices([]int32{int32(count)})})
+			return g.op("", "Add", []string{position, row})
+		})
+		said = g.op("", "Gather", []string{said, index}, attr{"axis", int64(2)})
+		if sum != "" {
+			said = g.op("", "Add", []string{sum, said})
+		}
+		sum = said
+	}
+	return sum, nil
 }
 
 // distance is key minus query, float32 [longest, longest].

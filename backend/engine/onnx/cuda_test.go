@@ -58,7 +58,7 @@ func onCUDA(precision string) suite.Opener {
 }
 
 func everyKind(t testing.TB) []suite.Case {
-	return append(suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier), suite.Synthetic(t)...)
+	return append(suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier, arch.HeadSparse), suite.Synthetic(t)...)
 }
 
 func TestCUDA(t *testing.T) {

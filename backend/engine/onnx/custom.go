@@ -94,7 +94,7 @@ func (c customOperators) attend(x rows, a *arch.Attention) (rows, error) {
 		}
 		norm = nil
 	}
-	inputs := []string{qkv.name, cuSeqLens, positionIDs, bias, "", "", "", "", "", "", "", ""}
+	inputs := append([]string{qkv.name, cuSeqLens, positionIDs, bias}, make([]string, 11)...)
 	attrs := []attr{
 		{"num_heads", int64(a.Heads)}, {"num_kv_heads", int64(a.KVHeads)}, {"head_dim", int64(a.HeadDim)},
 		{"scale", a.Scale}, {"softcap", a.Softcap}, {"causal", flag(a.Causal)},
@@ -106,6 +106,9 @@ func (c customOperators) attend(x rows, a *arch.Attention) (rows, error) {
 	}
 	if err == nil {
 		inputs[10], inputs[11], err = c.positionBiases(a)
+	}
+	if err == nil {
+		err = c.places(inputs[12:15], a)
 	}
 	if err != nil {
 		return qkv, err
@@ -155,4 +158,28 @@ func (c customOperators) positionBiases(a *arch.Attention) (alibi, relative stri
 		relative, err = c.l.relativeBias(a.RelativeBias, a.Heads)
 	}
 	return alibi, relative, err
+}
+
+// places binds the tables of disentangled attention: of keys, of queries, and the rows of distances.
+func (c customOperators) places(inputs []string, a *arch.Attention) error {
+	d := a.Disentangled
+	if d == nil {
+		return nil
+	}
+	tables, err := c.l.placeTables(a)
+	if err != nil {
+		return err
+	}
+	for i, table := range [][]float32{tables.keys, tables.queries} {
+		if table == nil {
+			continue
+		}
+		by := [...]*arch.Linear{d.Key, d.Query}[i]
+		key := fmt.Sprintf("places of %s by %s", d.Name(), by.Weight.Name)
+		if inputs[i], err = c.l.b.constant(key, ort.Float32, []int{2 * d.Span, a.Heads * a.HeadDim}, table); err != nil {
+			return err
+		}
+	}
+	inputs[2] = c.l.b.indices(d.Rows(c.l.positions))
+	return nil
 }

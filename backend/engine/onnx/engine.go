@@ -155,7 +155,7 @@ func (e *Engine) load(m *arch.Model, w *weights.Set, o Options) error {
 	if err := l.lower(); err != nil {
 		return err
 	}
-	e.info.Outputs, e.info.PooledWidth, e.info.TokenWidth = l.outputs, l.pooled, l.tokens
+	l.describe(&e.info)
 	if o.Calibrate {
 		e.maxima = &maxima{keys: l.keys, amax: make([]float32, len(l.keys))}
 	}

@@ -16,7 +16,8 @@ var (
 // Names of inputs and outputs: ort.Packed's.
 const (
 	inputIDs, typeIDs, positionIDs, cuSeqLens, poolSkip = "input_ids", "type_ids", "position_ids", "cu_seqlens", "pool_skip"
-	outputPooled, outputTokenVectors, outputMaxima      = "pooled", "token_vectors", "maxima"
+	outputPooled, outputTokenVectors, outputSparse      = "pooled", "token_vectors", "sparse"
+	outputMaxima                                        = "maxima"
 )
 
 // rows is a tensor [tokens or sequences, width] between nodes. The zero rows is "absent".

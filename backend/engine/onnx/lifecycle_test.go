@@ -27,9 +27,10 @@ func tiny(t testing.TB, name string, o arch.Options) suite.Case {
 
 func TestOpenRefuses(t *testing.T) {
 	sparse := tiny(t, "bert-masked-lm", arch.Options{Pooling: "splade"})
+	sparse.Model.Head.Chain[1].Activation = arch.GELU
 	_, err := onnx.Open(t.Context(), sparse.Model, sparse.Weights, options(t))
 	require.Equal(t, status.Unsupported, status.CodeOf(err), "%v", err)
-	require.ErrorContains(t, err, "masked-LM head of BertForMaskedLM")
+	require.ErrorContains(t, err, "a masked-LM head that does not end with a linear map alone")
 
 	c := tiny(t, "bert-mean", arch.Options{})
 	ended, cancel := context.WithCancel(t.Context())
@@ -58,6 +59,7 @@ func TestOpenRefuses(t *testing.T) {
 		}, "rope is -1"},
 		"norms that differ":    {func(m *arch.Model) { m.Layers[0].Attention.QKNorm = &arch.QKNorm{K: arch.Norm{Eps: 1}} }, "norms of query and key"},
 		"relative bias":        {func(m *arch.Model) { m.Layers[0].Attention.RelativeBias = &arch.RelativeBias{Buckets: 3} }, "relative bias of 3 buckets"},
+		"places":               {func(m *arch.Model) { m.Layers[0].Attention.Disentangled = &arch.Disentangled{Span: 3} }, "disentangled attention of span 3"},
 		"activation":           {func(m *arch.Model) { m.Layers[0].MLP.Activation = 99 }, "activation is -1"},
 		"norm's kind":          {func(m *arch.Model) { m.Embeddings.Norm.Kind = 99 }, "norm is -1"},
 		"pooling":              {func(m *arch.Model) { m.Head.Pooling.Modes = []arch.PoolMode{99} }, "pooling is -1"},

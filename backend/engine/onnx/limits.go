@@ -112,5 +112,8 @@ func rowBytes(m *arch.Model) int {
 	if m.Head.Kind == arch.HeadTokenClassifier {
 		widest = max(widest, pooledWidth(m))
 	}
+	if m.Head.Kind == arch.HeadSparse {
+		widest = max(widest, min(m.VocabSize, vocabularyPart))
+	}
 	return 4 * max(widest+3*m.HiddenSize, 1)
 }

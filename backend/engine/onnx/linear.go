@@ -21,13 +21,11 @@ func (b *binder) checked(maps []arch.Linear) (linear, error) {
 	l := linear{in: maps[0].In, transposed: true}
 	for _, m := range maps {
 		l.out += m.Out
-		shape := []int{m.Out, m.In}
-		if m.Transposed {
-			shape = []int{m.In, m.Out}
+		if err := m.Check(); err != nil {
+			return l, err
 		}
-		if m.In != l.in || !slices.Equal(m.Weight.Shape, shape) {
-			return l, status.Errorf(status.Start,
-				"weight %q of a linear map %d -> %d has shape %v, or another input than its neighbours (%d)", m.Weight.Name, m.In, m.Out, m.Weight.Shape, l.in)
+		if m.In != l.in {
+			return l, status.Errorf(status.Start, "weight %q takes %d columns; its neighbours take %d", m.Weight.Name, m.In, l.in)
 		}
 	}
 	return l, nil
@@ -42,7 +40,7 @@ func (b *binder) linear(maps ...arch.Linear) (linear, error) {
 	if l.bias, err = b.bias(maps, l.out); err != nil {
 		return l, err
 	}
-	if len(maps) > 1 {
+	if len(maps) > 1 || maps[0].Score != nil {
 		l.weight, err = b.make("joined "+joinedKey(maps), b.g.dtype, []int{l.out, l.in}, func(dst []float32) ([]float32, error) {
 			return b.appendMaps(dst, maps)
 		})
@@ -56,7 +54,7 @@ func (b *binder) linear(maps ...arch.Linear) (linear, error) {
 func joinedKey(maps []arch.Linear) string {
 	names := make([]string, len(maps))
 	for i, m := range maps {
-		names[i] = m.Weight.Name
+		names[i] = m.Key()
 	}
 	return strings.Join(names, " ")
 }
@@ -68,16 +66,7 @@ func (b *binder) appendMaps(dst []float32, maps []arch.Linear) ([]float32, error
 		if err != nil {
 			return nil, err
 		}
-		if !m.Transposed {
-			dst = stored.AppendFloat32(dst)
-		} else {
-			source := stored.AppendFloat32(nil)
-			for o := range m.Out {
-				for i := range m.In {
-					dst = append(dst, source[i*m.Out+o])
-				}
-			}
-		}
+		dst = arch.AppendMatrix(dst, &m, stored)
 		b.set.Release(stored)
 	}
 	return dst, nil

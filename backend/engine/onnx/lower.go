@@ -15,11 +15,12 @@ type lowering struct {
 	g         *graph
 	b         *binder
 	m         *arch.Model
-	positions int // rows of rope's tables
+	positions int // rows of tables by position, such as rope's
 	calibrate bool
 	outputs   engine.Outputs
 	pooled    int      // columns
 	tokens    int      // columns
+	sparse    int      // columns
 	keys      []string // of maxima
 	maxima    []rows   // [1, 1] each; where calibrate is set
 	refused   error
@@ -37,6 +38,11 @@ type operators interface {
 	pool(x rows, mode arch.PoolMode) rows
 	// attend is attention without its output projection: [hidden] -> [heads * head_dim].
 	attend(x rows, a *arch.Attention) (rows, error)
+}
+
+// describe says what the graph yields.
+func (l *lowering) describe(info *engine.Info) {
+	info.Outputs, info.PooledWidth, info.TokenWidth, info.SparseWidth = l.outputs, l.pooled, l.tokens, l.sparse
 }
 
 // refuse notes the first thing that an operator has no form for.
@@ -82,8 +88,6 @@ func (l *lowering) lower() error {
 // supported refuses what the graph has no form for.
 func supported(m *arch.Model) error {
 	switch {
-	case m.Head.Kind == arch.HeadSparse:
-		return status.Errorf(status.Unsupported, "engine onnxruntime: the masked-LM head of %s (sparse vectors)", m.Architecture)
 	case m.Head.Kind < arch.HeadEmbedding || m.Head.Kind > arch.HeadSparse:
 		return status.Errorf(status.Unsupported, "engine onnxruntime: head kind %d", m.Head.Kind)
 	case m.Embeddings.Scale == 0:
@@ -192,7 +196,7 @@ func (l *lowering) layer(s *stream, i int) error {
 	return l.block(s, layer.MLPNorms, func(x rows) (rows, string, error) { return l.mlp(i, x, &layer.MLP) })
 }
 
-// block is x = Residual(x + After(f(Before(x)))).
+// block is x = Residual(x + After(f(Before(x)))), or x = Residual(x + Inner(x + f(Before(x)))).
 func (l *lowering) block(s *stream, norms arch.BlockNorms, f func(x rows) (y rows, bias string, err error)) (err error) {
 	var x rows
 	if norms.Before != nil {
@@ -211,6 +215,12 @@ func (l *lowering) block(s *stream, norms arch.BlockNorms, f func(x rows) (y row
 	}
 	if norms.After != nil {
 		if s.delta, err = l.norm(s.delta, s.bias, norms.After, rows{}, nil); err != nil {
+			return err
+		}
+		s.bias = ""
+	}
+	if norms.Inner != nil {
+		if s.delta, err = l.normalise(s, norms.Inner, false); err != nil {
 			return err
 		}
 		s.bias = ""
@@ -246,6 +256,9 @@ func (l *lowering) mlp(layer int, x rows, m *arch.MLP) (rows, string, error) {
 
 func (l *lowering) head(hidden rows) error {
 	h := &l.m.Head
+	if h.Kind == arch.HeadSparse {
+		return l.vocabulary(hidden)
+	}
 	if h.Kind == arch.HeadTokenClassifier {
 		logits, err := l.chain(hidden, h.Chain)
 		if err != nil {
@@ -269,6 +282,54 @@ func (l *lowering) head(hidden rows) error {
 	l.g.output(hidden, outputTokenVectors)
 	l.g.output(pooled, outputPooled)
 	l.outputs, l.tokens, l.pooled = engine.Pooled|engine.TokenVectors, hidden.width, pooled.width
+	return nil
+}
+
+// vocabularyPart is how many columns of the vocabulary have their logits in memory at once.
+const vocabularyPart = 8192
+
+// vocabulary is the masked-LM head and what SPLADE makes of it (https://arxiv.org/abs/2107.05720): max over the tokens of log(1 + relu(logits)).
+// Log and bias do not change which token has most, so they come after the maximum.
+func (l *lowering) vocabulary(hidden rows) error {
+	last := len(l.m.Head.Chain) - 1
+	if last < 0 || l.m.Head.Chain[last].Activation != arch.Identity || l.m.Head.Chain[last].Norm != nil || l.m.Head.Chain[last].Linear.Transposed {
+		return status.Errorf(status.Unsupported, "engine onnxruntime: a masked-LM head that does not end with a linear map alone")
+	}
+	x, err := l.chain(hidden, l.m.Head.Chain[:last])
+	if err != nil {
+		return err
+	}
+	m := l.m.Head.Chain[last].Linear
+	l.observe(calibration.Head(last), x)
+	var parts []rows
+	for from := 0; from < m.Out; from += vocabularyPart {
+		part := m
+		part.Out = min(vocabularyPart, m.Out-from)
+		w := linear{in: m.In, out: part.Out, transposed: true}
+		if w.weight, err = l.b.part(m.Weight, from, from+part.Out); err != nil {
+			return err
+		}
+		logits, _, err := l.product(x, w, []arch.Linear{part})
+		if err != nil {
+			return err
+		}
+		parts = append(parts, l.pool(logits, arch.PoolMax))
+	}
+	most := l.g.cast(l.g.join(parts...), ort.Float32)
+	if !m.Bias.Absent() {
+		bias, err := l.b.wide(m.Bias)
+		if err != nil {
+			return err
+		}
+		most = l.g.same("", "Add", most, []string{bias})
+	}
+	// What is not finite must not become a zero: relu drops NaN.
+	zero := l.g.same("", "Mul", most, []string{l.b.typedScalar(ort.Float32, 0)})
+	y := l.g.same("", "Add", l.g.same("", "Relu", most, nil), []string{l.b.typedScalar(ort.Float32, 1)})
+	y = l.g.sum(l.g.same("", "Log", y, nil), zero)
+	l.g.output(hidden, outputTokenVectors)
+	l.g.output(y, outputSparse)
+	l.outputs, l.tokens, l.sparse = engine.Sparse|engine.TokenVectors, hidden.width, m.Out
 	return nil
 }
 

@@ -108,3 +108,21 @@ func (l *lowering) relativeBias(r *arch.RelativeBias, heads int) (string, error)
 		return append(dst, r.ByDistance(table, heads)...), nil
 	})
 }
+
+// placeTables are the tables of disentangled attention, [2 * span, heads * head_dim]; nil where there is none.
+type placeTables struct{ keys, queries []float32 }
+
+func (l *lowering) placeTables(a *arch.Attention) (placeTables, error) {
+	d := a.Disentangled
+	if err := d.Check(a.Heads, a.KVHeads, a.HeadDim); err != nil {
+		return placeTables{}, status.Errorf(status.CodeOf(err), "engine onnxruntime: %w", err)
+	}
+	keys, queries, err := d.Tables(func(t arch.Tensor) ([]float32, error) {
+		stored, err := l.b.open(t)
+		if err != nil {
+			return nil, err
+		}
+		return stored.AppendFloat32(nil), nil
+	})
+	return placeTables{keys, queries}, err
+}

@@ -156,7 +156,6 @@ func TestOperatorsRefuse(t *testing.T) {
 }
 
 func TestUnknownChoicesAreRefused(t *testing.T) {
-	require.Equal(t, status.Unsupported, status.CodeOf(supported(&arch.Model{Head: arch.Head{Kind: arch.HeadSparse}})))
 	require.Equal(t, status.Unsupported, status.CodeOf(supported(&arch.Model{Head: arch.Head{Kind: 77}})))
 	require.Equal(t, int64(-1), number(actNumbers, arch.Activation(99)))
 	require.Panics(t, func() { attr{"x", "text"}.encode() })

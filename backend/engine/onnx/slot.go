@@ -16,7 +16,7 @@ type slot struct {
 	runner *ort.Runner
 	device *deviceRun // nil on the CPU
 	// Memory of the outputs, as much as runs have needed so far.
-	pooled, tokenVectors, maxima []float32
+	pooled, tokenVectors, sparse, maxima []float32
 }
 
 // Batch implements engine.Slot.
@@ -43,6 +43,9 @@ func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 	if b.Outputs&engine.TokenVectors != 0 {
 		out.TokenVectors = grow(&s.tokenVectors, b.Tokens()*e.info.TokenWidth)
 	}
+	if b.Outputs&engine.Sparse != 0 {
+		out.Sparse = grow(&s.sparse, b.Sequences()*e.info.SparseWidth)
+	}
 	if b.Tokens() > 0 && b.Outputs != 0 {
 		var seen []float32
 		if e.maxima != nil {
@@ -52,6 +55,7 @@ func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 		err := s.runner.Run(ctx, e.session, &ort.Packed{
 			InputIDs: b.InputIDs, TypeIDs: b.TypeIDs, PositionIDs: b.PositionIDs, CuSeqLens: b.CuSeqLens, PoolSkip: b.PoolSkip,
 			Pooled: out.Pooled, PooledWidth: e.info.PooledWidth, TokenVectors: out.TokenVectors, TokenWidth: e.info.TokenWidth,
+			Sparse: out.Sparse, SparseWidth: e.info.SparseWidth,
 			Maxima: seen, Shrink: b.Tokens() > 2*e.info.Limits.BestTokens,
 		})
 		if err != nil {
@@ -61,9 +65,7 @@ func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 			e.maxima.add(seen, b.Tokens())
 		}
 	}
-	if out.Pooled != nil {
-		s.clearEmpty(out.Pooled)
-	}
+	s.clearEmpty(out)
 	return out, nil
 }
 
@@ -95,11 +97,17 @@ func grow(buffer *[]float32, n int) []float32 {
 }
 
 // clearEmpty makes the rows of sequences without tokens zeros: dense layers after the pooling may have added biases.
-func (s *slot) clearEmpty(pooled []float32) {
-	width, cu := s.engine.info.PooledWidth, s.batch.CuSeqLens
+func (s *slot) clearEmpty(out engine.Output) {
+	pooled, sparse, cu := s.engine.info.PooledWidth, s.engine.info.SparseWidth, s.batch.CuSeqLens
 	for i := range s.batch.Sequences() {
-		if cu[i] == cu[i+1] {
-			clear(pooled[i*width : (i+1)*width])
+		if cu[i] != cu[i+1] {
+			continue
+		}
+		if out.Pooled != nil {
+			clear(out.Pooled[i*pooled : (i+1)*pooled])
+		}
+		if out.Sparse != nil {
+			clear(out.Sparse[i*sparse : (i+1)*sparse])
 		}
 	}
 }

@@ -138,12 +138,21 @@ func (b *binder) typedScalar(dtype ort.DataType, x float32) string {
 
 // sizes binds a list of int64, inside the graph.
 func (b *binder) sizes(numbers ...int) string {
+	return list(b, ort.Int64, numbers, func(raw []byte, n int) []byte { return binary.LittleEndian.AppendUint64(raw, uint64(n)) })
+}
+
+// indices binds a list of int32, inside the graph.
+func (b *binder) indices(numbers []int32) string {
+	return list(b, ort.Int32, numbers, func(raw []byte, n int32) []byte { return binary.LittleEndian.AppendUint32(raw, uint32(n)) })
+}
+
+func list[T any](b *binder, dtype ort.DataType, numbers []T, encode func(raw []byte, n T) []byte) string {
 	name := fmt.Sprintf("w%d", len(b.g.initializers))
 	var raw []byte
 	for _, n := range numbers {
-		raw = binary.LittleEndian.AppendUint64(raw, uint64(n))
+		raw = encode(raw, n)
 	}
-	b.g.initializers = append(b.g.initializers, initializer{name: name, dtype: ort.Int64, dims: []int64{int64(len(numbers))}, raw: raw})
+	b.g.initializers = append(b.g.initializers, initializer{name: name, dtype: dtype, dims: []int64{int64(len(numbers))}, raw: raw})
 	return name
 }
 
@@ -168,6 +177,37 @@ func (b *binder) tensor(t arch.Tensor) (string, error) {
 		b.read = append(b.read, stored)
 	}
 	return name, nil
+}
+
+// part binds rows [from, to) of a stored matrix in the graph's dtype.
+func (b *binder) part(t arch.Tensor, from, to int) (string, error) {
+	stored, err := b.open(t)
+	if err != nil {
+		return "", err
+	}
+	stored = stored.Rows(from, to)
+	shape := []int{to - from, t.Shape[1]}
+	name := fmt.Sprintf("rows %d to %d of %s", from, to, t.Name)
+	if dtypes[stored.DType] != b.g.dtype || !aligned(stored) {
+		return b.make(name, b.g.dtype, shape, b.appendTensor(stored))
+	}
+	if _, ok := b.bound[name]; !ok {
+		if err := b.session.Add(name, b.g.dtype, b.declare(name, b.g.dtype, shape), stored.Bytes()); err != nil {
+			return "", err
+		}
+		b.bound[name] = name
+		b.read = append(b.read, stored)
+	}
+	return name, nil
+}
+
+// wide binds a stored tensor as float32.
+func (b *binder) wide(t arch.Tensor) (string, error) {
+	stored, err := b.open(t)
+	if err != nil {
+		return "", err
+	}
+	return b.make("wide "+t.Name, ort.Float32, t.Shape, b.appendTensor(stored))
 }
 
 var dtypes = map[weights.DType]ort.DataType{weights.F32: ort.Float32, weights.F16: ort.Float16, weights.BF16: ort.BFloat16}

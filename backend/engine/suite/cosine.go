@@ -8,8 +8,8 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 )
 
-// VerifyCosine runs each sequence of a case alone and takes the least cosine to the truth of pooled rows and of token vectors, a
-// sequence's rows joined. It says what that is, and of an engine in bfloat16 what transformers itself comes to in bfloat16, where that is
+// VerifyCosine runs each sequence of a case alone and takes the least cosine to the truth of pooled rows, of sparse ones and of token
+// vectors, a sequence's rows joined. It says what that is, and of an engine in bfloat16 what transformers itself comes to in bfloat16, where that is
 // known. Less than least is an error, and so is an engine in bfloat16 that is worse than transformers.
 func VerifyCosine(e engine.Engine, c *Case, least float64) (string, error) {
 	got := 1.0
@@ -22,7 +22,7 @@ func VerifyCosine(e engine.Engine, c *Case, least float64) (string, error) {
 		for _, pair := range []struct {
 			got  []float32
 			want []float64
-		}{{results[0].Pooled, q.Pooled}, {results[0].TokenVectors, q.TokenVectors}} {
+		}{{results[0].Pooled, q.Pooled}, {results[0].TokenVectors, q.TokenVectors}, {results[0].Sparse, q.Sparse}} {
 			switch {
 			case len(pair.want) < 2: // not known, or a logit, which has no direction
 			case len(pair.got) != len(pair.want):

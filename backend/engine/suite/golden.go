@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"testing"
 
@@ -63,6 +64,9 @@ type golden struct {
 	BFloat16   float64                `json:"bfloat16_cosine"`
 }
 
+// maskedLM are the architectures of masked language models.
+var maskedLM = regexp.MustCompile("For(MaskedLM|PreTraining)$")
+
 type goldenItem struct {
 	IDs       []int32 `json:"input_ids"`
 	Types     []int32 `json:"token_type_ids"`
@@ -78,8 +82,8 @@ func Golden(t testing.TB, kinds ...arch.HeadKind) []Case {
 	var cases []Case
 	for _, file := range folders {
 		c := Folder(t, filepath.Dir(file), arch.Options{})
-		if c.Model.Head.Kind == arch.HeadEmbedding && c.Model.Architecture == "BertForMaskedLM" {
-			continue // its golden rows are sparse
+		if c.Model.Head.Kind == arch.HeadEmbedding && maskedLM.MatchString(c.Model.Architecture) {
+			c = Folder(t, filepath.Dir(file), arch.Options{Pooling: "splade"}) // its golden rows are sparse
 		}
 		for _, kind := range kinds {
 			if c.Model.Head.Kind == kind {
@@ -100,10 +104,20 @@ func (c *Case) load(t testing.TB, file string) {
 	c.Normalize, c.BFloat16Cosine = g.Normalize, g.BFloat16
 	for i, item := range append(g.Items, g.TokenItems...) {
 		q := Sequence{IDs: item.IDs, Types: item.Types, Positions: item.Positions}
+		if c.Model.Head.Kind == arch.HeadSparse { // its token vectors are logits, which engines do not give
+			q.Sparse = g.Pooled[i]
+			c.Sequences = append(c.Sequences, q)
+			continue
+		}
 		if g.Pooled != nil {
 			q.Pooled = g.Pooled[i]
 		}
-		for _, row := range g.Vectors[strconv.Itoa(i)] {
+		rows := g.Vectors[strconv.Itoa(i)]
+		if n := arch.Pooled(c.Model.Head.Pooling, q.IDs); n < len(q.IDs) { // padding that callers cut off
+			q.IDs, q.Types, q.Positions = q.IDs[:n], q.Types[:n], q.Positions[:n]
+			rows = rows[:min(n, len(rows))]
+		}
+		for _, row := range rows {
 			q.TokenVectors = append(q.TokenVectors, row...)
 		}
 		c.Sequences = append(c.Sequences, q)

@@ -44,15 +44,29 @@ func (r *reference) fill(sequences []Sequence) {
 	for i := range sequences {
 		q := &sequences[i]
 		rows := r.hidden(q)
-		if r.m.Head.Kind != arch.HeadTokenClassifier {
-			q.Pooled = r.chain(vectors{r.pool(rows, q.Skip)})[0]
-		} else {
+		switch r.m.Head.Kind {
+		case arch.HeadSparse:
+			q.Sparse = splade(r.chain(rows))
+		case arch.HeadTokenClassifier:
 			rows = r.chain(rows)
+		default:
+			q.Pooled = r.chain(vectors{r.pool(rows, q.Skip)})[0]
 		}
 		for _, row := range rows {
 			q.TokenVectors = append(q.TokenVectors, row...)
 		}
 	}
+}
+
+// splade is the largest log(1 + relu(logit)) of each column.
+func splade(logits vectors) []float64 {
+	y := make([]float64, len(logits[0]))
+	for _, row := range logits {
+		for c, x := range row {
+			y[c] = max(y[c], math.Log1p(max(x, 0)))
+		}
+	}
+	return y
 }
 
 func (r *reference) hidden(q *Sequence) vectors {
@@ -85,22 +99,38 @@ func (r *reference) hidden(q *Sequence) vectors {
 
 func (r *reference) block(n arch.BlockNorms, x vectors, f func(vectors) vectors) vectors {
 	y := r.norm(n.After, f(r.norm(n.Before, x)))
+	if n.Inner != nil {
+		y = r.norm(n.Inner, add(x, y))
+	}
+	return r.norm(n.Residual, add(x, y))
+}
+
+func add(x, y vectors) vectors {
 	sum := make(vectors, len(x))
 	for t := range x {
 		for c := range x[t] {
 			sum[t] = append(sum[t], x[t][c]+y[t][c])
 		}
 	}
-	return r.norm(n.Residual, sum)
+	return sum
 }
 
 func (r *reference) linear(l arch.Linear, x vectors) vectors {
-	w, bias := r.tensor(l.Weight), r.tensor(l.Bias)
-	y := make(vectors, len(x))
 	for t := range x {
 		for _, v := range x[t] {
 			r.seen[l.Weight.Name] = max(r.seen[l.Weight.Name], math.Abs(v))
 		}
+	}
+	return r.product(l, x)
+}
+
+func (r *reference) product(l arch.Linear, x vectors) vectors {
+	w, bias := r.tensor(l.Weight), r.tensor(l.Bias)
+	if l.Score != nil {
+		w = r.score(l, w)
+	}
+	y := make(vectors, len(x))
+	for t := range x {
 		for o := range l.Out {
 			sum := 0.0
 			if bias != nil {
@@ -117,6 +147,17 @@ func (r *reference) linear(l arch.Linear, x vectors) vectors {
 		}
 	}
 	return y
+}
+
+// score is the row of one token less that of another.
+func (r *reference) score(l arch.Linear, table []float64) []float64 {
+	row := append([]float64(nil), table[l.Score.True*l.In:(l.Score.True+1)*l.In]...)
+	for i := range row {
+		if l.Score.False >= 0 {
+			row[i] -= table[l.Score.False*l.In+i]
+		}
+	}
+	return row
 }
 
 func (r *reference) norm(n *arch.Norm, x vectors) vectors {
@@ -224,10 +265,11 @@ func (r *reference) attention(a *arch.Attention, q *Sequence, x vectors) vectors
 			heads[t][1][h] = r.prepare(a, heads[t][1][h], true, q.Positions[t])
 		}
 	}
+	place := r.disentangled(a.Disentangled, a.HeadDim)
 	out := make(vectors, len(x))
 	for i := range x {
 		for h := range a.Heads {
-			out[i] = append(out[i], r.attend(a, heads, i, h)...)
+			out[i] = append(out[i], r.attend(a, heads, place, i, h)...)
 		}
 	}
 	return r.linear(a.Out, out)
@@ -260,7 +302,7 @@ func (r *reference) prepare(a *arch.Attention, v []float64, key bool, position i
 }
 
 // attend is the output of query head h of token i.
-func (r *reference) attend(a *arch.Attention, heads [][]vectors, i, h int) []float64 {
+func (r *reference) attend(a *arch.Attention, heads [][]vectors, place placing, i, h int) []float64 {
 	kv := h / (a.Heads / a.KVHeads)
 	out, total := make([]float64, a.HeadDim), 0.0
 	for j := range heads {
@@ -271,7 +313,7 @@ func (r *reference) attend(a *arch.Attention, heads [][]vectors, i, h int) []flo
 		for c := range a.HeadDim {
 			s += heads[i][0][h][c] * heads[j][1][kv][c]
 		}
-		s *= float64(a.Scale)
+		s = (s + place(heads[i][0][h], heads[j][1][kv], h, i-j)) * float64(a.Scale)
 		if a.Softcap > 0 {
 			s = float64(a.Softcap) * math.Tanh(s/float64(a.Softcap))
 		}
@@ -291,6 +333,50 @@ func (r *reference) attend(a *arch.Attention, heads [][]vectors, i, h int) []flo
 		out[c] /= total
 	}
 	return out
+}
+
+// placing is what a query of head h and a key say of their distance (query minus key).
+type placing func(query, key []float64, h, distance int) float64
+
+func (r *reference) disentangled(d *arch.Disentangled, headDim int) placing {
+	if d == nil {
+		return func(_, _ []float64, _, _ int) float64 { return 0 }
+	}
+	e := r.norm(d.Norm, split(r.tensor(d.Embeddings), d.Embeddings.Shape[1]))
+	var keys, queries vectors
+	if d.Key != nil {
+		keys = r.product(*d.Key, e)
+	}
+	if d.Query != nil {
+		queries = r.product(*d.Query, e)
+	}
+	return func(query, key []float64, h, distance int) (sum float64) {
+		row := disentangledRow(d, distance)
+		for c := range headDim {
+			if keys != nil {
+				sum += query[c] * keys[row][h*headDim+c]
+			}
+			if queries != nil {
+				sum += key[c] * queries[row][h*headDim+c]
+			}
+		}
+		return sum
+	}
+}
+
+// disentangledRow is the row of a distance as DeBERTa's papers tell it (https://arxiv.org/abs/2006.03654, equation 3, and
+// https://arxiv.org/abs/2111.09543, whose code has the logarithmic steps).
+func disentangledRow(d *arch.Disentangled, distance int) int {
+	half := d.Buckets / 2
+	place := max(distance, -distance)
+	if d.Buckets > 0 && place > half {
+		steps := math.Log(float64(place)/float64(half)) / math.Log(float64(d.MaxDistance-1)/float64(half))
+		place = half + int(math.Ceil(steps*float64(half-1)))
+	}
+	if distance < 0 {
+		return max(d.Span-place, 0)
+	}
+	return min(d.Span+place, 2*d.Span-1)
 }
 
 // relativeBucket is the bucket of a key's distance from the query, as T5's paper tells it

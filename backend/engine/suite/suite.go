@@ -23,6 +23,7 @@ type Sequence struct {
 	Skip                  int       // leading tokens that are not pooled
 	Pooled                []float64 // nil: not known
 	TokenVectors          []float64 // rows joined; nil: not known
+	Sparse                []float64 // nil: not known
 }
 
 // Case is a model with sequences and their results.
@@ -84,7 +85,7 @@ func Verify(e engine.Engine, c *Case, bounds Bounds) error {
 }
 
 // Result is what one sequence gave, copied out of the slot.
-type Result struct{ Pooled, TokenVectors []float32 }
+type Result struct{ Pooled, TokenVectors, Sparse []float32 }
 
 // Compute runs sequences as one batch of a slot.
 func Compute(ctx context.Context, s engine.Slot, info engine.Info, sequences []Sequence, want engine.Outputs) ([]Result, error) {
@@ -110,6 +111,9 @@ func Compute(ctx context.Context, s engine.Slot, info engine.Info, sequences []S
 		}
 		if want&engine.TokenVectors != 0 {
 			results[i].TokenVectors = slices.Clone(out.TokenVectors[int(b.CuSeqLens[i])*info.TokenWidth : int(b.CuSeqLens[i+1])*info.TokenWidth])
+		}
+		if want&engine.Sparse != 0 {
+			results[i].Sparse = slices.Clone(out.Sparse[i*info.SparseWidth : (i+1)*info.SparseWidth])
 		}
 	}
 	return results, nil
@@ -148,6 +152,11 @@ func (r *Result) matches(q *Sequence, bounds Bounds) error {
 			return fmt.Errorf("token vectors: %w", err)
 		}
 	}
+	if q.Sparse != nil {
+		if err := bounds.Compare(r.Sparse, q.Sparse); err != nil {
+			return fmt.Errorf("sparse: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -160,7 +169,7 @@ type Bounds struct {
 // Exact is for engines that compute in float32 throughout. Precisions has the bounds of what GPUs compute in, by
 // engine.Info.Precision: there float32 still sums in another order, and the others round every tensor between operators.
 var (
-	Exact      = Bounds{MinCosine: 0.999999, MaxError: 3e-5}
+	Exact      = Bounds{MinCosine: 0.999999, MaxError: 1e-5} // 2e-5 for normalised vectors
 	Precisions = map[string]Bounds{
 		"float32":  {MinCosine: 0.99999, MaxError: 2e-4},
 		"float16":  {MinCosine: 0.9999, MaxError: 2e-2},

@@ -88,6 +88,20 @@ var models = []struct {
 		}, func() arch.MLP { return k.fused(32, 50, arch.GELU, true) })
 		return m
 	}},
+	{"qk-post: norms over all heads, alibi, a norm of the sum inside the sum", func(k *maker) *arch.Model {
+		m := k.model(24)
+		m.Embeddings.Type, m.Embeddings.Norm = k.tensor(0, 1, typeCount, 24), k.layerNorm(24)
+		k.postNorm(m, 2, func(int) arch.Attention {
+			a := k.attention(24, 3, 3, 8, true)
+			a.AlibiSlopes = []float32{0.0625, 0.00390625, 0.25}
+			a.QKNorm = &arch.QKNorm{Q: *k.layerNorm(24), K: *k.layerNorm(24), FullWidth: true}
+			return a
+		}, func() arch.MLP { return k.fused(24, 30, arch.ReLU, true) })
+		for i := range m.Layers {
+			m.Layers[i].AttentionNorms.Inner = k.layerNorm(24)
+		}
+		return m
+	}},
 	{"modernbert: one map of query, key and value, first layer without norm, cls", func(k *maker) *arch.Model {
 		m := k.model(36)
 		m.Embeddings.Norm = &arch.Norm{Weight: k.tensor(1, 0.3, 36), Eps: 0.02}
@@ -113,6 +127,21 @@ var models = []struct {
 			a.RelativeBias = bias
 			return a
 		}, func() arch.MLP { return k.mlp(32, 48, arch.GELU, true) })
+		return m
+	}},
+	{"deberta: places by query and by key, rows in steps and normalised; then by query alone, each distance", func(k *maker) *arch.Model {
+		m := k.model(30)
+		m.Embeddings.Norm = k.layerNorm(30)
+		k.postNorm(m, 2, func(layer int) arch.Attention {
+			a := k.attention(30, 3, 3, 10, true)
+			key, query := k.linear(30, 30, true), k.linear(30, 30, false)
+			a.Scale = float32(1 / math.Sqrt(30))
+			a.Disentangled = &arch.Disentangled{Embeddings: k.tensor(0, 1, 14, 30), Norm: k.layerNorm(30), Key: &key, Query: &query, Span: 7, Buckets: 7, MaxDistance: 23}
+			if layer == 1 {
+				a.Disentangled = &arch.Disentangled{Embeddings: k.tensor(0, 1, 18, 30), Key: &key, Span: 9}
+			}
+			return a
+		}, func() arch.MLP { return k.mlp(30, 44, arch.GELU, true) })
 		return m
 	}},
 	{"gptj: interleaved rope of a part, factor, window to the left, one-way relative bias", func(k *maker) *arch.Model {
@@ -161,6 +190,15 @@ var models = []struct {
 		k.postNorm(m, 1, func(int) arch.Attention { return k.attention(32, 4, 4, 8, true) }, func() arch.MLP { return k.mlp(32, 40, arch.GELU, true) })
 		m.Head = arch.Head{Kind: arch.HeadClassifier, Pooling: arch.Pooling{Modes: []arch.PoolMode{arch.PoolCLS}}, Chain: []arch.Dense{
 			{Linear: k.linear(32, 32, true), Activation: arch.Tanh}, {Linear: k.linear(32, 3, true)}}}
+		return m
+	}},
+	{"sparse: masked-LM head tied to the words", func(k *maker) *arch.Model {
+		m := k.model(28)
+		m.Embeddings.Norm = k.layerNorm(28)
+		k.postNorm(m, 1, func(int) arch.Attention { return k.attention(28, 4, 4, 7, true) }, func() arch.MLP { return k.mlp(28, 36, arch.GELU, true) })
+		m.Head = arch.Head{Kind: arch.HeadSparse, Chain: []arch.Dense{
+			{Linear: k.linear(28, 28, true), Activation: arch.GELU, Norm: k.layerNorm(28)},
+			{Linear: arch.Linear{Weight: m.Embeddings.Word, Bias: k.tensor(0, 1, vocabSize), In: 28, Out: vocabSize}}}}
 		return m
 	}},
 	{"token classifier", func(k *maker) *arch.Model {

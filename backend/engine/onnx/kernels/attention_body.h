@@ -8,7 +8,8 @@
 //   weights = exp2(scores - max)    the scores carry a factor log2(e)
 //   out[query][dim] += weights v    the head's elements lie in the lanes
 // Whatever depends on positions alone (causal, window, ALiBi, relative bias) depends on i - j alone, so it is one
-// table per tile and block, read at a sliding offset.
+// table per tile and block, read at a sliding offset. What a distance says to a query or to a key (disentangled
+// attention) is a table of rows per tile and block, likewise: one row for each distance between the two.
 //
 // Blocks start at multiples of KEYS from the sequence's start, and a key that a query does not see adds exact
 // zeros. So a query's result depends neither on its tile nor on the item it fell into.
@@ -18,6 +19,7 @@ enum {
   KEYS = 128,                        // a block: scores of 12 KiB at eight lanes stay in L1
   SCORE_KEYS = 4,                    // 4 keys x 3 vectors of queries = 12 accumulators of 16 registers
   OUT_QUERIES = QUERIES < 6 ? 3 : 6, // 6 queries x 2 vectors of the head
+  DISTANCES = KEYS + QUERIES,        // at least those between a tile's queries and a block's keys, in whole vectors
   ITEM_HEADS = 4,                    // heads of a group that share an item's keys and values
 };
 
@@ -43,6 +45,9 @@ typedef struct attention_scratch {
   float *scores;  // [KEYS, QUERIES], then the weights
   float *by_dist; // [KEYS + QUERIES]: what a distance adds to a score
   float *rows;    // [QUERIES, dim]: queries before they are transposed
+  float *places;  // [DISTANCES, dim], where there are places: rows of the distances of a tile and block
+  float *turned;  // [dim, DISTANCES]: the same, transposed
+  float *said;    // [DISTANCES, QUERIES]: what each distance says to each query
 } attention_scratch;
 
 static int64_t min_i(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -57,7 +62,9 @@ static int64_t max_item_queries(int64_t item_heads, int64_t head_dim) {
 // Lays the buffers out from `base`; returns the bytes they take, a multiple of 64.
 static size_t lay_out(const attention_plan *p, char *base, attention_scratch *s) {
   int64_t tiles = p->item_heads * max_item_queries(p->item_heads, p->a->head_dim) / QUERIES;
-  float **field[] = {&s->q, &s->out, &s->max, &s->sum, &s->k, &s->v, &s->scores, &s->by_dist, &s->rows};
+  const int64_t distances = p->a->place_keys || p->a->place_queries ? DISTANCES : 0;
+  float **field[] = {&s->q,      &s->out,     &s->max,  &s->sum,    &s->k,      &s->v,
+                     &s->scores, &s->by_dist, &s->rows, &s->places, &s->turned, &s->said};
   const int64_t floats[] = {tiles * QUERIES * p->dim,
                             tiles * QUERIES * p->dim,
                             tiles * QUERIES,
@@ -66,7 +73,10 @@ static size_t lay_out(const attention_plan *p, char *base, attention_scratch *s)
                             KEYS * p->dim,
                             KEYS * QUERIES,
                             KEYS + QUERIES,
-                            QUERIES * p->dim};
+                            QUERIES * p->dim,
+                            distances * p->dim,
+                            distances * p->dim,
+                            distances * QUERIES};
   size_t at = 0;
   for (size_t i = 0; i < sizeof field / sizeof *field; i++) {
     *field[i] = (float *)(base + at);
@@ -139,12 +149,15 @@ static void read_head(const attention_plan *p, head_kind kind, int64_t head, int
       store(dst + c, load(dst + c) * factor);
 }
 
+// The factor of scores. Under a softcap they go through tanh first, so they get their log2(e) after it.
+static float score_factor(const bk_attention_args *a) {
+  return a->softcap != 0 ? a->scale / a->softcap : a->scale * LOG2E;
+}
+
 // Queries [token, token + n) of one head, transposed into q[dim][QUERIES]. Lanes from n on become 0.
 static void read_queries(const attention_plan *p, const attention_scratch *s, int64_t head, int64_t token, int64_t n,
                          float *q) {
-  // Under a softcap the scores go through tanh first, so they get their log2(e) after it.
-  const bk_attention_args *a = p->a;
-  float factor = a->softcap != 0 ? a->scale / a->softcap : a->scale * LOG2E;
+  const float factor = score_factor(p->a);
   int64_t lanes = (n + BK_LANES - 1) / BK_LANES * BK_LANES;
   for (int64_t i = 0; i < lanes; i++)
     if (i < n)
@@ -202,6 +215,8 @@ static void score_block(const attention_plan *p, const float *q, const float *k,
       score_tile(q, kj, d, dim, keys - j, sj, SCORE_KEYS, 1);
   }
 }
+
+#include "attention_places.h"
 
 // Fills table[x] with what is added to the score (in units of log2) at distance i - j = lowest + x.
 static void fill_distances(const attention_plan *p, int64_t head, int64_t lowest, int64_t count, float *table) {
@@ -346,7 +361,10 @@ static void attend_tile(const attention_plan *p, const attention_scratch *s, con
   if (keys <= 0)
     return;
   const int64_t vectors = (n + BK_LANES - 1) / BK_LANES, lowest = i0 - (j1 - 1);
-  score_block(p, s->q + tile * QUERIES * p->dim, s->k + (j0 - b0) * p->dim, keys, vectors, s->scores);
+  const float *q = s->q + tile * QUERIES * p->dim, *k = s->k + (j0 - b0) * p->dim;
+  score_block(p, q, k, keys, vectors, s->scores);
+  if (a->place_keys || a->place_queries)
+    place_scores(p, s, head, q, k, n, keys, lowest);
   const int by_distance = a->alibi_slopes || a->relative_bias || lowest < -p->right || i0 + n - 1 - j0 > p->left;
   if (by_distance)
     fill_distances(p, head, lowest, keys + QUERIES - 1, s->by_dist);

@@ -79,6 +79,14 @@ func withAll(random *rand.Rand, a *kerneltest.Attention) {
 	a.RelativeMax, a.RelativeBias = 9, normal(random, a.Heads*19)
 }
 
+// withPlaces adds disentangled attention: rows for distances up to most.
+func withPlaces(random *rand.Rand, a *kerneltest.Attention, rows, most int) {
+	a.PlaceKeys, a.PlaceQueries, a.PlaceMax = normal(random, rows*a.Heads*a.Dim), normal(random, rows*a.Heads*a.Dim), most
+	for range 2*most + 1 {
+		a.PlaceRows = append(a.PlaceRows, random.Int31n(int32(rows)))
+	}
+}
+
 var awkward = []int{0, 1, 2, 3, 31, 0, 24, 25, 257, 0}
 
 func TestAttentionAgainstReference(t *testing.T) {
@@ -133,6 +141,22 @@ func TestAttentionAgainstReference(t *testing.T) {
 		}},
 		"relative bias 0": {shape{2, 1, 32}, func(r *rand.Rand, a *attention) {
 			a.RelativeBias = normal(r, 2)
+		}},
+		"places": {shape{3, 3, 20}, func(r *rand.Rand, a *attention) {
+			withPlaces(r, a, 70, 140)
+			a.Bias = normal(r, 9*20)
+		}},
+		"places of keys": {shape{2, 2, 33}, func(r *rand.Rand, a *attention) {
+			withPlaces(r, a, 5, 3)
+			a.PlaceQueries = nil
+		}},
+		"places of queries, softcap, window": {shape{2, 2, 7}, func(r *rand.Rand, a *attention) {
+			withPlaces(r, a, 300, 260)
+			a.PlaceKeys, a.Softcap, a.Left, a.Right = nil, 4, 90, 40
+		}},
+		"places and all": {shape{2, 2, 64}, func(r *rand.Rand, a *attention) {
+			withAll(r, a)
+			withPlaces(r, a, 30, 0)
 		}},
 		"large scores":  {shape{2, 2, 32}, func(_ *rand.Rand, a *attention) { a.Scale = 20 }},
 		"multi-query":   {shape{7, 1, 20}, func(_ *rand.Rand, _ *attention) {}},

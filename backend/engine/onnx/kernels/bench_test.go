@@ -31,21 +31,28 @@ func BenchmarkAttention(b *testing.B) {
 		dim       int
 		lengths   []int
 		causal    bool
+		places    bool // disentangled attention, as in DeBERTa
 	}{
-		{"h12d32/len8", 12, 12, 32, uniform(64, 8), false},
-		{"h12d32/len19", 12, 12, 32, uniform(1, 19), false},
-		{"h12d32/len32", 12, 12, 32, uniform(32, 32), false},
-		{"h12d32/len128", 12, 12, 32, uniform(8, 128), false},
-		{"h12d32/len256", 12, 12, 32, uniform(4, 256), false},
-		{"h12d32/len512", 12, 12, 32, uniform(2, 512), false},
-		{"h12d32/len8..256", 12, 12, 32, mixed, false},
-		{"h12d64/len128", 12, 12, 64, uniform(8, 128), false},
-		{"h12d64/len512", 12, 12, 64, uniform(2, 512), false},
-		{"h16kv8d128/causal512", 16, 8, 128, uniform(2, 512), true},
-		{"h12d64/causal2048", 12, 12, 64, uniform(1, 2048), true},
+		{"h12d32/len8", 12, 12, 32, uniform(64, 8), false, false},
+		{"h12d32/len19", 12, 12, 32, uniform(1, 19), false, false},
+		{"h12d32/len32", 12, 12, 32, uniform(32, 32), false, false},
+		{"h12d32/len128", 12, 12, 32, uniform(8, 128), false, false},
+		{"h12d32/len256", 12, 12, 32, uniform(4, 256), false, false},
+		{"h12d32/len512", 12, 12, 32, uniform(2, 512), false, false},
+		{"h12d32/len8..256", 12, 12, 32, mixed, false, false},
+		{"h12d64/len128", 12, 12, 64, uniform(8, 128), false, false},
+		{"h12d64/len512", 12, 12, 64, uniform(2, 512), false, false},
+		{"h16kv8d128/causal512", 16, 8, 128, uniform(2, 512), true, false},
+		{"h12d64/causal2048", 12, 12, 64, uniform(1, 2048), true, false},
+		{"h12d64/places19", 12, 12, 64, uniform(1, 19), false, true},
+		{"h12d64/places128", 12, 12, 64, uniform(8, 128), false, true},
+		{"h12d64/places512", 12, 12, 64, uniform(2, 512), false, true},
 	} {
 		a := newAttention(rand.New(rand.NewSource(1)), c.lengths, c.heads, c.kv, c.dim)
 		a.Causal = c.causal
+		if c.places {
+			withPlaces(rand.New(rand.NewSource(2)), a, 512, 512)
+		}
 		out := make([]float32, a.TotalTokens*c.heads*c.dim)
 		flop := 0.0
 		for _, n := range c.lengths {

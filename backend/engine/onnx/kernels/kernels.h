@@ -67,7 +67,9 @@ typedef enum bk_norm {
 // is -1. With H = num_heads, KV = num_kv_heads, D = head_dim:
 //
 //   q, k, v = split(qkv + qkv_bias); q, k = rope(qk_norm(q)), rope(qk_norm(k))
-//   s[i][j] = softcap(scale * q_i . k_j) - alibi[h] * |i - j| + relative_bias[h][clamp(j - i, -R, R) + R]
+//   s[i][j] = softcap(scale * (q_i . k_j + q_i . place_keys[r] + k_j . place_queries[r]))
+//             - alibi[h] * |i - j| + relative_bias[h][clamp(j - i, -R, R) + R]
+//             with r = place_rows[clamp(i - j, -P, P) + P]
 //   out_i   = sum over visible j of softmax_j(s[i]) * v_j
 //
 // i and j count from the start of their sequence. Query head h reads kv head h / (H / KV).
@@ -108,9 +110,14 @@ typedef struct bk_attention_args {
   const float *alibi_slopes;  // optional, [H]
   const float *relative_bias; // optional, [H, 2 * relative_bias_max + 1], indexed by key minus query position
   int32_t relative_bias_max;  // R >= 0; larger distances use the table's ends
+  // Disentangled attention (DeBERTa): keys and queries of a distance, query minus key. Needs KV = H.
+  const float *place_keys;    // optional, [place_count, H * D]
+  const float *place_queries; // optional, [place_count, H * D]
+  const int32_t *place_rows;  // [2 * place_max + 1], where one of the two is given: each within [0, place_count)
+  int32_t place_max;          // P >= 0; larger distances use the ends
 } bk_attention_args;
 
-// Bytes of scratch that bk_attention needs for these args (the data pointers are not read) and that many threads. Grows
+// Bytes of scratch that bk_attention needs for these args (what the data pointers point to is not read) and that many threads. Grows
 // with head_dim and threads, not with the batch. Any head_dim and thread count whose product fits size_t.
 size_t bk_attention_scratch_bytes(const bk_attention_args *args, int32_t threads);
 

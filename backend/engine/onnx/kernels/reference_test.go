@@ -123,7 +123,12 @@ func refRow(a *kerneltest.Attention, h, i int, q []float64, k, v [][]float64, ou
 			continue
 		}
 		for d := range q {
-			scores[j] += q[d] * k[j][d] * float64(a.Scale)
+			said := q[d] * k[j][d]
+			if a.PlaceRows != nil {
+				place := (int(a.PlaceRows[min(max(i-j, -a.PlaceMax), a.PlaceMax)+a.PlaceMax])*a.Heads+h)*a.Dim + d
+				said += q[d]*at(a.PlaceKeys, place, 0) + k[j][d]*at(a.PlaceQueries, place, 0)
+			}
+			scores[j] += said * float64(a.Scale)
 		}
 		if c := float64(a.Softcap); c != 0 {
 			scores[j] = c * math.Tanh(scores[j]/c)

@@ -14,7 +14,7 @@ typedef struct {
   int64_t dims[2];
 } ops_tensor;
 
-enum { OPS_MAX_INPUTS = 12, OPS_MAX_OUTPUTS = 2 };
+enum { OPS_MAX_INPUTS = 15, OPS_MAX_OUTPUTS = 2 };
 
 typedef struct {
   const char *name;

@@ -17,6 +17,9 @@ enum {
   ROPE_SIN,
   ALIBI_SLOPES,
   RELATIVE_BIAS,
+  PLACE_KEYS,
+  PLACE_QUERIES,
+  PLACE_ROWS,
 };
 
 enum { MAX_HEADS = 1 << 16, MAX_HEAD_DIM = 1 << 16 };
@@ -68,6 +71,38 @@ static OrtStatus *bind_rope(bk_attention_args *a, const ops_tensor *inputs) {
   return NULL;
 }
 
+// One of the two tables of places, whose rows must be as many as the other's.
+static OrtStatus *bind_places_of(const bk_attention_args *a, const ops_tensor *table, int64_t *count,
+                                 const float **out) {
+  if (table->data == NULL)
+    return NULL;
+  const int64_t width = (int64_t)a->num_heads * a->head_dim;
+  OPS_CHECK(table->rank == 2 && table->dims[1] == width && table->dims[0] > 0 &&
+                (*count == 0 || *count == table->dims[0]),
+            "bei.Attention: place_keys and place_queries must be [places, %lld]", (long long)width);
+  *count = table->dims[0];
+  *out = table->data;
+  return NULL;
+}
+
+static OrtStatus *bind_places(bk_attention_args *a, const ops_tensor *inputs) {
+  int64_t count = 0;
+  OPS_TRY(bind_places_of(a, &inputs[PLACE_KEYS], &count, &a->place_keys));
+  OPS_TRY(bind_places_of(a, &inputs[PLACE_QUERIES], &count, &a->place_queries));
+  const ops_tensor *rows = &inputs[PLACE_ROWS];
+  if (count == 0 && rows->data == NULL)
+    return NULL;
+  OPS_CHECK(count > 0 && rows->data != NULL && rows->rank == 1 && rows->dims[0] % 2 == 1 && rows->dims[0] < INT32_MAX &&
+                a->num_kv_heads == a->num_heads,
+            "bei.Attention: places need a table, place_rows [2 * max + 1] and as many kv heads as heads");
+  a->place_rows = rows->data;
+  a->place_max = (int32_t)(rows->dims[0] / 2);
+  for (int64_t i = 0; i < rows->dims[0]; i++)
+    OPS_CHECK(a->place_rows[i] >= 0 && a->place_rows[i] < count, "bei.Attention: place_rows[%lld] is outside [0, %lld)",
+              (long long)i, (long long)count);
+  return NULL;
+}
+
 // Fills the data pointers of a, whose attributes are set.
 static OrtStatus *bind(const ops_kernel *kernel, const ops_tensor *inputs, bk_attention_args *a) {
   const int64_t width = ((int64_t)a->num_heads + 2 * (int64_t)a->num_kv_heads) * a->head_dim;
@@ -92,7 +127,7 @@ static OrtStatus *bind(const ops_kernel *kernel, const ops_tensor *inputs, bk_at
     a->relative_bias = relative->data;
     a->relative_bias_max = (int32_t)(relative->dims[1] / 2);
   }
-  return NULL;
+  return bind_places(a, inputs);
 }
 
 static OrtStatus *compute(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs) {
@@ -111,7 +146,7 @@ static OrtStatus *compute(const ops_kernel *kernel, OrtKernelContext *context, c
 
 const ops_spec ops_attention = {
     .name = "Attention",
-    .num_inputs = 12,
+    .num_inputs = 15,
     .num_outputs = 1,
     .inputs = {{"qkv", false, false},
                {"cu_seqlens", true, false},
@@ -124,7 +159,10 @@ const ops_spec ops_attention = {
                {"rope_cos", false, true},
                {"rope_sin", false, true},
                {"alibi_slopes", false, true},
-               {"relative_bias", false, true}},
+               {"relative_bias", false, true},
+               {"place_keys", false, true},
+               {"place_queries", false, true},
+               {"place_rows", true, true}},
     .create = create,
     .compute = compute,
 };

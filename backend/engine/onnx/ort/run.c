@@ -74,12 +74,13 @@ void bei_ort_run_reset(bei_ort_run *run) {
   free(bei_ort_error(bei_ort_api->RunOptionsUnsetTerminate(run->shrinking)));
 }
 
-enum { PACKED = 5, INPUTS = PACKED + BEI_ORT_MAX_BOUND, OUTPUTS = 3 };
+enum { PACKED = 5, INPUTS = PACKED + BEI_ORT_MAX_BOUND, OUTPUTS = 4 };
 
 char *bei_ort_run_packed(bei_ort_session *session, bei_ort_run *run, const int32_t *input_ids, const int32_t *type_ids,
                          const int32_t *position_ids, const int32_t *cu_seqlens, const int32_t *pool_skip,
                          int64_t tokens, int64_t sequences, float *pooled, int64_t pooled_width, float *token_vectors,
-                         int64_t token_width, float *maxima, int64_t maxima_width, int32_t shrink) {
+                         int64_t token_width, float *sparse, int64_t sparse_width, float *maxima, int64_t maxima_width,
+                         int32_t shrink) {
   bei_ort_inside inside;
   if (!bei_ort_enter(&inside, run))
     return strdup(BEI_ORT_EXITING);
@@ -107,6 +108,7 @@ char *bei_ort_run_packed(bei_ort_session *session, bei_ort_run *run, const int32
     int64_t dims[2];
   } wanted[OUTPUTS] = {{"pooled", pooled, {sequences, pooled_width}},
                        {"token_vectors", token_vectors, {tokens, token_width}},
+                       {"sparse", sparse, {sequences, sparse_width}},
                        {"maxima", maxima, {1, maxima_width}}};
   for (int i = 0; i < OUTPUTS && status == NULL; i++) {
     if (wanted[i].data == NULL)

@@ -174,6 +174,8 @@ type Packed struct {
 	PooledWidth                    int
 	TokenVectors                   []float32 // [T, TokenWidth]; nil: not fetched
 	TokenWidth                     int
+	Sparse                         []float32 // [n, SparseWidth]; nil: not fetched
+	SparseWidth                    int
 	Maxima                         []float32 // [1, len]; nil: not fetched
 	Shrink                         bool      // give memory that only this run needed back to the system
 }
@@ -191,6 +193,7 @@ func (r *Runner) Run(ctx context.Context, s *Session, p *Packed) error {
 			C.int64_t(len(p.InputIDs)), C.int64_t(len(p.CuSeqLens)-1),
 			(*C.float)(unsafe.SliceData(p.Pooled)), C.int64_t(p.PooledWidth),
 			(*C.float)(unsafe.SliceData(p.TokenVectors)), C.int64_t(p.TokenWidth),
+			(*C.float)(unsafe.SliceData(p.Sparse)), C.int64_t(p.SparseWidth),
 			(*C.float)(unsafe.SliceData(p.Maxima)), C.int64_t(len(p.Maxima)), shrink)
 	})
 }

@@ -68,12 +68,13 @@ void bei_ort_run_reset(bei_ort_run *run);
 
 // Runs a model whose inputs are the bound ones and input_ids, type_ids, position_ids [tokens], cu_seqlens [sequences +
 // 1] and pool_skip [sequences], all int32, and outputs pooled [sequences, pooled_width], token_vectors [tokens,
-// token_width] and maxima [1, maxima_width], float32, written in place; a NULL output is not fetched. shrink: give the
-// memory that this run needed beyond earlier ones back.
+// token_width], sparse [sequences, sparse_width] and maxima [1, maxima_width], float32, written in place; a NULL output
+// is not fetched. shrink: give the memory that this run needed beyond earlier ones back.
 char *bei_ort_run_packed(bei_ort_session *session, bei_ort_run *run, const int32_t *input_ids, const int32_t *type_ids,
                          const int32_t *position_ids, const int32_t *cu_seqlens, const int32_t *pool_skip,
                          int64_t tokens, int64_t sequences, float *pooled, int64_t pooled_width, float *token_vectors,
-                         int64_t token_width, float *maxima, int64_t maxima_width, int32_t shrink);
+                         int64_t token_width, float *sparse, int64_t sparse_width, float *maxima, int64_t maxima_width,
+                         int32_t shrink);
 
 // A tensor over memory of bei_ort_host_new.
 enum { BEI_ORT_MAX_RANK = 4, BEI_ORT_MAX_TENSORS = 40 };

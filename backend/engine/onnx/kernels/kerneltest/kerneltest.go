@@ -94,6 +94,10 @@ type Attention struct {
 	Softcap              float32
 	Slopes, RelativeBias []float32
 	RelativeMax          int
+	// PlaceRows has 2 * PlaceMax + 1 rows of the other two, which are [rows, Heads*Dim].
+	PlaceKeys, PlaceQueries []float32
+	PlaceRows               []int32
+	PlaceMax                int
 }
 
 func floats(pin *runtime.Pinner, s []float32) *C.float {
@@ -136,6 +140,8 @@ func (a *Attention) Run(out []float32, threads int) {
 		causal: flag(a.Causal), window_left: C.int32_t(a.Left), window_right: C.int32_t(a.Right),
 		softcap: C.float(a.Softcap), alibi_slopes: floats(&pin, a.Slopes),
 		relative_bias: floats(&pin, a.RelativeBias), relative_bias_max: C.int32_t(a.RelativeMax),
+		place_keys: floats(&pin, a.PlaceKeys), place_queries: floats(&pin, a.PlaceQueries),
+		place_rows: ints(&pin, a.PlaceRows), place_max: C.int32_t(a.PlaceMax),
 	}
 	par := C.bkt_parallel(C.int32_t(threads))
 	scratch := C.malloc(C.bk_attention_scratch_bytes(&args, par.threads)) // exact, so that a checker sees overruns
