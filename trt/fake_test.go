@@ -315,7 +315,7 @@ func (f *fake) value(id, kind, position int32, c int) float32 {
 	return float32(int32(z>>32)) / (1 << 31)
 }
 
-// truth fills in what a sequence must give: the mean of its tokens' vectors, and these.
+// truth fills in what a sequence must give: the mean of its tokens' vectors as its row, and these.
 func (f *fake) truth(q *suite.Sequence) {
 	p := f.layout.planes
 	q.Pooled, q.TokenVectors = make([]float64, f.layout.pooled), nil
@@ -335,6 +335,9 @@ func (f *fake) truth(q *suite.Sequence) {
 				q.Pooled[c] += float64(f.value(id, kind, position, c)) / float64(len(q.IDs)-q.Skip)
 			}
 		}
+	}
+	if f.layout.outputs&engine.Sparse != 0 {
+		q.Pooled, q.Sparse = nil, q.Pooled
 	}
 }
 
@@ -383,6 +386,9 @@ func differ(results []suite.Result, sequences []suite.Sequence, outputs engine.O
 			if err := suite.Exact.Compare(r.Pooled, q.Pooled); err != nil {
 				return fmt.Errorf("sequence %d, pooled: %w", i, err)
 			}
+		}
+		if err := suite.Exact.Compare(r.Sparse, q.Sparse); err != nil {
+			return fmt.Errorf("sequence %d, sparse: %w", i, err)
 		}
 		if err := suite.Exact.Compare(r.TokenVectors, q.TokenVectors); err != nil {
 			return fmt.Errorf("sequence %d, token vectors: %w", i, err)

@@ -25,6 +25,7 @@ import (
 var kinds = map[string]func(*fake){
 	"vectors and pooled": func(*fake) {},
 	"token logits":       func(f *fake) { f.layout.outputs, f.layout.pooled = engine.TokenVectors, 0 },
+	"sparse":             func(f *fake) { f.layout.outputs = engine.Sparse | engine.TokenVectors },
 	"prompts left out": func(f *fake) {
 		f.model.Head.Pooling.ExcludePrompt = true
 		f.layout.planes = planesOf(f.model)

@@ -24,7 +24,7 @@ func Contract(t *testing.T, open func(*testing.T, engine.Limits) engine.Engine, 
 		results, err := Compute(t.Context(), slot, info, []Sequence{q}, info.Outputs)
 		require.NoError(t, err)
 		truth[i] = q
-		truth[i].Pooled, truth[i].TokenVectors = float64s(results[0].Pooled), float64s(results[0].TokenVectors)
+		truth[i].take(results[0])
 	}
 	same := func(t *testing.T, slot engine.Slot, picked []Sequence, want engine.Outputs) {
 		results, err := Compute(t.Context(), slot, info, picked, want)
@@ -37,10 +37,13 @@ func Contract(t *testing.T, open func(*testing.T, engine.Limits) engine.Engine, 
 			if want&engine.TokenVectors == 0 {
 				q.TokenVectors = nil
 			}
+			if want&engine.Sparse == 0 {
+				q.Sparse = nil
+			}
 			require.NoError(t, results[i].matches(&q, bounds), "sequence %d", i)
 		}
 	}
-	empty := Sequence{Pooled: make([]float64, info.PooledWidth)}
+	empty := Sequence{Pooled: make([]float64, info.PooledWidth), Sparse: make([]float64, info.SparseWidth)}
 
 	t.Run("info", func(t *testing.T) {
 		l := info.Limits
@@ -63,7 +66,7 @@ func Contract(t *testing.T, open func(*testing.T, engine.Limits) engine.Engine, 
 		}
 	})
 	t.Run("each output by itself", func(t *testing.T) {
-		for _, want := range []engine.Outputs{engine.Pooled, engine.TokenVectors} {
+		for _, want := range []engine.Outputs{engine.Pooled, engine.TokenVectors, engine.Sparse} {
 			if info.Outputs&want != 0 {
 				same(t, slot, truth, want)
 			}
@@ -80,7 +83,7 @@ func Contract(t *testing.T, open func(*testing.T, engine.Limits) engine.Engine, 
 		one := Sequence{IDs: q.IDs[:1], Types: q.Types[:1], Positions: q.Positions[:1]}
 		results, err := Compute(t.Context(), slot, info, []Sequence{one}, info.Outputs)
 		require.NoError(t, err)
-		one.Pooled, one.TokenVectors = float64s(results[0].Pooled), float64s(results[0].TokenVectors)
+		one.take(results[0])
 		same(t, slot, []Sequence{truth[1], one, truth[2]}, info.Outputs)
 	})
 	t.Run("the largest batch", func(t *testing.T) { largest(t, e, truth[0], same) })
@@ -148,6 +151,11 @@ func Contract(t *testing.T, open func(*testing.T, engine.Limits) engine.Engine, 
 	})
 }
 
+// take makes what a sequence gave what it must give.
+func (q *Sequence) take(r Result) {
+	q.Pooled, q.TokenVectors, q.Sparse = float64s(r.Pooled), float64s(r.TokenVectors), float64s(r.Sparse)
+}
+
 // largest fills a batch up to the limits of tokens and of sequences with copies of one sequence.
 func largest(t *testing.T, e engine.Engine, q Sequence, same func(*testing.T, engine.Slot, []Sequence, engine.Outputs)) {
 	l := e.Info().Limits
@@ -162,5 +170,5 @@ func largest(t *testing.T, e engine.Engine, q Sequence, same func(*testing.T, en
 	for i := range min(l.MaxSequences, l.MaxTokens) {
 		many[i] = one
 	}
-	same(t, e.Slots()[0], many, e.Info().Outputs&engine.Pooled)
+	same(t, e.Slots()[0], many, e.Info().Outputs&^engine.TokenVectors)
 }
