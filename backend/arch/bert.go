@@ -33,6 +33,7 @@ func bertClassifier(c *object, t *tensors, m *Model) []Dense {
 
 func bertMaskedLM(c *object, t *tensors, m *Model) []Dense {
 	const p = "cls.predictions."
-	act := m.Layers[0].MLP.Activation
-	return maskedLM{dense: p + "transform.dense", norm: p + "transform.LayerNorm", decoder: p + "decoder", bias: p + "bias", act: act}.read(c, t, m)
+	return maskedLM{
+		dense: p + "transform.dense", norm: p + "transform.LayerNorm", decoder: p + "decoder", bias: p + "bias", act: m.Layers[0].MLP.Activation,
+	}.read(c, t, m)
 }

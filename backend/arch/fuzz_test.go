@@ -20,11 +20,15 @@ func FuzzRead(f *testing.F) {
 	f.Add([]byte(qwen3Config(`"is_causal": false, "attention_bias": true, "rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}`)),
 		[]byte(pipeline("Transformer", "Pooling:1_Pooling")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "mean")
 	for _, e := range encoders {
-		f.Add([]byte(e.config("", e.class+"Model")), []byte(pipeline("Transformer", "Pooling:1_Pooling")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "")
-		f.Add([]byte(e.config(`"tie_word_embeddings": false, "pad_token_id": 3, "share_att_key": true, "position_buckets": 4, "legacy": false`, e.class+"ForMaskedLM")),
-			[]byte(pipeline("Transformer")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "splade")
-		f.Add([]byte(e.config(`"num_labels": 3, "norm_rel_ebd": "layer_norm", "pos_att_type": ["c2p"], "max_relative_positions": 6`, e.class+"ForSequenceClassification")),
-			[]byte(pipeline("Transformer")), []byte(`{}`), []byte(`{}`), []byte(`{}`), "")
+		for _, seed := range []struct{ more, head, modules, pooling string }{
+			{"", "Model", pipeline("Transformer", "Pooling:1_Pooling"), ""},
+			{`"tie_word_embeddings": false, "pad_token_id": 3, "share_att_key": true, "position_buckets": 4, "legacy": false`, "ForMaskedLM",
+				pipeline("Transformer"), "splade"},
+			{`"num_labels": 3, "norm_rel_ebd": "layer_norm", "pos_att_type": ["c2p"], "max_relative_positions": 6`, "ForSequenceClassification",
+				pipeline("Transformer"), ""},
+		} {
+			f.Add([]byte(e.config(seed.more, e.class+seed.head)), []byte(seed.modules), []byte(`{}`), []byte(`{}`), []byte(`{}`), seed.pooling)
+		}
 	}
 	both := tiny.with(qwen3Shapes(""))
 	for _, e := range encoders {

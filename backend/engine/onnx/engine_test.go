@@ -63,7 +63,7 @@ func (e inBFloat16) Info() engine.Info {
 
 // TestVerifyCosine: what is held to the truth, to a bound, and to transformers in bfloat16, which float32 beats on every case.
 func TestVerifyCosine(t *testing.T) {
-	for _, c := range suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier) {
+	for _, c := range suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier, arch.HeadSparse) {
 		e := open(t, c.Model, c.Weights, engine.Limits{})
 		text, err := suite.VerifyCosine(e, &c, suite.Exact.MinCosine)
 		require.NoError(t, err)
