@@ -50,7 +50,8 @@ type Backend struct {
 	pipe      *pipeline.Pipeline
 	monitor   device.Monitor
 	info      Info
-	prompt    string // the default prompt
+	prompt    string                 // the default prompt
+	template  *tokenize.PairTemplate // of a reranker that is a language model; nil: the tokenizer joins pairs
 	metrics   *metrics
 	opened    time.Duration
 	closed    atomic.Bool
@@ -192,9 +193,14 @@ func warmUpError(ctx context.Context, err error) error {
 	return status.Errorf(status.Start, "warm-up: %w", err)
 }
 
-// runZeros runs a batch of n sequences of length zeros; call is its name in the metrics.
+// runZeros runs a batch of n sequences of length tokens, all alike; call is its name in the metrics.
 func (b *Backend) runZeros(ctx context.Context, call string, n, length int, o CallOptions) error {
 	batch := Batch{InputIDs: make([]uint32, n*length), CumulativeSeqLengths: make([]uint32, n+1)}
+	if pad := b.padToken(); pad != nil && *pad == 0 && b.info.VocabSize > 1 { // padding would be cut off
+		for i := range batch.InputIDs {
+			batch.InputIDs[i] = 1
+		}
+	}
 	items := make([]uint32, n)
 	for i := range n {
 		batch.CumulativeSeqLengths[i+1] = uint32((i + 1) * length)

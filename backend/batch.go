@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/basetenlabs/bei-runtime/backend/arch"
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/pipeline"
 	"github.com/basetenlabs/bei-runtime/backend/status"
@@ -107,7 +108,41 @@ func (w *batchWork) Prepare(i int, s *pipeline.Sequence) error {
 		if limit == 0 {
 			limit = math.MaxInt32
 		}
-		return below(i, "position_ids", s.PositionIDs, first, limit, "max_position_embeddings")
+		if err := below(i, "position_ids", s.PositionIDs, first, limit, "max_position_embeddings"); err != nil {
+			return err
+		}
+	}
+	return w.backend.cutPadding(i, s)
+}
+
+// padToken is the token that a classifier does not take for an item's last one; nil: there is none.
+func (b *Backend) padToken() *int {
+	if b.model == nil {
+		return nil
+	}
+	return b.model.Head.Pooling.PadToken
+}
+
+// cutPadding takes the padding off the end of a classifier's item: its logits are those of the last token before. No token sees
+// a later one, so that they stay what they are; where attention looks both ways, padding would be seen.
+func (b *Backend) cutPadding(i int, s *pipeline.Sequence) error {
+	if b.padToken() == nil {
+		return nil
+	}
+	n := arch.Pooled(b.model.Head.Pooling, s.IDs)
+	if n == len(s.IDs) {
+		return nil
+	}
+	if !b.model.Layers[0].Attention.Causal {
+		return status.Errorf(status.Unsupported,
+			"item %d ends with token %d, the model's pad_token_id: with attention both ways that is not supported", i, *b.padToken())
+	}
+	s.IDs = s.IDs[:n]
+	if s.TypeIDs != nil {
+		s.TypeIDs = s.TypeIDs[:n]
+	}
+	if s.PositionIDs != nil {
+		s.PositionIDs = s.PositionIDs[:n]
 	}
 	return nil
 }

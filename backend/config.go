@@ -33,6 +33,7 @@ type Config struct {
 	MaxSequences      int               `json:"max_sequences"`
 	BestTokens        int               `json:"best_tokens"`
 	Pooling           string            `json:"pooling"`
+	Reranker          string            `json:"reranker"`
 	Truncate          *bool             `json:"truncate,omitempty"` // nil: true
 	TruncationSide    string            `json:"truncation_side"`
 	DefaultPromptName string            `json:"default_prompt_name"`

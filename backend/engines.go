@@ -36,7 +36,7 @@ func (b *Backend) openEngine(ctx context.Context) (e engine.Engine, choice strin
 	if b.weights, err = weights.Open(c.Model); err != nil {
 		return nil, "", err
 	}
-	if b.model, err = arch.Read(c.Model, b.weights, arch.Options{Pooling: c.Pooling}); err != nil {
+	if err := b.readModel(); err != nil {
 		return nil, "", err
 	}
 	b.log.Info("opening", zap.String("model", c.Model), zap.String("family", b.model.Family), zap.Int("layers", len(b.model.Layers)),
@@ -50,6 +50,26 @@ func (b *Backend) openEngine(ctx context.Context) (e engine.Engine, choice strin
 		return e, "asked for", err
 	}
 	return b.openAuto(ctx)
+}
+
+// readModel reads what the model is, and how its pairs become texts.
+func (b *Backend) readModel() (err error) {
+	options := arch.Options{Pooling: b.config.Pooling}
+	if b.config.Reranker != "" { // qwen3
+		var score [2]uint32
+		for i, token := range []string{"yes", "no"} {
+			var ok bool
+			if score[i], ok = b.tokenizer.Token(token); !ok {
+				return status.Errorf(status.Start, "options: reranker %q needs the token %q, which tokenizer.json does not have", b.config.Reranker, token)
+			}
+		}
+		options.Reranker = &arch.Reranker{Score: arch.TokenScore{True: int(score[0]), False: int(score[1])}, Template: arch.Qwen3Reranker}
+	}
+	if b.model, err = arch.Read(b.config.Model, b.weights, options); err != nil || b.model.Text.Template == nil {
+		return err
+	}
+	b.template, err = b.tokenizer.NewPairTemplate(b.model.Text.Template)
+	return err
 }
 
 // modelLimits are the config's limits, cut to the model's.

@@ -28,12 +28,13 @@ type textWork struct {
 type encoder struct {
 	tokenizer *tokenize.Tokenizer
 	prompt    string
+	template  *tokenize.PairTemplate // nil: the tokenizer joins pairs
 	options   tokenize.Options
 }
 
 // newEncoder resolves prompt and truncation. truncate is what BEI_DEFAULT means for the call.
 func (b *Backend) newEncoder(o CallOptions, truncate bool) (encoder, error) {
-	e := encoder{tokenizer: b.tokenizer, prompt: b.prompt}
+	e := encoder{tokenizer: b.tokenizer, prompt: b.prompt, template: b.template}
 	if b.tokenizer == nil {
 		return e, status.Errorf(status.Unsupported, "texts: this backend has no tokenizer; open it with \"model\" set to a folder with tokenizer.json")
 	}
@@ -54,10 +55,17 @@ func (b *Backend) newEncoder(o CallOptions, truncate bool) (encoder, error) {
 	return e, nil
 }
 
-// encode tokenizes one text. The default prompt is left out for pairs; one that the call names is refused with them.
+// takesPrompts tells that pairs can have a prompt: the instruction of a reranker's template.
+func (e *encoder) takesPrompts() bool { return e.template != nil && e.template.HasInstruction() }
+
+// encode tokenizes one text. For pairs, the default prompt is the instruction of a template and otherwise left out; one that the call
+// names is refused where it has no place.
 func (e *encoder) encode(t Text, named bool, out *tokenize.Encoding) error {
 	in := tokenize.Input{Text: t.Text, Pair: t.Pair, HasPair: t.HasPair, Prompt: e.prompt}
-	if t.HasPair && !named {
+	if t.HasPair {
+		in.Template = e.template
+	}
+	if t.HasPair && !named && !e.takesPrompts() {
 		in.Prompt = ""
 	}
 	return e.tokenizer.Encode(in, e.options, out)
@@ -84,8 +92,11 @@ func (b *Backend) newTextWork(texts []Text, o CallOptions, r *results) (*textWor
 		if w.wants[i]&TokensOutput != 0 {
 			w.encoder.options.Offsets = true
 		}
-		if t.HasPair && o.PromptName != "" {
+		if t.HasPair && o.PromptName != "" && !e.takesPrompts() {
 			return nil, status.Errorf(status.InvalidArgument, "item %d is a pair, and prompt_name is %q: prompts are for single texts", i, o.PromptName)
+		}
+		if !t.HasPair && e.template != nil {
+			return nil, status.Errorf(status.InvalidArgument, "item %d is a text alone: this reranker needs pairs of query and document", i)
 		}
 	}
 	return w, w.checkOutputs(len(texts), w.wants)
@@ -115,11 +126,13 @@ func (w *textWork) Prepare(i int, s *pipeline.Sequence) error {
 	if err := below(i, "input_ids", s.IDs, 0, info.VocabSize, "vocab_size"); err != nil {
 		return err
 	}
-	if info.ignoresTypes {
-		return nil
+	if !info.ignoresTypes {
+		s.TypeIDs = enc.TypeIDs
+		if err := below(i, "token_type_ids", s.TypeIDs, 0, info.TypeVocabSize, "type_vocab_size"); err != nil {
+			return err
+		}
 	}
-	s.TypeIDs = enc.TypeIDs
-	return below(i, "token_type_ids", s.TypeIDs, 0, info.TypeVocabSize, "type_vocab_size")
+	return w.backend.cutPadding(i, s)
 }
 
 func (w *textWork) Deliver(i int, rows pipeline.Rows) error {

@@ -173,12 +173,16 @@ typedef struct bei_text {
   uint32_t reserved; /* 0 */
 } bei_text;
 
-/* Options of one call. Every zero means the default. A NULL pointer to options means all defaults. */
+/*
+ * Options of one call. Every zero means the default. A NULL pointer to options means all defaults.
+ *
+ * prompt_name with pairs is an error, but for a reranker whose template has a place for an instruction: there it names that.
+ */
 typedef struct bei_call_options {
   size_t struct_size;
   uint64_t timeout_us;     /* from entry to return; 0: the init option queue.timeout_ms */
   bei_cancel cancel;       /* 0: none */
-  const char *prompt_name; /* UTF-8: a prompt of the model, for each text; an error with pairs. NULL: default */
+  const char *prompt_name; /* UTF-8: a prompt of the model, for each text; for pairs see above. NULL: default */
   size_t prompt_name_size;
   int32_t truncate;            /* BEI_ON cuts texts to max_length, BEI_OFF makes them BEI_TOO_LONG */
   int32_t truncation_side;     /* BEI_SIDE_* */
@@ -219,7 +223,10 @@ typedef struct bei_info {
 
 #define BEI_INFO_INIT {sizeof(bei_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
-/* The tokens of one item. Pointers live as long as the result. */
+/*
+ * The tokens of one item. Pointers live as long as the result. A reranker's template makes one text of a pair: all its
+ * tokens but those of the template's end, which are special, are then of that text.
+ */
 typedef struct bei_tokens {
   size_t struct_size;
   size_t count;

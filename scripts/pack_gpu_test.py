@@ -1,6 +1,7 @@
 """Tests of pack_gpu.py's archives and pieces, and of how run_tests.py shards test binaries and reads what they print."""
 
 import os
+import re
 import subprocess
 import tarfile
 import tempfile
@@ -166,6 +167,13 @@ class RunTest(unittest.TestCase):
             self.assertEqual(variables["LD_LIBRARY_PATH"].split(":")[:3], ["/mine", *found])
             self.assertEqual((variables["BEI_TENSORRT_LIB"], variables["BEI_GPU_TESTS"]), ("/other", "1"))
             self.assertNotIn("BEI_GPU_TESTS", run_tests.environment({}, gpu=False))
+
+    def test_split_names_every_form_of_attention(self):
+        with open(os.path.join(pack_gpu.ROOT, "backend", "engine", "onnx", "cuda_attention.go"), encoding="utf-8") as file:
+            forms = set(re.findall(r'attentionForm += "(\w+)"', file.read()))
+        self.assertIn("products", forms)
+        self.assertEqual(set(run_tests.SPLIT["onnx"]["TestCUDAForms"]), forms)
+        self.assertLess(set(run_tests.SPLIT["onnx"]["TestEmulatedCUDA"]), forms)
 
     def test_summary(self):
         tests = run_tests.records(run_tests.Shard("b", "^TestA$", ""), OUTPUT, 1, 2.0)

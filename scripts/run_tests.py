@@ -36,8 +36,8 @@ WORST = ["lost", "fail", "pass", "skip"]  # of a test that ran in several proces
 SPLIT = {
     "onnx": {
         "TestCUDA": ["float32", "float16", "bfloat16"],
-        "TestCUDAForms": ["packed", "paged", "grouped", "multi", "products"],
-        "TestEmulatedCUDA": ["grouped", "multi", "products"],
+        "TestCUDAForms": ["PackedMultiHeadAttention", "PagedAttention", "GroupQueryAttention", "MultiHeadAttention", "products"],
+        "TestEmulatedCUDA": ["GroupQueryAttention", "MultiHeadAttention", "products"],
     },
     "trt": {
         "TestGPU": ["float32", "float16", "bfloat16", "float8"],

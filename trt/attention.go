@@ -150,17 +150,20 @@ func (l *lowering) attend(q, k, v tensor, a *arch.Attention) tensor {
 	return l.writtenOut(q, k, v, a)
 }
 
-// writtenOut is attention as two products and a softmax.
-func (l *lowering) writtenOut(q, k, v tensor, a *arch.Attention) tensor {
-	g, group := l.g, a.Heads/a.KVHeads
-	if group > 1 { // keys and values for each query head
-		var heads []int
-		for h := range a.Heads {
-			heads = append(heads, h/group)
-		}
-		k, v = g.gather(k, g.indices(heads...), 1), g.gather(v, g.indices(heads...), 1)
+// regroup views [sequences, heads, m * longest, n] with another number of heads; each takes its part of, or joins, the rows.
+func (l *lowering) regroup(x tensor, a *arch.Attention, heads int) tensor {
+	if a.Heads == a.KVHeads {
+		return x
 	}
-	s := g.cast(g.matmul(q, k, 0, 1), nvinfer.Float32)
+	g := l.g
+	shape := g.shape(x)
+	return g.reshapeTo(x, g.concat(0, g.gather(shape, g.indices(0), 0), g.sizes(heads, -1), g.gather(shape, g.indices(3), 0)))
+}
+
+// writtenOut is attention as two products and a softmax. Query heads that share keys and values are rows of one product with them.
+func (l *lowering) writtenOut(q, k, v tensor, a *arch.Attention) tensor {
+	g := l.g
+	s := g.cast(l.regroup(g.matmul(l.regroup(q, a, a.KVHeads), k, 0, 1), a, a.Heads), nvinfer.Float32)
 	if a.Disentangled != nil {
 		s = g.sum(s, l.places(q, k, a))
 	}
@@ -177,7 +180,8 @@ func (l *lowering) writtenOut(q, k, v tensor, a *arch.Attention) tensor {
 		s = g.sum(s, l.relative(a.RelativeBias, a.Heads))
 	}
 	s = g.choose(l.mask(a), s, g.scalar(-math.MaxFloat32, 4))
-	return g.matmul(g.cast(g.softmax(s, 3), l.dtype), v, 0, 0)
+	s = l.regroup(g.cast(g.softmax(s, 3), l.dtype), a, a.KVHeads)
+	return l.regroup(g.matmul(s, v, 0, 0), a, a.Heads)
 }
 
 // places is what distances say to queries and to keys [sequences, heads, longest, dim] (disentangled attention), before the scale: float32

@@ -134,14 +134,12 @@ func join(maps ...arch.Linear) (joined, error) {
 	var names []string
 	for _, m := range maps {
 		j.out += m.Out
-		names = append(names, m.Weight.Name)
-		shape := []int{m.Out, m.In}
-		if m.Transposed {
-			shape = []int{m.In, m.Out}
+		names = append(names, m.Key())
+		if err := m.Check(); err != nil {
+			return j, err
 		}
-		if m.In != j.in || !slices.Equal(m.Weight.Shape, shape) {
-			return j, status.Errorf(status.Start, "weight %q of a linear map %d -> %d has shape %v, or another input than its neighbours (%d)",
-				m.Weight.Name, m.In, m.Out, m.Weight.Shape, j.in)
+		if m.In != j.in {
+			return j, status.Errorf(status.Start, "weight %q takes %d columns; its neighbours take %d", m.Weight.Name, m.In, j.in)
 		}
 	}
 	j.key = strings.Join(names, " ")
@@ -156,16 +154,7 @@ func (l *lowering) numbers(j joined) ([]float32, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !m.Transposed {
-			all = s.AppendFloat32(all)
-		} else {
-			source := s.AppendFloat32(nil)
-			for o := range m.Out {
-				for i := range m.In {
-					all = append(all, source[i*m.Out+o])
-				}
-			}
-		}
+		all = arch.AppendMatrix(all, &m, s)
 		l.weights.Release(s)
 	}
 	return all, nil
@@ -173,7 +162,7 @@ func (l *lowering) numbers(j joined) ([]float32, error) {
 
 // matrix adds the weights [out, in] in a 16 or 32 bit dtype.
 func (l *lowering) matrix(j joined, dtype nvinfer.DType) tensor {
-	if len(j.maps) == 1 && !j.maps[0].Transposed {
+	if len(j.maps) == 1 && j.maps[0].Stored() {
 		return l.stored(j.maps[0].Weight, dtype)
 	}
 	return l.g.constant(fmt.Sprintf("%s %s", j.key, dtype), dtype, []int{j.out, j.in}, func() ([]byte, error) {

@@ -212,7 +212,7 @@ func (l *lowering) normalise(s *residual, n *arch.Norm, keep bool) tensor {
 	return l.norm(sum, n, 2)
 }
 
-// block is x = Residual(x + After(f(Before(x)))).
+// block is x = Residual(x + After(f(Before(x)))), or x = Residual(x + Inner(x + f(Before(x)))).
 func (l *lowering) block(s *residual, norms arch.BlockNorms, f func(x tensor) tensor) {
 	var x tensor
 	if norms.Before != nil {
@@ -223,6 +223,9 @@ func (l *lowering) block(s *residual, norms arch.BlockNorms, f func(x tensor) te
 	s.delta, s.pending = f(x), true
 	if norms.After != nil {
 		s.delta = l.g.cast(l.norm(l.g.cast(s.delta, nvinfer.Float32), norms.After, 2), l.dtype)
+	}
+	if norms.Inner != nil {
+		s.delta = l.g.cast(l.normalise(s, norms.Inner, false), l.dtype)
 	}
 	if norms.Residual != nil {
 		*s = residual{x: l.g.cast(l.normalise(s, norms.Residual, false), l.dtype)}
@@ -367,6 +370,12 @@ func (l *lowering) mlp(x tensor, layer int, m *arch.MLP) tensor {
 	y := l.linear(x, up, maps...)
 	half := l.widthOf(y, 2) / 2
 	gate, other := l.g.last(y, 2, 0, half), l.g.last(y, 2, half, half)
+	if !m.GateUp.Bias.Absent() || !m.Gate.Bias.Absent() || !m.Up.Bias.Absent() {
+		// TensorRT-RTX 1.6 computes something else where an activation's slice is of a product with a bias: docs/measurements.md.
+		pairs := l.g.reshape(y, 0, 2, half)
+		pick := func(i int) tensor { return l.g.reshape(l.g.gather(pairs, l.g.indices(i), 1), 0, half) }
+		gate, other = pick(0), pick(1)
+	}
 	if !gateFirst {
 		gate, other = other, gate
 	}

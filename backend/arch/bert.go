@@ -3,6 +3,7 @@ package arch
 // bert is BERT (https://arxiv.org/abs/1810.04805), with names and defaults of transformers' BertConfig and modeling_bert.py.
 var bert = family{
 	trunk: bertTrunk,
+	hub:   bertHub,
 	architectures: map[string]architecture{
 		"":                              {kind: HeadEmbedding},
 		"BertModel":                     {kind: HeadEmbedding},
@@ -22,18 +23,17 @@ func bertTrunk(c *object, t *tensors, m *Model) {
 		return
 	}
 	prefix := t.prefixed(bertPrefix)
-	m.Embeddings = e.embeddings(t, m, prefix, true, types)
+	m.Embeddings = e.embeddings(t, m, prefix, embeddingsNorm, true, types)
 	e.addLayers(t, m, prefix+"encoder.layer.", bertNames, nil)
 }
 
-// bertClassifier is the pooler on the first token, then a linear layer.
 func bertClassifier(c *object, t *tensors, m *Model) []Dense {
 	return labelled(c, t, m, t.prefixed(bertPrefix)+"pooler.dense", Tanh, "classifier")
 }
 
 func bertMaskedLM(c *object, t *tensors, m *Model) []Dense {
 	const p = "cls.predictions."
-	return maskedLM{
-		dense: p + "transform.dense", norm: p + "transform.LayerNorm", decoder: p + "decoder", bias: p + "bias", act: m.Layers[0].MLP.Activation,
-	}.read(c, t, m)
+	head := maskedLM{dense: p + "transform.dense", norm: p + "transform.LayerNorm", decoder: p + "decoder", bias: p + "bias"}
+	head.act = c.activation("hidden_act", "gelu") // an MLP with gates may have another
+	return head.read(c, t, m)
 }

@@ -24,11 +24,11 @@ var debertaV2 = family{
 
 var debertaKeys = encoderKeys{
 	hidden: "hidden_size", layers: "num_hidden_layers", heads: "num_attention_heads", wide: "intermediate_size", act: "hidden_act",
-	vocabSize: 128100, hiddenSize: 1536, layerCount: 24, headCount: 24, wideSize: 6144, eps: 1e-7,
+	vocabSize: 128100, hiddenSize: 1536, layerCount: 24, headCount: 24, wideSize: 6144, positions: 512, eps: 1e-7,
 }
 
 var debertaNames = layerNames{
-	query: "attention.self.query_proj", key: "attention.self.key_proj", value: "attention.self.value_proj", out: "attention.output.dense",
+	qkv: []string{"attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"}, out: "attention.output.dense",
 	attentionNorm: "attention.output.LayerNorm", up: "intermediate.dense", down: "output.dense", norm: "output.LayerNorm",
 }
 
@@ -52,14 +52,15 @@ func debertaTrunk(c *object, t *tensors, m *Model) {
 	}
 
 	prefix := t.prefixed("deberta.")
-	m.Embeddings = e.embeddings(t, m, prefix, positions, types)
+	m.Embeddings = e.embeddings(t, m, prefix, embeddingsNorm, positions, types)
 	if distances != nil && len(terms) > 0 {
 		distances.Embeddings = t.need(prefix+"encoder.rel_embeddings.weight", 2*distances.Span, e.hidden)
 		if normed {
 			distances.Norm = t.layerNorm(prefix+"encoder.LayerNorm", e.hidden, e.eps)
 		}
 	}
-	e.addLayers(t, m, prefix+"encoder.layer.", debertaNames, func(l string, a *Attention) {
+	e.addLayers(t, m, prefix+"encoder.layer.", debertaNames, func(l string, layer *Layer) {
+		a := &layer.Attention
 		a.Scale = float32(1 / math.Sqrt(float64(a.HeadDim*(1+len(terms)))))
 		if distances == nil || len(terms) == 0 {
 			return

@@ -14,7 +14,7 @@ var distilbert = family{
 }
 
 var distilbertNames = layerNames{
-	query: "attention.q_lin", key: "attention.k_lin", value: "attention.v_lin", out: "attention.out_lin",
+	qkv: []string{"attention.q_lin", "attention.k_lin", "attention.v_lin"}, out: "attention.out_lin",
 	attentionNorm: "sa_layer_norm", up: "ffn.lin1", down: "ffn.lin2", norm: "output_layer_norm",
 }
 
@@ -23,14 +23,14 @@ func distilbertTrunk(c *object, t *tensors, m *Model) {
 		// transformers takes the names of other configs, too, but for hidden_dim.
 		hidden: c.either("dim", "hidden_size"), layers: c.either("n_layers", "num_hidden_layers"),
 		heads: c.either("n_heads", "num_attention_heads"),
-		wide: "hidden_dim", act: "activation",
-		vocabSize: 30522, hiddenSize: 768, layerCount: 6, headCount: 12, wideSize: 3072, eps: 1e-12, epsFixed: true,
+		wide:  "hidden_dim", act: "activation",
+		vocabSize: 30522, hiddenSize: 768, layerCount: 6, headCount: 12, wideSize: 3072, positions: 512, eps: 1e-12, epsFixed: true,
 	})
 	if c.err != nil {
 		return
 	}
 	prefix := t.prefixed("distilbert.")
-	m.Embeddings = e.embeddings(t, m, prefix, true, 0)
+	m.Embeddings = e.embeddings(t, m, prefix, embeddingsNorm, true, 0)
 	e.addLayers(t, m, prefix+"transformer.layer.", distilbertNames, nil)
 }
 

@@ -22,38 +22,33 @@ type encoderCase struct {
 	types, offset         int
 }
 
-var robertaHead = maskedLM{dense: "lm_head.dense", norm: "lm_head.layer_norm", decoder: "lm_head.decoder", bias: "lm_head.bias"}
-
 var encoders = []encoderCase{
 	{
 		family: "roberta", class: "Roberta", prefix: "roberta.", layers: "encoder.layer.", names: bertNames, types: 3, offset: 2,
-		classifier: []string{"classifier.dense", "classifier.out_proj"}, maskedLM: robertaHead,
+		classifier: []string{"classifier.dense", "classifier.out_proj"}, maskedLM: maskedLM{dense: "lm_head.dense", norm: "lm_head.layer_norm", decoder: "lm_head.decoder", bias: "lm_head.bias"},
 	},
 	{
 		family: "xlm-roberta", class: "XLMRoberta", prefix: "roberta.", layers: "encoder.layer.", names: bertNames, types: 3, offset: 2,
-		classifier: []string{"classifier.dense", "classifier.out_proj"}, maskedLM: robertaHead,
+		classifier: []string{"classifier.dense", "classifier.out_proj"}, maskedLM: maskedLM{dense: "lm_head.dense", norm: "lm_head.layer_norm", decoder: "lm_head.decoder", bias: "lm_head.bias"},
 	},
 	{
 		family: "camembert", class: "Camembert", prefix: "roberta.", layers: "encoder.layer.", names: bertNames, types: 3, offset: 2,
-		classifier: []string{"classifier.dense", "classifier.out_proj"}, maskedLM: robertaHead,
+		classifier: []string{"classifier.dense", "classifier.out_proj"}, maskedLM: maskedLM{dense: "lm_head.dense", norm: "lm_head.layer_norm", decoder: "lm_head.decoder", bias: "lm_head.bias"},
 	},
 	{
 		family: "distilbert", class: "DistilBert", prefix: "distilbert.", layers: "transformer.layer.", names: distilbertNames,
 		more:       `, "dim": 8, "n_layers": 2, "n_heads": 4, "hidden_dim": 12`,
-		classifier: []string{"pre_classifier", "classifier"},
-		maskedLM:   maskedLM{dense: "vocab_transform", norm: "vocab_layer_norm", decoder: "vocab_projector", bias: "vocab_projector.bias"},
+		classifier: []string{"pre_classifier", "classifier"}, maskedLM: maskedLM{dense: "vocab_transform", norm: "vocab_layer_norm", decoder: "vocab_projector", bias: "vocab_projector.bias"},
 	},
 	{
 		family: "mpnet", class: "MPNet", prefix: "mpnet.", layers: "encoder.layer.", names: mpnetNames, offset: 2,
-		classifier: []string{"classifier.dense", "classifier.out_proj"}, maskedLM: robertaHead,
+		classifier: []string{"classifier.dense", "classifier.out_proj"}, maskedLM: maskedLM{dense: "lm_head.dense", norm: "lm_head.layer_norm", decoder: "lm_head.decoder", bias: "lm_head.bias"},
 	},
 	{
 		family: "deberta-v2", class: "DebertaV2", prefix: "deberta.", layers: "encoder.layer.", names: debertaNames, types: 3,
 		more:       `, "relative_attention": true, "pos_att_type": "p2c|c2p", "max_relative_positions": 6`,
 		classifier: []string{"pooler.dense", "classifier"}, maskedLM: maskedLM{
-			dense: "cls.predictions.transform.dense", norm: "cls.predictions.transform.LayerNorm",
-			decoder: "cls.predictions.decoder", bias: "cls.predictions.bias",
-		},
+			dense: "cls.predictions.transform.dense", norm: "cls.predictions.transform.LayerNorm", decoder: "cls.predictions.decoder", bias: "cls.predictions.bias"},
 	},
 }
 
@@ -73,18 +68,15 @@ func (e encoderCase) config(more, architecture string) string {
 func (e encoderCase) shapes(prefix string) shapes {
 	s := shapes{
 		prefix + "embeddings.word_embeddings.weight": {30, 8}, prefix + "embeddings.position_embeddings.weight": {20, 8},
-		prefix + "embeddings.token_type_embeddings.weight": {3, 8}, e.maskedLM.decoder + ".weight": {30, 8},
-		e.maskedLM.decoder + ".bias": {30}, e.maskedLM.bias: {30}, "lm_predictions.lm_head.bias": {30},
-		prefix + "encoder.relative_attention_bias.weight": {32, 4}, prefix + "encoder.rel_embeddings.weight": {12, 8},
+		prefix + "embeddings.token_type_embeddings.weight": {3, 8}, e.maskedLM.decoder + ".weight": {30, 8}, e.maskedLM.decoder + ".bias": {30}, e.maskedLM.bias: {30},
+		prefix + "encoder.relative_attention_bias.weight": {32, 4}, prefix + "encoder.rel_embeddings.weight": {12, 8}, "lm_predictions.lm_head.bias": {30},
 	}
-	norms := []string{prefix + "embeddings.LayerNorm", prefix + "encoder.LayerNorm", e.maskedLM.norm, "lm_predictions.lm_head.LayerNorm"}
-	for _, name := range norms {
+	for _, name := range []string{prefix + "embeddings.LayerNorm", prefix + "encoder.LayerNorm", e.maskedLM.norm, "lm_predictions.lm_head.LayerNorm"} {
 		s.norm(name, "weight", "bias")
 	}
 	for i := range 2 {
 		l := fmt.Sprintf("%s%s%d.", prefix, e.layers, i)
-		maps := []string{e.names.query, e.names.key, e.names.value, e.names.out, "attention.self.pos_key_proj", "attention.self.pos_query_proj"}
-		for _, name := range maps {
+		for _, name := range append([]string{e.names.out, "attention.self.pos_key_proj", "attention.self.pos_query_proj"}, e.names.qkv...) {
 			s.linear(l+name, 8, 8)
 		}
 		s.linear(l+e.names.up, 8, 12)
@@ -104,11 +96,6 @@ func (e encoderCase) read(more, head string) (*Model, error) {
 	return read(files("config.json", e.config(more, e.class+head)), e.shapes(e.prefix), Options{})
 }
 
-// sparse reads the masked-LM model.
-func (e encoderCase) sparse(more string, s shapes) (*Model, error) {
-	return read(files("config.json", e.config(more, e.class+"ForMaskedLM")), s, Options{Pooling: "splade"})
-}
-
 func TestEncoders(t *testing.T) {
 	for _, e := range encoders {
 		t.Run(e.family, func(t *testing.T) {
@@ -123,7 +110,7 @@ func TestEncoders(t *testing.T) {
 				require.Equal(t, prefix+"embeddings.position_embeddings.weight", m.Embeddings.Position.Name)
 				layer := m.Layers[1]
 				l := prefix + e.layers + "1."
-				require.Equal(t, []string{l + e.names.query + ".weight", l + e.names.key + ".weight", l + e.names.value + ".weight"},
+				require.Equal(t, []string{l + e.names.qkv[0] + ".weight", l + e.names.qkv[1] + ".weight", l + e.names.qkv[2] + ".weight"},
 					[]string{layer.Attention.QKV[0].Weight.Name, layer.Attention.QKV[1].Weight.Name, layer.Attention.QKV[2].Weight.Name})
 				require.Equal(t, l+e.names.attentionNorm+".gamma", layer.AttentionNorms.Residual.Weight.Name)
 				require.Equal(t, e.family == "distilbert", layer.MLPNorms.Residual.Eps == 1e-12, "DistilBERT's eps is no choice")
@@ -141,14 +128,14 @@ func TestEncoders(t *testing.T) {
 
 			// Tied maps are the word table, others are not; the bias goes with the map.
 			for tied, bias := range map[bool]string{true: e.maskedLM.bias, false: e.maskedLM.decoder + ".bias"} {
-				m, err = e.sparse(fmt.Sprintf(`"tie_word_embeddings": %t`, tied), e.shapes(e.prefix))
+				m, err = read(files("config.json", e.config(fmt.Sprintf(`"tie_word_embeddings": %t`, tied), e.class+"ForMaskedLM")), e.shapes(e.prefix), Options{Pooling: "splade"})
 				require.NoError(t, err)
 				last := m.Head.Chain[1].Linear
 				require.Equal(t, tied, last.Weight.Name == m.Embeddings.Word.Name)
 				require.Equal(t, bias, last.Bias.Name)
 			}
 			one := e.shapes(e.prefix).with(shapes{e.maskedLM.bias: nil, e.maskedLM.decoder + ".bias": {30}})
-			m, err = e.sparse("", one)
+			m, err = read(files("config.json", e.config("", e.class+"ForMaskedLM")), one, Options{Pooling: "splade"})
 			require.NoError(t, err)
 			require.Equal(t, e.maskedLM.decoder+".bias", m.Head.Chain[1].Linear.Bias.Name)
 		})
@@ -158,8 +145,8 @@ func TestEncoders(t *testing.T) {
 func TestRelativeFamilies(t *testing.T) {
 	m, err := encoders[4].read("", "Model")
 	require.NoError(t, err)
-	weight := Tensor{"mpnet.encoder.relative_attention_bias.weight", []int{32, 4}}
-	require.Equal(t, &RelativeBias{Weight: weight, Buckets: 32, MaxDistance: 128, Bidirectional: true}, m.Layers[1].Attention.RelativeBias)
+	require.Equal(t, &RelativeBias{Weight: Tensor{"mpnet.encoder.relative_attention_bias.weight", []int{32, 4}}, Buckets: 32, MaxDistance: 128, Bidirectional: true},
+		m.Layers[1].Attention.RelativeBias)
 
 	deberta := encoders[5]
 	m, err = deberta.read(`"norm_rel_ebd": "Layer_Norm|none"`, "Model")
@@ -186,7 +173,7 @@ func TestRelativeFamilies(t *testing.T) {
 	require.True(t, m.Embeddings.Position.Absent() && m.Embeddings.Type.Absent())
 	require.Equal(t, 20, m.MaxLength)
 
-	m, err = deberta.sparse(`"legacy": false, "tie_word_embeddings": false`, deberta.shapes(""))
+	m, err = read(files("config.json", deberta.config(`"legacy": false, "tie_word_embeddings": false`, "DebertaV2ForMaskedLM")), deberta.shapes(""), Options{Pooling: "splade"})
 	require.NoError(t, err)
 	require.Equal(t, "lm_predictions.lm_head.bias", m.Head.Chain[1].Linear.Bias.Name)
 	require.Equal(t, m.Embeddings.Word, m.Head.Chain[1].Linear.Weight)
@@ -213,7 +200,7 @@ func TestEncodersRefuse(t *testing.T) {
 		{4, `"relative_attention_num_buckets": 16`, "Model", "relative_attention_num_buckets 16 is not supported: transformers uses 32", status.Unsupported},
 		{4, `"max_position_embeddings": 2`, "Model", "max_position_embeddings is 2; it must exceed 2", status.Start},
 		{5, `"conv_kernel_size": 3`, "Model", "conv_kernel_size 3 is not supported for deberta-v2", status.Unsupported},
-		{5, `"attention_head_size": 3`, "Model", "attention_head_size 3 is not supported: times num_attention_heads 4 it must be", status.Unsupported},
+		{5, `"attention_head_size": 3`, "Model", "attention_head_size 3 is not supported: times num_attention_heads 4 it must be hidden_size 8", status.Unsupported},
 		{5, `"pos_att_type": "c2p|p2p"`, "Model", `pos_att_type "p2p" is not supported; supported: c2p, p2c`, status.Unsupported},
 		{5, `"pos_att_type": 1`, "Model", "pos_att_type is 1; it must be a list of strings", status.Start},
 		{5, `"norm_rel_ebd": "rms"`, "Model", `norm_rel_ebd "rms" is not supported; supported: none, layer_norm`, status.Unsupported},

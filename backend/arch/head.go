@@ -9,16 +9,18 @@ import (
 // readHead decides what the model computes, from the strongest voice to the weakest: the caller's pooling, the modules of
 // sentence-transformers, the architecture of config.json.
 func readHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, want asked) error {
-	mods, err := readModules(fsys)
+	mods, err := readModules(fsys, a.transformer)
 	if err != nil {
 		return err
 	}
 	classifier := a.kind == HeadClassifier || a.kind == HeadTokenClassifier
 	switch {
+	case want.reranker != nil || mods.has(scoreModule):
+		err = rerankerHead(fsys, c, t, m, a, mods, want)
 	case want.sparse || mods.has("SpladePooling"):
 		err = sparseHead(fsys, c, t, m, a, mods, want)
 	case classifier && !mods.has("Pooling"):
-		err = classifierHead(c, t, m, a, mods, want)
+		err = classifierHead(fsys, c, t, m, a, mods, want)
 	default:
 		err = embeddingHead(fsys, t, m, a, mods, want)
 	}
@@ -42,7 +44,7 @@ func sparseHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, mod
 	return nil
 }
 
-func classifierHead(c *object, t *tensors, m *Model, a architecture, mods modules, want asked) error {
+func classifierHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, mods modules, want asked) error {
 	if want.modes != nil {
 		return status.Errorf(status.Unsupported, "pooling %q is for embedding models; architecture %s is a classifier", want.name, m.Architecture)
 	}
@@ -50,10 +52,19 @@ func classifierHead(c *object, t *tensors, m *Model, a architecture, mods module
 		return err
 	}
 	m.Head.Kind = a.kind
-	m.Head.Chain = a.chain(c, t, m)
 	if a.kind == HeadClassifier {
-		m.Head.Pooling = Pooling{Modes: []PoolMode{PoolCLS}}
+		m.Head.Pooling.Modes = []PoolMode{a.pooling}
+		var err error
+		if mods != nil {
+			m.Text.Template, err = readTemplate(fsys, taskClassification, taskClassification)
+		} else {
+			m.Text.Template, err = readPlainTemplate(fsys)
+		}
+		if err != nil {
+			return err
+		}
 	}
+	m.Head.Chain = a.chain(c, t, m)
 	return nil
 }
 

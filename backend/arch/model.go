@@ -36,7 +36,12 @@ type Linear struct {
 	Bias       Tensor // may be absent
 	In, Out    int
 	Transposed bool
+	Score      *TokenScore // not nil: W [1, In] is made of rows of Weight [vocabulary, In]
 }
+
+// TokenScore is the logit of token True less that of token False, or the logit alone where False is -1: how a language model that
+// answers yes or no ranks. Its sigmoid is the softmax over both logits.
+type TokenScore struct{ True, False int }
 
 // NormKind is the kind of a normalisation.
 type NormKind int
@@ -73,7 +78,10 @@ type Embeddings struct {
 //
 //	x = Residual(x + After(f(Before(x))))     with absent norms as identity
 //
-// so post-norm models (bert) set Residual, pre-norm models Before, sandwich models (gemma) Before and After.
+// so post-norm models (bert) set Residual, pre-norm models Before, sandwich models (gemma) Before and After. With Inner (jina-bert's
+// second form), which excludes After:
+//
+//	x = Residual(x + Inner(x + f(Before(x))))
 type Layer struct {
 	Attention      Attention
 	AttentionNorms BlockNorms
@@ -82,7 +90,7 @@ type Layer struct {
 }
 
 // BlockNorms places norms round a block; each may be nil.
-type BlockNorms struct{ Before, After, Residual *Norm }
+type BlockNorms struct{ Before, After, Inner, Residual *Norm }
 
 // Attention has the one contract of attention: softmax(scale * q k^T, capped, + bias, masked) v, for each sequence.
 type Attention struct {
@@ -227,6 +235,21 @@ type Pooling struct {
 	Modes []PoolMode
 	// ExcludePrompt leaves the prompt's tokens out of the pooling (include_prompt: false).
 	ExcludePrompt bool
+	// PadToken: a last token is the last one that is not this, or the first where all are. nil: it is the last one. Engines do not look
+	// at it: their callers cut sequences off with Pooled, which changes nothing else where attention is causal.
+	PadToken *int
+}
+
+// Pooled is the number of tokens of a sequence up to the last one that PadToken lets count.
+func Pooled[ID int32 | uint32](p Pooling, ids []ID) int {
+	n := len(ids)
+	if p.PadToken == nil {
+		return n
+	}
+	for n > 0 && int(ids[n-1]) == *p.PadToken {
+		n--
+	}
+	return max(n, min(1, len(ids)))
 }
 
 // Text is what sentence-transformers' files say about text: it goes to the tokenizer, no engine reads it.
@@ -234,4 +257,5 @@ type Text struct {
 	Prompts       map[string]string // by name; config_sentence_transformers.json
 	DefaultPrompt string            // name of the prompt used when a call names none; "": none
 	LowerCase     bool              // sentence_bert_config.json's do_lower_case: lower the text before tokenizing
+	Template      *PairTemplate     // of a reranker that is a language model; nil: the tokenizer joins pairs
 }

@@ -22,8 +22,8 @@ type module struct{ class, folder string }
 type modules []module
 
 // readModules reads modules.json. Class paths differ between versions, so only the last part counts; but a class of another package is
-// code that came with the model.
-func readModules(fsys fs.FS) (modules, error) {
+// code that came with the model, which is refused unless it is the transformer of that name, which the family knows.
+func readModules(fsys fs.FS, transformer string) (modules, error) {
 	raw, err := readFile(fsys, modulesFile)
 	if raw == nil || err != nil {
 		return nil, err
@@ -41,15 +41,16 @@ func readModules(fsys fs.FS) (modules, error) {
 	var mods modules
 	for i, l := range list {
 		class, ours := strings.CutPrefix(l.Type, "sentence_transformers.")
+		ours = ours || (transformer != "" && l.Type == transformer)
 		class = class[strings.LastIndexByte(class, '.')+1:]
 		switch class {
-		case "Transformer", "MLMTransformer", "Pooling", "SpladePooling", "Dense", "Normalize", "Dropout":
+		case "Transformer", "MLMTransformer", "Pooling", "SpladePooling", "Dense", "Normalize", "Dropout", scoreModule:
 		default:
 			ours = false
 		}
 		if !ours {
 			return nil, status.Errorf(status.Unsupported, "%s: type %s of module %d is not supported; supported of sentence_transformers: "+
-				"Transformer, Pooling, SpladePooling, Dense, Normalize, Dropout", modulesFile, quote(l.Type), i)
+				"Transformer, Pooling, SpladePooling, Dense, Normalize, Dropout, LogitScore", modulesFile, quote(l.Type), i)
 		}
 		if l.Path != "" && !(fs.ValidPath(l.Path) && l.Path != "." && !strings.Contains(l.Path, `\`)) {
 			return nil, fmt.Errorf("%s: path %s of module %d leaves the folder or is not plain", modulesFile, quote(l.Path), i)
@@ -74,8 +75,8 @@ func (mods modules) has(class string) bool {
 }
 
 func (mods modules) outOfOrder(i int) error {
-	return status.Errorf(status.Unsupported, "%s: %s as module %d is not supported; supported: Transformer, Pooling, any Dense, Normalize; or Transformer, SpladePooling",
-		modulesFile, mods[i].class, i)
+	return status.Errorf(status.Unsupported, "%s: %s as module %d is not supported; supported: Transformer, Pooling, any Dense, Normalize; "+
+		"Transformer, SpladePooling; or Transformer, LogitScore", modulesFile, mods[i].class, i)
 }
 
 // transformerOnly refuses modules that a model without pooling could not use.

@@ -16,7 +16,7 @@ var mpnet = family{
 }
 
 var mpnetNames = layerNames{
-	query: "attention.attn.q", key: "attention.attn.k", value: "attention.attn.v", out: "attention.attn.o",
+	qkv: []string{"attention.attn.q", "attention.attn.k", "attention.attn.v"}, out: "attention.attn.o",
 	attentionNorm: "attention.LayerNorm", up: "intermediate.dense", down: "output.dense", norm: "output.LayerNorm",
 }
 
@@ -34,11 +34,12 @@ func mpnetTrunk(c *object, t *tensors, m *Model) {
 		return
 	}
 	prefix := t.prefixed("mpnet.")
-	m.Embeddings = e.embeddings(t, m, prefix, true, 0)
+	m.Embeddings = e.embeddings(t, m, prefix, embeddingsNorm, true, 0)
 	m.Embeddings.PositionOffset = mpnetOffset
 	bias := &RelativeBias{
 		Weight:  t.need(prefix+"encoder.relative_attention_bias.weight", mpnetBuckets, e.heads),
 		Buckets: mpnetBuckets, MaxDistance: mpnetDistance, Bidirectional: true,
 	}
-	e.addLayers(t, m, prefix+"encoder.layer.", mpnetNames, func(_ string, a *Attention) { a.RelativeBias = bias })
+	e.attention.RelativeBias = bias
+	e.addLayers(t, m, prefix+"encoder.layer.", mpnetNames, nil)
 }

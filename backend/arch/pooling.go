@@ -27,11 +27,12 @@ var poolKeys = []struct {
 	{"pooling_mode_lasttoken", PoolLastToken},
 }
 
-// asked is a caller's pooling: none where modes is nil and sparse false.
+// asked is a caller's wish: no pooling where modes is nil and sparse false, no reranker where that is nil.
 type asked struct {
-	name   string
-	modes  []PoolMode
-	sparse bool
+	name     string
+	modes    []PoolMode
+	sparse   bool
+	reranker *Reranker
 }
 
 // parsePooling reads Options.Pooling.

@@ -84,30 +84,30 @@ func TestQwen3Shapes(t *testing.T) {
 }
 
 func TestQwen3Windows(t *testing.T) {
-	all := window{-1, -1}
+	all := span{left: -1, right: -1}
 	for _, c := range []struct {
 		config string
 		causal bool
-		want   [2]window
+		want   [2]span
 	}{
-		{``, true, [2]window{all, all}},
-		{`"sliding_window": 5, "max_window_layers": 0`, true, [2]window{all, all}},
-		{`"use_sliding_window": true`, true, [2]window{all, all}}, // max_window_layers is 28
-		{`"use_sliding_window": true, "max_window_layers": 1`, true, [2]window{all, {4095, -1}}},
-		{`"use_sliding_window": true, "max_window_layers": 1, "sliding_window": null`, true, [2]window{all, all}},
-		{`"use_sliding_window": true, "max_window_layers": 0, "sliding_window": 1`, true, [2]window{{0, -1}, {0, -1}}},
-		{`"use_sliding_window": true, "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]`, true, [2]window{{4, -1}, all}},
-		{`"is_causal": false, "use_sliding_window": true, "sliding_window": 5, "max_window_layers": 1`, false, [2]window{all, {5, 5}}},
-		{`"is_causal": false, "use_bidirectional_attention": true`, false, [2]window{all, all}},
-		{`"is_causal": false, "use_bidirectional_attention": false`, false, [2]window{all, all}},
-		{`"use_bidirectional_attention": null`, true, [2]window{all, all}},
-		{`"layer_types": null`, true, [2]window{all, all}},
+		{``, true, [2]span{all, all}},
+		{`"sliding_window": 5, "max_window_layers": 0`, true, [2]span{all, all}},
+		{`"use_sliding_window": true`, true, [2]span{all, all}}, // max_window_layers is 28
+		{`"use_sliding_window": true, "max_window_layers": 1`, true, [2]span{all, {left: 4095, right: -1}}},
+		{`"use_sliding_window": true, "max_window_layers": 1, "sliding_window": null`, true, [2]span{all, all}},
+		{`"use_sliding_window": true, "max_window_layers": 0, "sliding_window": 1`, true, [2]span{{left: 0, right: -1}, {left: 0, right: -1}}},
+		{`"use_sliding_window": true, "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]`, true, [2]span{{left: 4, right: -1}, all}},
+		{`"is_causal": false, "use_sliding_window": true, "sliding_window": 5, "max_window_layers": 1`, false, [2]span{all, {left: 5, right: 5}}},
+		{`"is_causal": false, "use_bidirectional_attention": true`, false, [2]span{all, all}},
+		{`"is_causal": false, "use_bidirectional_attention": false`, false, [2]span{all, all}},
+		{`"use_bidirectional_attention": null`, true, [2]span{all, all}},
+		{`"layer_types": null`, true, [2]span{all, all}},
 	} {
 		m, err := readQwen3(c.config)
 		require.NoError(t, err, c.config)
 		for i, l := range m.Layers {
 			require.Equal(t, c.causal, l.Attention.Causal, c.config)
-			require.Equal(t, c.want[i], window{l.Attention.WindowLeft, l.Attention.WindowRight}, c.config)
+			require.Equal(t, c.want[i], span{left: l.Attention.WindowLeft, right: l.Attention.WindowRight}, c.config)
 		}
 	}
 }
@@ -169,7 +169,8 @@ func TestHostileQwen3(t *testing.T) {
 		config, want string
 		code         status.Code
 	}{
-		{`"architectures": ["Qwen3ForSequenceClassification"]`, `architecture "Qwen3ForSequenceClassification" of model_type qwen3 is not supported; supported: Qwen3ForCausalLM, Qwen3Model`, status.Unsupported},
+		{`"architectures": ["Qwen3ForQuestionAnswering"]`, `architecture "Qwen3ForQuestionAnswering" of model_type qwen3 is not supported; supported: Qwen3ForCausalLM, ` +
+			"Qwen3ForSequenceClassification, Qwen3ForTokenClassification, Qwen3Model", status.Unsupported},
 		{`"head_dim": 3`, "head_dim is 3; rope needs an even one", status.Start},
 		{`"head_dim": 0`, "head_dim is 0; it must be 1 to 65536", status.Start},
 		{`"head_dim": 6`, `tensor "layers.0.self_attn.q_proj.weight" has shape [24 8]; by config.json it must have [36 8]`, status.Start},
@@ -192,7 +193,7 @@ func TestHostileQwen3(t *testing.T) {
 		{`"layer_types": ["full_attention"]`, "layer_types has 1 entries; num_hidden_layers is 2", status.Start},
 		{`"layer_types": []`, "layer_types has 0 entries; num_hidden_layers is 2", status.Start},
 		{`"layer_types": "full_attention"`, `layer_types is "full_attention"; it must be a list of strings`, status.Start},
-		{`"layer_types": ["full_attention", "sliding_attention"]`, `layer_types[1] is "sliding_attention", but there is no window`, status.Start},
+		{`"layer_types": ["full_attention", "sliding_attention"]`, "layer 1 is of sliding attention (layer_types), but there is no window: sliding_window must be a number and use_sliding_window true", status.Start},
 		{`"layer_types": ["full_attention", "linear_attention"]`, `layer_types[1] "linear_attention" is not supported; supported: full_attention, sliding_attention`, status.Unsupported},
 		{`"rope_theta": 0`, "rope_theta is 0; it must be 1 to 1000000000000", status.Start},
 		{`"rope_theta": "1e6"`, `rope_theta is "1e6"; it must be a number`, status.Start},

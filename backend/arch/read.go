@@ -20,6 +20,14 @@ type Options struct {
 	// Pooling overrides the folder's: cls, mean, max, mean_sqrt_len_tokens, weightedmean, lasttoken (or last-token, last_token), or
 	// splade for a masked-LM model as a sparse one. "": as the folder says.
 	Pooling string
+	// Reranker makes a reranker of a causal language model. nil: as the folder says.
+	Reranker *Reranker
+}
+
+// Reranker is a causal language model's answer as a score, and how it is asked.
+type Reranker struct {
+	Score    TokenScore
+	Template *PairTemplate // nil: the tokenizer joins pairs
 }
 
 // family is a model_type: how to read its trunk, and its architectures by the name in config.json. The name "" stands for a config
@@ -27,26 +35,51 @@ type Options struct {
 type family struct {
 	trunk         func(c *object, t *tensors, m *Model)
 	architectures map[string]architecture
+	// hub returns the family of a folder that has this model_type, but is in the format of code of its own on the hub; nil: it is in
+	// transformers' format.
+	hub func(c *object, t *tensors, architecture string) *family
+}
+
+// or is the family with another format beside its own.
+func (f family) or(hub func(c *object, t *tensors, architecture string) *family) family {
+	f.hub = hub
+	return f
 }
 
 // architecture is a trunk with a head. kind is what the head is by itself: HeadSparse for masked-LM heads, which serve as
 // embeddings unless sparse vectors are asked for. chain reads the head's own layers; nil: it has none.
 type architecture struct {
-	kind     HeadKind
-	chain    func(c *object, t *tensors, m *Model) []Dense
-	causalLM bool // a language model: without modules.json it pools the last token, as long as its attention is causal
+	kind    HeadKind
+	pooling PoolMode // of classifiers
+	chain   func(c *object, t *tensors, m *Model) []Dense
+	// transformer is what modules.json may call the model beside sentence-transformers' own classes: "" is nothing else.
+	transformer string
+	causalLM    bool // a language model: without modules.json it pools the last token, as long as its attention is causal
+	// vocabulary is the table [VocabSize, HiddenSize] of a language model's logits.
+	vocabulary func(c *object, t *tensors, m *Model) Tensor
 }
 
 // families by model_type.
 var families = map[string]family{
-	"bert":        bert,
-	"camembert":   camembert,
-	"deberta-v2":  debertaV2,
-	"distilbert":  distilbert,
-	"mpnet":       mpnet,
-	"qwen3":       qwen3,
-	"roberta":     roberta,
-	"xlm-roberta": xlmRoberta,
+	"bert":               bert,
+	"camembert":          camembert,
+	"deberta-v2":         debertaV2,
+	"distilbert":         distilbert,
+	"gemma":              gemma,
+	"gemma2":             gemma2,
+	"gemma3_text":        gemma3,
+	"gte":                gte,
+	"jina_embeddings_v3": jinaV3,
+	"llama":              llama,
+	"mistral":            mistral,
+	"modernbert":         modernBert,
+	"mpnet":              mpnet,
+	"new":                gteNew,
+	"nomic_bert":         nomicBert,
+	"qwen2":              qwen2,
+	"qwen3":              qwen3,
+	"roberta":            roberta,
+	"xlm-roberta":        xlmRoberta,
 }
 
 // Families returns the supported values of model_type, sorted.
@@ -77,6 +110,7 @@ func read(fsys fs.FS, index Index, opts Options) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
+	asked.reranker = opts.Reranker
 	c, err := readObject(fsys, "config.json")
 	if err != nil {
 		return nil, err
@@ -96,6 +130,12 @@ func read(fsys fs.FS, index Index, opts Options) (*Model, error) {
 	if !ok {
 		return nil, status.Errorf(status.Unsupported, "config.json: model_type %s is not supported; supported: %s", quote(m.Family), strings.Join(Families(), ", "))
 	}
+	t := &tensors{index: index}
+	if f.hub != nil {
+		if own := f.hub(c, t, m.Architecture); own != nil {
+			f = *own
+		}
+	}
 	a, ok := f.architectures[m.Architecture]
 	if !ok {
 		return nil, status.Errorf(status.Unsupported, "config.json: architecture %s of model_type %s is not supported; supported: %s",
@@ -104,14 +144,13 @@ func read(fsys fs.FS, index Index, opts Options) (*Model, error) {
 	if c.present("quantization_config") {
 		return nil, status.Errorf(status.Unsupported, "config.json: quantization_config: quantised weights are not supported")
 	}
-	t := &tensors{index: index}
 	if f.trunk(c, t, m); c.err != nil || t.err != nil {
 		return nil, firstOf(c.err, t.err)
 	}
-	if err := readHead(fsys, c, t, m, a, asked); err != nil {
+	if m.Text, err = readText(fsys); err != nil {
 		return nil, err
 	}
-	if m.Text, err = readText(fsys); err != nil {
+	if err := readHead(fsys, c, t, m, a, asked); err != nil {
 		return nil, err
 	}
 	if m.MaxLength, err = readMaxLength(fsys, m.MaxPositions-m.Embeddings.PositionOffset); err != nil {

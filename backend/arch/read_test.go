@@ -329,7 +329,8 @@ func TestNoTable(t *testing.T) {
 }
 
 func TestRead(t *testing.T) {
-	require.Equal(t, []string{"bert", "camembert", "deberta-v2", "distilbert", "mpnet", "qwen3", "roberta", "xlm-roberta"}, Families())
+	require.Subset(t, Families(), []string{"bert", "qwen3"})
+	require.IsIncreasing(t, Families())
 	dir := t.TempDir()
 	_, err := Read(dir, tiny, Options{})
 	requireCode(t, status.Start, err, "config.json is missing")

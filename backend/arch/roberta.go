@@ -7,7 +7,7 @@ import "github.com/basetenlabs/bei-runtime/backend/status"
 // are those of transformers' RobertaConfig, XLMRobertaConfig, CamembertConfig and modeling_roberta.py.
 var (
 	roberta    = robertaFamily("Roberta", 50265)
-	xlmRoberta = robertaFamily("XLMRoberta", 30522)
+	xlmRoberta = robertaFamily("XLMRoberta", 30522).or(xlmHub)
 	camembert  = robertaFamily("Camembert", 30522)
 )
 
@@ -27,18 +27,24 @@ func robertaFamily(class string, vocab int) family {
 func robertaTrunk(c *object, t *tensors, m *Model, k encoderKeys) {
 	types := c.typeVocabSize(2, 1)
 	e := c.encoder(m, k)
-	if c.null("pad_token_id") {
-		c.fail(status.Start, "pad_token_id is null; positions count from the number after it")
-	}
-	offset := c.integer("pad_token_id", 1, 0, maxTable) + 1
-	c.positionsAfter(offset, m)
+	offset := c.robertaOffset(m)
 	if c.err != nil {
 		return
 	}
 	prefix := t.prefixed("roberta.")
-	m.Embeddings = e.embeddings(t, m, prefix, true, types)
+	m.Embeddings = e.embeddings(t, m, prefix, embeddingsNorm, true, types)
 	m.Embeddings.PositionOffset = offset
 	e.addLayers(t, m, prefix+"encoder.layer.", bertNames, nil)
+}
+
+// robertaOffset is the position of a sequence's first token.
+func (o *object) robertaOffset(m *Model) int {
+	if o.null("pad_token_id") {
+		o.fail(status.Start, "pad_token_id is null; positions count from the number after it")
+	}
+	offset := o.integer("pad_token_id", 1, 0, maxTable) + 1
+	o.positionsAfter(offset, m)
+	return offset
 }
 
 // positionsAfter refuses a table of positions that ends before a sequence's first.

@@ -9,8 +9,9 @@ import (
 
 // tensors names weights and checks them against the index. As with object, err has the first fault.
 type tensors struct {
-	index Index
-	err   error
+	index        Index
+	parametrised bool // linear maps and tables may be stored as torch's parametrizations
+	err          error
 }
 
 func (t *tensors) has(name string) bool {
@@ -50,14 +51,48 @@ func (t *tensors) near(name string) string {
 	return "; near: " + strings.Join(near, ", ")
 }
 
+// weight is the name of a module's weight.
+func (t *tensors) weight(module string) string {
+	if t.parametrised && t.has(module+parametrised) {
+		return module + parametrised
+	}
+	return module + ".weight"
+}
+
+// prefixOf is the first of prefixes with which there is a tensor of that name; "": there is none.
+func (t *tensors) prefixOf(name string, prefixes ...string) string {
+	for _, prefix := range prefixes {
+		if t.has(prefix + name) {
+			return prefix
+		}
+	}
+	return ""
+}
+
 // linear is torch's nn.Linear with a bias.
 func (t *tensors) linear(name string, in, out int) Linear {
-	return Linear{Weight: t.need(name+".weight", out, in), Bias: t.need(name+".bias", out), In: in, Out: out}
+	return t.linearBias(name, in, out, true)
 }
 
 // linearWithoutBias is torch's nn.Linear with bias=False.
 func (t *tensors) linearWithoutBias(name string, in, out int) Linear {
-	return Linear{Weight: t.need(name+".weight", out, in), In: in, Out: out}
+	return t.linearBias(name, in, out, false)
+}
+
+func (t *tensors) linearBias(name string, in, out int, bias bool) Linear {
+	l := Linear{Weight: t.need(t.weight(name), out, in), In: in, Out: out}
+	if bias {
+		l.Bias = t.need(name+".bias", out)
+	}
+	return l
+}
+
+// norm is layerNorm or rmsNorm.
+func (t *tensors) norm(kind NormKind, name string, width int, eps float32) *Norm {
+	if kind == RMSNorm {
+		return t.rmsNorm(name, width, eps)
+	}
+	return t.layerNorm(name, width, eps)
 }
 
 // rmsNorm is x / sqrt(mean(x^2) + eps) * weight.

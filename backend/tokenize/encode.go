@@ -44,8 +44,12 @@ func (t *Tokenizer) Encode(in Input, o Options, out *Encoding) error {
 	if err := check(in, o); err != nil {
 		return err
 	}
-	template := &t.processor.single
-	if in.HasPair {
+	template, prompt := &t.processor.single, in.Prompt
+	switch {
+	case in.Template != nil:
+		template, prompt = &in.Template.frame, ""
+		in = in.Template.render(in)
+	case in.HasPair:
 		template = &t.processor.pair
 	}
 	special := 0
@@ -84,8 +88,8 @@ func (t *Tokenizer) Encode(in Input, o Options, out *Encoding) error {
 		}
 	}
 	t.assemble(template, c, a, b, o, out)
-	if in.Prompt != "" {
-		n, err := t.promptTokens(in.Prompt, o)
+	if prompt != "" {
+		n, err := t.promptTokens(prompt, o)
 		if err != nil {
 			return err
 		}
@@ -99,7 +103,7 @@ func check(in Input, o Options) error {
 	if o.MaxLength < 0 {
 		return status.Errorf(status.InvalidArgument, "max_length is %d, must not be negative", o.MaxLength)
 	}
-	if in.Prompt != "" && in.HasPair {
+	if in.Prompt != "" && in.HasPair && in.Template == nil {
 		return status.Errorf(status.InvalidArgument, "a prompt cannot be used with a pair of texts")
 	}
 	if in.Text == "" && (!in.HasPair || in.Pair == "") {

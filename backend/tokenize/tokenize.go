@@ -50,7 +50,9 @@ type Input struct {
 	Text    string
 	Pair    string // the second text, where HasPair is set
 	HasPair bool
-	Prompt  string // put before Text; not allowed together with a pair
+	Prompt  string // put before Text; not allowed together with a pair, but with a template: there it is the instruction
+	// Template makes one text of the pair, which there must be; offsets are in that text. nil: the post-processor joins pairs.
+	Template *PairTemplate
 }
 
 // Options of one Encode.

@@ -65,6 +65,15 @@ func TestFloat32(t *testing.T) {
 	require.False(t, ok)
 }
 
+func TestRows(t *testing.T) {
+	table := Tensor{Name: "t", DType: BF16, Shape: []int{3, 2}, data: []byte{0, 0, 0x80, 0x3f, 0, 0x40, 0x40, 0x40, 0x80, 0x40, 0xa0, 0x40}}
+	rows := table.Rows(1, 3)
+	require.Equal(t, Tensor{Name: "t", DType: BF16, Shape: []int{2, 2}, data: table.data[4:]}, rows)
+	require.Equal(t, []float32{2, 3, 4, 5}, rows.AppendFloat32(nil))
+	require.Equal(t, []float32{0, 1}, table.Rows(0, 1).AppendFloat32(nil))
+	require.Equal(t, []int{3, 2}, table.Shape)
+}
+
 func TestConversions(t *testing.T) {
 	half := Tensor{DType: F16, Shape: []int{3}, data: []byte{0x00, 0x3c, 0x00, 0xc0, 0x01, 0x00}}
 	require.Equal(t, []float32{1, -2, 0x1p-24}, half.AppendFloat32(nil))

@@ -58,6 +58,21 @@ class Bert(Spec):
         return super().stored(parameters) | {self.stored_name(base + "embeddings.position_ids"): torch.arange(self.positions).unsqueeze(0)}
 
 
+@dataclasses.dataclass(frozen=True)
+class Rotary(Bert):
+    """What later encoders with rope have in common with BERT's files."""
+
+    eps: float = 1e-3
+
+    def config(self) -> dict:
+        config = super().config()
+        del config["position_embedding_type"]
+        return config
+
+    def stored(self, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return Spec.stored(self, parameters)
+
+
 SPECS = (
     Bert("bert-mean", hidden=60, heads=3, intermediate=72, eps=1e-5),
     Bert("bert-cls-dense", hidden=32, heads=4, intermediate=40, act="gelu_new", pooling=("cls",), dense=(Dense(24),)),

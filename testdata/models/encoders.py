@@ -1,13 +1,12 @@
 """BERT's descendants: RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, MPNet, DeBERTa v2, each with every head that transformers has for it."""
 
 import dataclasses
-import itertools
 import pathlib
 
 import torch
 
 from bert import Bert
-from spec import MASKED, SEQUENCE, TOKEN, TOKENIZERS, Dense, Spec
+from spec import MASKED, SEQUENCE, TOKEN, TOKENIZERS, Dense, Spec, positions_after
 
 CLASSES = {"roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert", "distilbert": "DistilBert", "mpnet": "MPNet", "deberta-v2": "DebertaV2"}
 PADDED = ("the <pad> dog<pad><pad>", "<pad>")
@@ -40,8 +39,7 @@ class Encoder(Bert):
     def position_ids(self, input_ids: list[int]) -> list[int]:
         if not self.counts_from_pad:
             return super().position_ids(input_ids)
-        counted = itertools.accumulate(id != self.pad for id in input_ids)
-        return [self.pad + (n if id != self.pad else 0) for id, n in zip(input_ids, counted)]
+        return positions_after(self.pad, input_ids)
 
     def config(self) -> dict:
         return super().config() | {"model_type": self.family, "pad_token_id": self.pad, "bos_token_id": 0, "eos_token_id": 2}

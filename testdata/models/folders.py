@@ -46,7 +46,7 @@ def write_config(spec: Spec) -> None:
         config["id2label"] = {str(i): label for i, label in enumerate(spec.labels)}
         config["label2id"] = {label: i for i, label in enumerate(spec.labels)}
     write_json(spec.folder / "config.json", config | spec.more)
-    shutil.copyfile(spec.tokenizer, spec.folder / "tokenizer.json")
+    (spec.folder / "tokenizer.json").write_text(spec.tokenizer_json(), encoding="utf-8")
     tokenizer_config = spec.tokenizer_config()
     if spec.files == NEW or not spec.pooling or not spec.is_embedding:
         tokenizer_config["model_max_length"] = spec.max_seq_length
@@ -89,8 +89,10 @@ def write_modules(spec: Spec) -> None:
 
 
 def write_pipeline(spec: Spec, names: list[tuple[str, str]]) -> None:
+    types = dict(TYPES[spec.files])
+    types["Transformer"] = spec.transformer_type or types["Transformer"]
     write_json(spec.folder / "modules.json", [
-        {"idx": i, "name": str(i), "path": path, "type": TYPES[spec.files][kind]} for i, (kind, path) in enumerate(names)
+        {"idx": i, "name": str(i), "path": path, "type": types[kind]} for i, (kind, path) in enumerate(names)
     ])
 
 
@@ -127,4 +129,9 @@ def write_folder(spec: Spec) -> None:
         write_modules(spec)
     if spec.splade:
         write_splade(spec)
+    for name, content in spec.extra_files().items():
+        if isinstance(content, str):
+            (spec.folder / name).write_text(content, encoding="utf-8")
+        else:
+            write_json(spec.folder / name, content)
     write_weights(spec)

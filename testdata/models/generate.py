@@ -29,12 +29,17 @@ import torch
 import transformers
 
 import bert
+import decoders
 import encoders
-import qwen3
+import gte
+import jina
+import modernbert
+import nomic
+import rerankers
 from folders import write_folder
 from spec import Spec
 
-SPECS = bert.SPECS + encoders.SPECS + qwen3.SPECS
+SPECS = bert.SPECS + decoders.SPECS + encoders.SPECS + gte.SPECS + jina.SPECS + modernbert.SPECS + nomic.SPECS + rerankers.SPECS
 
 TEXTS = (
     "the quick brown fox jumps over the lazy dog",
@@ -65,7 +70,7 @@ class Reference:
         for name, parameter in self.model.named_parameters():
             stored = spec.value(name, parameter.shape).to(spec.dtype)
             assert torch.equal(parameter, stored.to(dtype)), f"{spec.name}: {name} was not loaded from the file"
-        content = json.loads(spec.tokenizer.read_text(encoding="utf-8")) | {"padding": None, "truncation": None}
+        content = json.loads(spec.tokenizer_json()) | {"padding": None, "truncation": None}
         self.tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
         self.tokenizer.enable_truncation(self.max_length)
 
@@ -80,28 +85,30 @@ class Reference:
         return None if pooled is None else pooled.float().numpy(), rows.float().numpy()
 
     def items(self) -> list[dict]:
-        cases = [(text, None, None) for text in TEXTS + self.spec.texts] + [(text, pair, None) for text, pair in PAIRS]
-        cases += [(TEXTS[0], None, name) for name in self.spec.prompts]
+        singles, prompted = TEXTS + self.spec.texts, (TEXTS[0], None)
+        if self.spec.pairs_only:
+            singles, prompted = (), PAIRS[0]
+        cases = [(text, None, None) for text in singles] + [(text, pair, None) for text, pair in PAIRS]
+        cases += [(*prompted, name) for name in self.spec.prompts]
         items = []
         for text, pair, prompt_name in cases:
             # Without a name the model's default prompt is put before single texts, as encode does.
-            used = prompt_name or (self.spec.default_prompt if pair is None else None)
-            encoding = self.tokenizer.encode(self.spec.prompts.get(used, "") + text, pair)
+            used = prompt_name or (self.spec.default_prompt if pair is None or self.spec.pairs_only else None)
+            ids, types = self.spec.encode(self.tokenizer, text, pair, self.spec.prompts.get(used, ""))
             items.append({
                 "text": text, "pair": pair, "prompt_name": prompt_name,
-                "input_ids": encoding.ids, "token_type_ids": encoding.type_ids, "position_ids": self.spec.position_ids(encoding.ids),
+                "input_ids": ids, "token_type_ids": types, "position_ids": self.spec.position_ids(ids),
             })
         return items
 
     def check(self, items: list[dict], pooled: list) -> None:
         """Our token path must equal the library's own path from text."""
         if self.sentence is None:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(self.spec.folder)
-            for item in items:
-                assert tokenizer(item["text"], item["pair"], truncation=True, max_length=self.max_length)["input_ids"] == item["input_ids"], item
+            self.spec.check(items, pooled, self.max_length)
             if not self.spec.splade:
                 return
-            self.sentence = sentence_transformers.SparseEncoder(str(self.spec.folder), device="cpu", model_kwargs={"dtype": torch.float32, "attn_implementation": "eager"})
+            options = {"dtype": torch.float32, "attn_implementation": "eager"}
+            self.sentence = sentence_transformers.SparseEncoder(str(self.spec.folder), device="cpu", model_kwargs=options)
         for item, row in zip(items, pooled):
             if item["pair"] is None:
                 other = self.sentence.encode(item["text"], prompt_name=item["prompt_name"], show_progress_bar=False)
@@ -150,7 +157,7 @@ def make(spec: Spec) -> None:
     reference.check(items, pooled)
 
     has_pooled = pooled[0] is not None
-    wanted = spec.vector_items if has_pooled else range(len(results))
+    wanted = [i for i in spec.vector_items if i < len(results)] if has_pooled else range(len(results))
     narrow = Reference(spec, torch.bfloat16)
     bfloat16 = least_cosine(results, [narrow.run(item) for item in items + extra], wanted)
     golden = {

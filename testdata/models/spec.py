@@ -5,17 +5,20 @@ pooling, scale or name moves the results visibly.
 """
 
 import dataclasses
+import itertools
 import pathlib
 import zlib
 
 import sentence_transformers
+import tokenizers
 import torch
 import transformers
 
 HERE = pathlib.Path(__file__).resolve().parent
 TOKENIZERS = HERE.parent / "tokenizer"
 CLASSIC, NEW = "classic", "6.x"  # how sentence-transformers wrote its files before and since version 6
-SEQUENCE, TOKEN, MASKED = "ForSequenceClassification", "ForTokenClassification", "ForMaskedLM"  # ends of tasks with a head
+# Ends of tasks with a head; the last two are masked language models.
+SEQUENCE, TOKEN, MASKED, PRETRAINING = "ForSequenceClassification", "ForTokenClassification", "ForMaskedLM", "ForPreTraining"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Spec:
 
     @property
     def is_embedding(self) -> bool:
-        return not self.task.endswith((SEQUENCE, TOKEN, MASKED))
+        return not self.task.endswith((SEQUENCE, TOKEN, MASKED, PRETRAINING))
 
     @property
     def tokenizer(self) -> pathlib.Path:
@@ -85,6 +88,18 @@ class Spec:
     def tokenizer_config(self) -> dict:
         """tokenizer_config.json, but for model_max_length."""
         raise NotImplementedError
+
+    @property
+    def transformer_type(self) -> str | None:
+        """What modules.json calls the transformer; None: sentence-transformers' own class."""
+        return None
+
+    def tokenizer_json(self) -> str:
+        return self.tokenizer.read_text(encoding="utf-8")
+
+    def extra_files(self) -> dict[str, dict | list | str]:
+        """Other files of the folder by name: JSON, or text as it is."""
+        return {}
 
     # The weights.
 
@@ -125,6 +140,21 @@ class Spec:
             module.to(dtype)  # as the options make the transformer
         return sentence[0].auto_model, sentence
 
+    @property
+    def pairs_only(self) -> bool:
+        return False
+
+    def encode(self, tokenizer: tokenizers.Tokenizer, text: str, pair: str | None, prompt: str) -> tuple[list[int], list[int]]:
+        """(input_ids, token_type_ids) of a text or pair. tokenizer truncates."""
+        encoding = tokenizer.encode(prompt + text, pair)
+        return encoding.ids, encoding.type_ids
+
+    def check(self, items: list[dict], pooled: list, max_length: int) -> None:
+        """Our token path must equal the library's own path from text. For models that are no embedding models."""
+        tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder)
+        for item in items:
+            assert tokenizer(item["text"], item["pair"], truncation=True, max_length=max_length)["input_ids"] == item["input_ids"], item
+
     def inputs(self, item: dict) -> dict[str, torch.Tensor]:
         """What the transformer's forward takes, for one item alone."""
         return {key: torch.tensor([item[key]]) for key in ("input_ids", "token_type_ids", "position_ids")}
@@ -137,15 +167,21 @@ class Spec:
         logits = outputs.logits[0]
         if self.task.endswith(SEQUENCE):
             return logits, getattr(model, model.base_model_prefix)(**inputs).last_hidden_state[0]
-        if self.task.endswith(MASKED):
+        if self.task.endswith((MASKED, PRETRAINING)):
             return torch.log1p(torch.relu(logits)).max(dim=0).values, logits
         return None, logits
 
 
+def positions_after(pad: int, input_ids: list[int]) -> list[int]:
+    """RoBERTa's: they count from pad + 1, and padding tokens have pad and do not count."""
+    counted = itertools.accumulate(id != pad for id in input_ids)
+    return [pad + (n if id != pad else 0) for id, n in zip(input_ids, counted)]
+
+
 def random_tensor(key: str, shape: torch.Size) -> torch.Tensor:
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))
-    if "LayerNorm" in key or "norm.weight" in key:
-        return 1 + 0.3 * noise if key.endswith("weight") else 0.3 * noise
+    if key.endswith("weight") and len(shape) == 1:  # a norm's
+        return 1 + 0.3 * noise
     if key.endswith("bias"):
         return 0.3 * noise
     if "embeddings" in key or "embed_tokens" in key:

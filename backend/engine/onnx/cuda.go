@@ -82,49 +82,39 @@ func (c *cudaOperators) activate(x rows, bias string, act arch.Activation) rows 
 	return x
 }
 
-// gated has a product of its own for gate and for up: cutting a joined one would cost a pass over memory.
-func (c *cudaOperators) gated(x rows, m *arch.MLP) (rows, error) {
-	var gate, up rows
-	var gateBias, upBias string
-	var err error
-	if m.GateUp.Out > 0 {
-		var halves [2]linear
-		if halves, err = c.l.b.halves(m.GateUp); err != nil {
-			return x, err
-		}
-		if m.UpFirst {
-			halves[0], halves[1] = halves[1], halves[0]
-		}
-		maps := []arch.Linear{m.GateUp}
-		if gate, gateBias, err = c.l.product(x, halves[0], maps); err != nil {
-			return x, err
-		}
-		up, upBias, err = c.l.product(x, halves[1], maps)
-	} else {
-		if gate, gateBias, err = c.l.linear(x, m.Gate); err != nil {
-			return x, err
-		}
-		up, upBias, err = c.l.linear(x, m.Up)
+// apart has a product of its own for each of widths: cutting a joined one would cost a pass over memory.
+func (c *cudaOperators) apart(x rows, maps []arch.Linear, widths ...int) ([]rows, []string, error) {
+	cut, err := c.l.b.cut(maps, widths...)
+	if err != nil {
+		return nil, nil, err
 	}
+	parts, biases := make([]rows, len(cut)), make([]string, len(cut))
+	for i, w := range cut {
+		if parts[i], biases[i], err = c.l.product(x, w, maps); err != nil {
+			return nil, nil, err
+		}
+	}
+	return parts, biases, nil
+}
+
+func (c *cudaOperators) gated(x rows, m *arch.MLP) (rows, error) {
+	maps, widths := []arch.Linear{m.Gate, m.Up}, []int{m.Gate.Out, m.Up.Out}
+	if half := m.GateUp.Out / 2; half > 0 {
+		maps, widths = []arch.Linear{m.GateUp}, []int{half, half}
+	}
+	parts, biases, err := c.apart(x, maps, widths...)
 	if err != nil {
 		return x, err
 	}
-	if gate.width != up.width {
-		return x, status.Errorf(status.Start, "gate %q yields %d columns; up yields %d", m.Gate.Weight.Name, gate.width, up.width)
+	gate, up := 0, 1
+	if m.GateUp.Out > 0 && m.UpFirst {
+		gate, up = up, gate
 	}
-	return c.l.g.same("", "Mul", c.activate(gate, gateBias, m.Activation), []string{c.activate(up, upBias, arch.Identity).name}), nil
-}
-
-// split cuts rows into columns.
-func (c *cudaOperators) split(x rows, widths ...int) []rows {
-	var parts []rows
-	var names []string
-	for _, w := range widths {
-		p := c.l.g.typedRows(x.dtype, x.count, w)
-		parts, names = append(parts, p), append(names, p.name)
+	if parts[gate].width != parts[up].width {
+		return x, status.Errorf(status.Start, "gate %q yields %d columns; up yields %d", m.Gate.Weight.Name, parts[gate].width, parts[up].width)
 	}
-	c.l.g.add("", "Split", []string{x.name, c.shape(widths...)}, names, attr{"axis", int64(1)})
-	return parts
+	activated := c.activate(parts[gate], biases[gate], m.Activation)
+	return c.l.g.same("", "Mul", activated, []string{c.activate(parts[up], biases[up], arch.Identity).name}), nil
 }
 
 // normWeights binds weight and bias of a norm of that width; a weight is always there.

@@ -13,7 +13,7 @@ type attentionForm string
 // The forms. All but the last are fused and never hold scores in memory.
 const (
 	formPacked   attentionForm = "PackedMultiHeadAttention" // packed rows; as many key heads as query heads; both directions
-	formPaged    attentionForm = "PagedAttention"           // packed rows; grouped heads; causal or not; norm and rope inside
+	formPaged    attentionForm = "PagedAttention"           // packed rows; grouped heads; causal or not
 	formGrouped  attentionForm = "GroupQueryAttention"      // padded rows; grouped heads; causal
 	formMulti    attentionForm = "MultiHeadAttention"       // padded rows; windows and biases, held in memory as one
 	formProducts attentionForm = "products"                 // padded rows; everything
@@ -96,67 +96,73 @@ func (c *cudaOperators) attend(x rows, a *arch.Attention) (rows, error) {
 type heads struct{ q, k, v rows }
 
 func (c *cudaOperators) heads(x rows, a *arch.Attention) (heads, error) {
-	l := c.l
-	x, bias, err := l.linear(x, a.QKV...)
+	keys := a.KVHeads * a.HeadDim
+	parts, biases, err := c.apart(x, a.QKV, a.Heads*a.HeadDim, keys, keys)
 	if err != nil {
 		return heads{}, err
 	}
-	x = c.activate(x, bias, arch.Identity)
-	parts := c.split(x, a.Heads*a.HeadDim, a.KVHeads*a.HeadDim, a.KVHeads*a.HeadDim)
-	h := heads{parts[0], parts[1], parts[2]}
-	if n := a.QKNorm; n != nil {
-		if h.q, err = c.headNorm(h.q, &n.Q, a, n.FullWidth); err != nil {
-			return h, err
-		}
-		if h.k, err = c.headNorm(h.k, &n.K, a, n.FullWidth); err != nil {
-			return h, err
-		}
+	for i := range parts {
+		parts[i] = c.activate(parts[i], biases[i], arch.Identity)
 	}
-	if a.Rope != nil {
-		if h.q, err = c.rope(h.q, a); err != nil {
-			return h, err
-		}
-		h.k, err = c.rope(h.k, a)
+	h := heads{parts[0], parts[1], parts[2]}
+	var q, k *arch.Norm
+	if a.QKNorm != nil {
+		q, k = &a.QKNorm.Q, &a.QKNorm.K
+	}
+	if h.q, err = c.prepare(h.q, q, a); err == nil {
+		h.k, err = c.prepare(h.k, k, a)
 	}
 	return h, err
 }
 
-// headNorm normalises each head by itself, or whole rows.
-func (c *cudaOperators) headNorm(x rows, n *arch.Norm, a *arch.Attention, full bool) (rows, error) {
-	if full {
-		return c.norm(x, "", n, rows{}, nil)
+// prepare normalises whole rows of heads, or each head by itself, and rotates them. The operators want shapes of their own.
+func (c *cudaOperators) prepare(x rows, n *arch.Norm, a *arch.Attention) (rows, error) {
+	var err error
+	if n != nil && a.QKNorm.FullWidth {
+		if x, err = c.norm(x, "", n, rows{}, nil); err != nil {
+			return x, err
+		}
+		n = nil
 	}
-	g := c.l.g
-	each := rows{c.reshape(x.name, -1, a.HeadDim), dim{name: fmt.Sprint("heads_of_", x.width, "_by_", a.HeadDim)}, a.HeadDim, x.dtype}
-	each, err := c.norm(each, "", n, rows{}, nil)
-	if err != nil {
-		return x, err
+	shaped := x.name
+	if n != nil {
+		each := rows{c.reshape(x.name, -1, a.HeadDim), dim{name: fmt.Sprint("heads_of_", x.width, "_by_", a.HeadDim)}, a.HeadDim, x.dtype}
+		if each, err = c.norm(each, "", n, rows{}, nil); err != nil {
+			return x, err
+		}
+		shaped = each.name
 	}
-	y := g.typedRows(x.dtype, x.count, x.width)
-	g.add("", "Reshape", []string{each.name, c.shape(-1, x.width)}, []string{y.name})
+	if a.Rope != nil {
+		if shaped, err = c.rope(c.reshape(shaped, -1, 1, x.width), a, x); err != nil {
+			return x, err
+		}
+	}
+	if shaped == x.name {
+		return x, nil
+	}
+	y := c.l.g.typedRows(x.dtype, x.count, x.width)
+	c.l.g.add("", "Reshape", []string{shaped, c.shape(-1, x.width)}, []string{y.name})
 	return y, nil
 }
 
-// rope rotates in float32, with tables in float32. Each row is a batch of its own to the operator, which refuses
-// sequences longer than its tables.
-func (c *cudaOperators) rope(x rows, a *arch.Attention) (rows, error) {
+// rope rotates x [rows, 1, heads * head_dim], the heads of like, each row by its position id. The operator computes in the
+// dtype of the rows and wants its tables in it, as transformers has them: these are rounded once, after cos and sin, so
+// that they are as exact at great positions as at small ones. Rotating in float32 would cost four more passes over query
+// and key. Each row is a batch of its own to the operator, which on the CPU refuses sequences longer than its tables.
+func (c *cudaOperators) rope(x string, a *arch.Attention, like rows) (string, error) {
 	g, r := c.l.g, a.Rope
 	if r.Kind != arch.RopeHalf && r.Kind != arch.RopeInterleaved {
 		c.l.refuse("rope kind %d on cuda", r.Kind)
 	}
-	cos, sin, err := c.l.ropeTables(r, ort.Float32)
+	cos, sin, err := c.l.ropeTables(r, like.dtype)
 	if err != nil {
-		return x, err
+		return "", err
 	}
 	positions := c.shared("rope positions", func() string {
 		return c.reshape(g.op("", "Cast", []string{g.input(positionIDs, ort.Int32, tokens)}, attr{"to", int64(ort.Int64)}), -1, 1)
 	})
-	turned := g.op(domainOfMicrosoft, "RotaryEmbedding",
-		[]string{c.reshape(g.cast(x, ort.Float32).name, -1, 1, x.width), positions, cos, sin},
-		attr{"interleaved", flag(r.Kind == arch.RopeInterleaved)}, attr{"num_heads", int64(x.width / a.HeadDim)}, attr{"rotary_embedding_dim", int64(r.Dim)})
-	y := g.typedRows(ort.Float32, x.count, x.width)
-	g.add("", "Reshape", []string{turned, c.shape(-1, x.width)}, []string{y.name})
-	return g.cast(y, x.dtype), nil
+	return g.op(domainOfMicrosoft, "RotaryEmbedding", []string{x, positions, cos, sin}, attr{"interleaved", flag(r.Kind == arch.RopeInterleaved)},
+		attr{"num_heads", int64(like.width / a.HeadDim)}, attr{"rotary_embedding_dim", int64(r.Dim)}), nil
 }
 
 // ---- Fused forms over packed rows ----
@@ -201,36 +207,20 @@ func pageRows(headDim int) int {
 }
 
 // paged is PagedAttention over a cache that lives for one run: each sequence has pages of its own, with nothing in them
-// before. All layers use the same one in turn, since they run in order on one stream. Rope counts positions from 0 in
-// each sequence: only differences count, and the position ids of a sequence follow one another.
+// before. All layers use the same one in turn, since they run in order on one stream. The operator could do rope, but by
+// positions that it counts from 0 in each sequence, not by position ids.
 func (c *cudaOperators) paged(x rows, a *arch.Attention) (rows, error) {
 	l, g := c.l, c.l.g
-	var inputs []string
 	attrs := []attr{
 		{"num_heads", int64(a.Heads)}, {"kv_num_heads", int64(a.KVHeads)}, {"scale", a.Scale}, {"softcap", a.Softcap}, {"is_causal", flag(a.Causal)},
 	}
-	var cos, sin, queryNorm, keyNorm string
-	if c.insidePaged(a) {
+	var inputs []string
+	if a.Rope == nil && a.QKNorm == nil {
 		qkv, bias, err := l.linear(x, a.QKV...)
 		if err != nil {
 			return x, err
 		}
 		inputs = []string{c.activate(qkv, bias, arch.Identity).name, "", ""}
-		if a.Rope != nil {
-			if cos, sin, err = l.ropeTables(a.Rope, g.dtype); err != nil {
-				return x, err
-			}
-			attrs = append(attrs, attr{"do_rotary", int64(1)}, attr{"rotary_interleaved", flag(a.Rope.Kind == arch.RopeInterleaved)})
-		}
-		if n := a.QKNorm; n != nil {
-			if queryNorm, _, err = c.normWeights(&n.Q, a.HeadDim); err != nil {
-				return x, err
-			}
-			if keyNorm, _, err = c.normWeights(&n.K, a.HeadDim); err != nil {
-				return x, err
-			}
-			attrs = append(attrs, attr{"qk_norm_epsilon", n.Q.Eps})
-		}
 	} else {
 		h, err := c.heads(x, a)
 		if err != nil {
@@ -246,20 +236,9 @@ func (c *cudaOperators) paged(x rows, a *arch.Attention) (rows, error) {
 	}
 	inputs = append(inputs, cache("key cache "), cache("value cache "),
 		g.input(filledCuSeqLens, ort.Int32, dim{name: "filled_plus_one"}), g.input(pastLengths, ort.Int32, filled),
-		g.input(blockTable, ort.Int32, filled, dim{name: "blocks"}), cos, sin, "", "", queryNorm, keyNorm, "", "",
+		g.input(blockTable, ort.Int32, filled, dim{name: "blocks"}), "", "", "", "", "", "", "", "",
 		g.input(attentionMetadata, ort.Int32, dim{size: 3}))
 	y := g.rows(x.count, a.Heads*a.HeadDim)
 	g.add(domainOfMicrosoft, "PagedAttention", inputs, []string{y.name}, attrs...)
 	return y, nil
-}
-
-// insidePaged reports that PagedAttention can do the norm of query and key, and rope. The norm comes first, so rope alone
-// inside would need both outside.
-func (c *cudaOperators) insidePaged(a *arch.Attention) bool {
-	if r := a.Rope; r != nil && (r.Dim%16 != 0 || r.Dim > a.HeadDim || r.Kind != arch.RopeHalf && r.Kind != arch.RopeInterleaved) {
-		return false
-	}
-	n := a.QKNorm
-	return n == nil || !n.FullWidth && n.Q.Kind == arch.RMSNorm && n.K.Kind == arch.RMSNorm && n.Q.Eps == n.K.Eps && n.Q.Eps > 0 &&
-		n.Q.Bias.Absent() && n.K.Bias.Absent()
 }

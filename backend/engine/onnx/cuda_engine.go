@@ -80,6 +80,8 @@ type deviceGraph struct {
 	block   int  // rows of a page
 	exclude bool // prompts are not pooled
 	align   int  // the longest sequence counts as a multiple of it
+	// positions is what position ids are below; 0: the graph has none.
+	positions int
 }
 
 // loadCUDA is load for a GPU.
@@ -113,6 +115,9 @@ func (e *Engine) loadCUDA(m *arch.Model, w *weights.Set, o Options) error {
 		e.info.Limits = paddedLimits(e.info.Limits, o, c.scores)
 	}
 	e.graph = &deviceGraph{inputs: g.inputs, block: c.block, exclude: m.Head.Pooling.ExcludePrompt, align: 1}
+	if slices.ContainsFunc(g.inputs, func(v value) bool { return v.name == positionIDs }) {
+		e.graph.positions = l.positions
+	}
 	if c.forms[string(formMulti)] {
 		e.graph.align = rowsOfBias
 	}

@@ -21,13 +21,11 @@ func (b *binder) checked(maps []arch.Linear) (linear, error) {
 	l := linear{in: maps[0].In, transposed: true}
 	for _, m := range maps {
 		l.out += m.Out
-		shape := []int{m.Out, m.In}
-		if m.Transposed {
-			shape = []int{m.In, m.Out}
+		if err := m.Check(); err != nil {
+			return l, err
 		}
-		if m.In != l.in || !slices.Equal(m.Weight.Shape, shape) {
-			return l, status.Errorf(status.Start,
-				"weight %q of a linear map %d -> %d has shape %v, or another input than its neighbours (%d)", m.Weight.Name, m.In, m.Out, m.Weight.Shape, l.in)
+		if m.In != l.in {
+			return l, status.Errorf(status.Start, "weight %q takes %d columns; its neighbours take %d", m.Weight.Name, m.In, l.in)
 		}
 	}
 	return l, nil
@@ -42,7 +40,7 @@ func (b *binder) linear(maps ...arch.Linear) (linear, error) {
 	if l.bias, err = b.bias(maps, l.out); err != nil {
 		return l, err
 	}
-	if len(maps) > 1 {
+	if len(maps) > 1 || maps[0].Score != nil {
 		l.weight, err = b.make("joined "+joinedKey(maps), b.g.dtype, []int{l.out, l.in}, func(dst []float32) ([]float32, error) {
 			return b.appendMaps(dst, maps)
 		})
@@ -56,7 +54,7 @@ func (b *binder) linear(maps ...arch.Linear) (linear, error) {
 func joinedKey(maps []arch.Linear) string {
 	names := make([]string, len(maps))
 	for i, m := range maps {
-		names[i] = m.Weight.Name
+		names[i] = m.Key()
 	}
 	return strings.Join(names, " ")
 }
@@ -68,16 +66,7 @@ func (b *binder) appendMaps(dst []float32, maps []arch.Linear) ([]float32, error
 		if err != nil {
 			return nil, err
 		}
-		if !m.Transposed {
-			dst = stored.AppendFloat32(dst)
-		} else {
-			source := stored.AppendFloat32(nil)
-			for o := range m.Out {
-				for i := range m.In {
-					dst = append(dst, source[i*m.Out+o])
-				}
-			}
-		}
+		dst = arch.AppendMatrix(dst, &m, stored)
 		b.set.Release(stored)
 	}
 	return dst, nil
@@ -96,20 +85,23 @@ func (b *binder) bias(maps []arch.Linear, out int) (string, error) {
 	if !any {
 		return "", nil
 	}
-	return b.make(key, b.g.dtype, []int{out}, func(dst []float32) ([]float32, error) {
-		for _, m := range maps {
-			if m.Bias.Absent() {
-				dst = append(dst, make([]float32, m.Out)...)
-				continue
-			}
-			stored, err := b.open(m.Bias)
-			if err != nil {
-				return nil, err
-			}
-			dst = stored.AppendFloat32(dst)
+	return b.make(key, b.g.dtype, []int{out}, func(dst []float32) ([]float32, error) { return b.appendBiases(dst, maps) })
+}
+
+// appendBiases appends the biases [out] of several maps: zeros for those that have none.
+func (b *binder) appendBiases(dst []float32, maps []arch.Linear) ([]float32, error) {
+	for _, m := range maps {
+		if m.Bias.Absent() {
+			dst = append(dst, make([]float32, m.Out)...)
+			continue
 		}
-		return dst, nil
-	})
+		stored, err := b.open(m.Bias)
+		if err != nil {
+			return nil, err
+		}
+		dst = stored.AppendFloat32(dst)
+	}
+	return dst, nil
 }
 
 // interleaved binds maps that yield [query heads | key heads | value heads] so that they yield [heads, 3, headDim].
@@ -140,41 +132,61 @@ func (b *binder) interleaved(maps []arch.Linear, headDim int) (linear, error) {
 	return l, err
 }
 
-// halves binds a map as two, of its first and of its last outputs.
-func (b *binder) halves(m arch.Linear) (halves [2]linear, err error) {
-	maps := []arch.Linear{m}
+// cut binds maps of one input, joined, as maps of those widths, one after the other.
+func (b *binder) cut(maps []arch.Linear, widths ...int) ([]linear, error) {
 	whole, err := b.checked(maps)
 	if err != nil {
-		return halves, err
+		return nil, err
 	}
-	out := whole.out / 2
-	for i := range halves {
-		halves[i] = linear{in: whole.in, out: out, transposed: true}
-		cut := func(kind string, shape []int, from, to int, fill func() ([]float32, error)) (string, error) {
-			return b.make(fmt.Sprintf("half %d %s %s", i, kind, m.Weight.Name), b.g.dtype, shape, func(dst []float32) ([]float32, error) {
-				all, err := fill()
+	if slices.EqualFunc(maps, widths, func(m arch.Linear, width int) bool { return m.Out == width }) {
+		return b.each(maps)
+	}
+	wanted := 0
+	for _, width := range widths {
+		wanted += width
+	}
+	if wanted != whole.out {
+		return nil, status.Errorf(status.Start, "weight %q and those joined to it yield %d columns; %v are wanted", maps[0].Weight.Name, whole.out, widths)
+	}
+	biased := slices.ContainsFunc(maps, func(m arch.Linear) bool { return !m.Bias.Absent() })
+	parts, from := make([]linear, len(widths)), 0
+	for i, width := range widths {
+		to := from + width
+		rows := func(kind string, shape []int, all func() ([]float32, error)) (string, error) {
+			key := fmt.Sprintf("rows %d to %d of %s %s", from, to, kind, joinedKey(maps))
+			return b.make(key, b.g.dtype, shape, func(dst []float32) ([]float32, error) {
+				numbers, err := all()
 				if err != nil {
 					return nil, err
 				}
-				return append(dst, all[from:to]...), nil
+				size := len(numbers) / whole.out
+				return append(dst, numbers[from*size:to*size]...), nil
 			})
 		}
-		size := out * whole.in
-		halves[i].weight, err = cut("weight", []int{out, whole.in}, i*size, (i+1)*size, func() ([]float32, error) {
-			return b.appendMaps(make([]float32, 0, 2*size), maps)
+		part := &parts[i]
+		*part = linear{in: whole.in, out: width, transposed: true}
+		part.weight, err = rows("weight", []int{width, whole.in}, func() ([]float32, error) {
+			return b.appendMaps(make([]float32, 0, whole.out*whole.in), maps)
 		})
-		if err == nil && !m.Bias.Absent() {
-			halves[i].bias, err = cut("bias", []int{out}, i*out, (i+1)*out, func() ([]float32, error) {
-				stored, err := b.open(m.Bias)
-				if err != nil {
-					return nil, err
-				}
-				return stored.AppendFloat32(nil), nil
-			})
+		if err == nil && biased {
+			part.bias, err = rows("bias", []int{width}, func() ([]float32, error) { return b.appendBiases(nil, maps) })
 		}
 		if err != nil {
-			return halves, err
+			return nil, err
+		}
+		from = to
+	}
+	return parts, nil
+}
+
+// each binds maps by themselves.
+func (b *binder) each(maps []arch.Linear) ([]linear, error) {
+	all := make([]linear, len(maps))
+	for i, m := range maps {
+		var err error
+		if all[i], err = b.linear(m); err != nil {
+			return nil, err
 		}
 	}
-	return halves, nil
+	return all, nil
 }

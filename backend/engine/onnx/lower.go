@@ -196,7 +196,7 @@ func (l *lowering) layer(s *stream, i int) error {
 	return l.block(s, layer.MLPNorms, func(x rows) (rows, string, error) { return l.mlp(i, x, &layer.MLP) })
 }
 
-// block is x = Residual(x + After(f(Before(x)))).
+// block is x = Residual(x + After(f(Before(x)))), or x = Residual(x + Inner(x + f(Before(x)))).
 func (l *lowering) block(s *stream, norms arch.BlockNorms, f func(x rows) (y rows, bias string, err error)) (err error) {
 	var x rows
 	if norms.Before != nil {
@@ -215,6 +215,12 @@ func (l *lowering) block(s *stream, norms arch.BlockNorms, f func(x rows) (y row
 	}
 	if norms.After != nil {
 		if s.delta, err = l.norm(s.delta, s.bias, norms.After, rows{}, nil); err != nil {
+			return err
+		}
+		s.bias = ""
+	}
+	if norms.Inner != nil {
+		if s.delta, err = l.normalise(s, norms.Inner, false); err != nil {
 			return err
 		}
 		s.bias = ""

@@ -3,6 +3,7 @@ package onnx
 import (
 	"fmt"
 	"math"
+	"slices"
 	"unsafe"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
@@ -53,7 +54,8 @@ type layout struct {
 	sizes   map[string]int
 }
 
-// lay checks the cumulative lengths, which everything else relies on, and counts.
+// lay checks the cumulative lengths, which everything else relies on, and the position ids: rope on CUDA leaves a row as it
+// is where its tables have no such position. And it counts.
 func lay(b *engine.Batch, g *deviceGraph) (*layout, error) {
 	l := &layout{Batch: b, exclude: g.exclude, block: max(g.block, 1)}
 	n, most := 0, 0
@@ -73,6 +75,12 @@ func lay(b *engine.Batch, g *deviceGraph) (*layout, error) {
 	}
 	if last := b.CuSeqLens[b.Sequences()]; int(last) != b.Tokens() {
 		return nil, status.Errorf(status.Inference, "cu_seqlens ends at %d with %d tokens", last, b.Tokens())
+	}
+	if g.positions > 0 {
+		row := slices.IndexFunc(b.PositionIDs, func(p int32) bool { return p < 0 || int(p) >= g.positions })
+		if row >= 0 {
+			return nil, status.Errorf(status.Inference, "position id %d of row %d is outside [0, %d)", b.PositionIDs[row], row, g.positions)
+		}
 	}
 	most = (most + g.align - 1) / g.align * g.align
 	l.sizes = map[string]int{

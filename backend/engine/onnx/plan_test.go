@@ -87,10 +87,12 @@ func TestPlanRefuses(t *testing.T) {
 		"cu_seqlens[1] is 9, after 0, with 5 tokens":                func(b *engine.Batch) { b.CuSeqLens[1] = 9 },
 		"cu_seqlens[2] is 5, after 3, with 5 tokens and -2 to skip": func(b *engine.Batch) { b.PoolSkip[1] = -2 },
 		"cu_seqlens ends at 4 with 5 tokens":                        func(b *engine.Batch) { b.CuSeqLens[2] = 4 },
+		"position id 7 of row 4 is outside [0, 7)":                  func(b *engine.Batch) { b.PositionIDs[4] = 7 },
+		"position id -1 of row 0 is outside [0, 7)":                 func(b *engine.Batch) { b.PositionIDs[0] = -1 },
 	} {
 		b := batchOf(0, 3, 2)
 		change(b)
-		_, err := lay(b, &deviceGraph{align: 1})
+		_, err := lay(b, &deviceGraph{align: 1, positions: 7})
 		require.Equal(t, status.Inference, status.CodeOf(err), want)
 		require.ErrorContains(t, err, want)
 	}

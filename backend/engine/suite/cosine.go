@@ -8,8 +8,8 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 )
 
-// VerifyCosine runs each sequence of a case alone and takes the least cosine to the truth of pooled rows, of sparse rows and of token vectors, a
-// sequence's rows joined. It says what that is, and of an engine in bfloat16 what transformers itself comes to in bfloat16, where that is
+// VerifyCosine runs each sequence of a case alone and takes the least cosine to the truth of pooled rows, of sparse ones and of token
+// vectors, a sequence's rows joined. It says what that is, and of an engine in bfloat16 what transformers itself comes to in bfloat16, where that is
 // known. Less than least is an error, and so is an engine in bfloat16 that is worse than transformers.
 func VerifyCosine(e engine.Engine, c *Case, least float64) (string, error) {
 	got := 1.0

@@ -112,7 +112,12 @@ func (c *Case) load(t testing.TB, file string) {
 		if g.Pooled != nil {
 			q.Pooled = g.Pooled[i]
 		}
-		for _, row := range g.Vectors[strconv.Itoa(i)] {
+		rows := g.Vectors[strconv.Itoa(i)]
+		if n := arch.Pooled(c.Model.Head.Pooling, q.IDs); n < len(q.IDs) { // padding that callers cut off
+			q.IDs, q.Types, q.Positions = q.IDs[:n], q.Types[:n], q.Positions[:n]
+			rows = rows[:min(n, len(rows))]
+		}
+		for _, row := range rows {
 			q.TokenVectors = append(q.TokenVectors, row...)
 		}
 		c.Sequences = append(c.Sequences, q)

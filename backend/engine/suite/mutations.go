@@ -46,6 +46,19 @@ var mutations = []mutation{
 		m.Layers[0].Attention.AlibiSlopes = []float32{0.0625, 0.25, 0.015625, 0.5}
 	}},
 	{"gate and up exchanged", "jina", func(m *arch.Model) { m.Layers[0].MLP.UpFirst = false }},
+	{"norm inside the sum forgotten", "qk-post", func(m *arch.Model) { m.Layers[1].AttentionNorms.Inner = nil }},
+	{"wrong slope of alibi", "qk-post", func(m *arch.Model) {
+		m.Layers[0].Attention.AlibiSlopes = []float32{0.0625, 0.0045, 0.25}
+	}},
+	{"wrong eps of the norms of queries and keys", "qk-post", func(m *arch.Model) {
+		a := &m.Layers[0].Attention
+		n := *a.QKNorm
+		n.Q, n.K = *withEps(&n.Q, 0.03), *withEps(&n.K, 0.03)
+		a.QKNorm = &n
+	}},
+	{"window narrower by one", "modernbert", func(m *arch.Model) { m.Layers[1].Attention.WindowLeft-- }},
+	{"rope base of another kind of layer", "modernbert", func(m *arch.Model) { m.Layers[2].Attention.Rope = m.Layers[0].Attention.Rope }},
+	{"norm of the first layer", "modernbert", func(m *arch.Model) { m.Layers[0].AttentionNorms.Before = m.Layers[1].AttentionNorms.Before }},
 	{"another border between buckets", "mpnet", func(m *arch.Model) {
 		b := *m.Layers[0].Attention.RelativeBias
 		b.MaxDistance = 25
@@ -111,6 +124,32 @@ var familyMutations = []mutation{
 	{"places in steps", "deberta-c2p-positions", withPlaces(0, func(d *arch.Disentangled) { d.Buckets, d.MaxDistance = 9, 12 })},
 	{"places forgotten", "deberta-p2c-own", func(m *arch.Model) { m.Layers[2].Attention.Disentangled = nil }},
 	{"head with another activation", "deberta-classifier", withHead(0, func(d *arch.Dense) { d.Activation = arch.Tanh })},
+	{"wrong gelu", "modernbert-mean", withActivation(arch.GELUTanh)},
+	{"a norm before the first layer", "modernbert-mean", func(m *arch.Model) { m.Layers[0].AttentionNorms.Before = m.Embeddings.Norm }},
+	{"wrong pooling of the classifier", "modernbert-reranker-mean", func(m *arch.Model) { m.Head.Pooling.Modes = []arch.PoolMode{arch.PoolCLS} }},
+	{"head without its norm", "modernbert-classifier", withHead(0, func(d *arch.Dense) { d.Norm = nil })},
+	{"head with the model's activation", "modernbert-classifier", withHead(0, func(d *arch.Dense) { d.Activation = arch.GELU })},
+	{"rope of the whole head", "nomic-hub-partial", func(m *arch.Model) {
+		m.Layers[0].Attention.Rope = (&maker{}).rope(arch.RopeInterleaved, 8, 120, 1)
+	}},
+	{"types ignored", "nomic-hub", func(m *arch.Model) { m.Embeddings.Type = arch.Tensor{} }},
+	{"scaling of rope forgotten", "new-ntk", func(m *arch.Model) { m.Layers[0].Attention.Rope = (&maker{}).rope(arch.RopeHalf, 10, 150, 1) }},
+	{"scaling of rope forgotten", "new-mixed-ntk", func(m *arch.Model) {
+		m.Layers[0].Attention.Rope = (&maker{}).rope(arch.RopeHalf, 12, 150, 1)
+	}},
+	{"wrong norm", "new-mixed-ntk", func(m *arch.Model) {
+		n := *m.Layers[0].MLPNorms.Residual
+		n.Kind = arch.LayerNorm
+		m.Layers[0].MLPNorms.Residual = &n
+	}},
+	{"head with the model's activation", "gte-masked-lm", withHead(0, func(d *arch.Dense) { d.Activation = arch.SiLU })},
+	{"head with gelu", "new-masked-lm", withHead(0, func(d *arch.Dense) { d.Activation = arch.GELU })},
+	{"gate with another activation", "jina-v2-reglu", withActivation(arch.GELU)},
+	{"norms of each head", "jina-v2-post-norm", func(m *arch.Model) {
+		m.Layers[0].Attention.QKNorm = &arch.QKNorm{Q: arch.Norm{Eps: 1e-3}, K: arch.Norm{Eps: 1e-3}}
+	}},
+	{"wrong gelu", "jina-v3-mean", withActivation(arch.GELU)},
+	{"head without its tanh", "jina-reranker-v2", withHead(0, func(d *arch.Dense) { d.Activation = arch.Identity })},
 }
 
 func withActivation(act arch.Activation) func(m *arch.Model) {
@@ -164,24 +203,38 @@ func Mutations(t *testing.T, open Opener) {
 	for _, bad := range mutations {
 		t.Run(bad.name, func(t *testing.T) { bad.fails(t, open, synthetic[bad.model[:4]]) })
 	}
+	for _, c := range golden {
+		for _, bad := range mutationsOf(c) {
+			t.Run(c.Name+": "+bad.name, func(t *testing.T) { bad.fails(t, open, c) })
+		}
+	}
 	for _, bad := range familyMutations {
 		t.Run(bad.model+": "+bad.name, func(t *testing.T) { bad.fails(t, open, golden[bad.model]) })
 	}
-	t.Run("positions off by one", func(t *testing.T) { shifted(t, open, *synthetic["bert"]) })
-	for _, name := range []string{"roberta-mean", "xlm-roberta-cls", "camembert-max", "distilbert-mean", "mpnet-mean", "deberta-c2p-positions"} {
-		t.Run(name+": positions off by one", func(t *testing.T) { shifted(t, open, *golden[name]) })
+	for _, c := range []*Case{
+		synthetic["bert"], golden["roberta-mean"], golden["xlm-roberta-cls"], golden["camembert-max"], golden["distilbert-mean"],
+		golden["mpnet-mean"], golden["nomic-hub-positions"], golden["new-positions"], golden["jina-v2-original"], golden["jina-reranker-v2"],
+		golden["deberta-c2p-positions"],
+	} {
+		t.Run("positions off by one: "+c.Name, func(t *testing.T) { shifted(t, open, *c) })
 	}
 }
 
 // fails opens the wrong model, whose results must not be the case's.
 func (bad mutation) fails(t *testing.T, open Opener, c *Case) {
 	require.NotNil(t, c)
-	wrong := *c.Model
-	wrong.Layers = append([]arch.Layer(nil), c.Model.Layers...)
-	bad.bad(&wrong)
-	e := open(t, &wrong, c.Weights, engine.Limits{})
+	wrong := copied(c.Model)
+	bad.bad(wrong)
+	e := open(t, wrong, c.Weights, engine.Limits{})
 	require.ErrorContains(t, Verify(e, c, Exact), "sequence ", "a result that differs, not a failure")
 	require.NoError(t, e.Close())
+}
+
+// copied returns a model whose layers can be changed.
+func copied(m *arch.Model) *arch.Model {
+	c := *m
+	c.Layers = append([]arch.Layer(nil), m.Layers...)
+	return &c
 }
 
 // shifted runs the case with the positions after its own.

@@ -99,13 +99,20 @@ func (r *reference) hidden(q *Sequence) vectors {
 
 func (r *reference) block(n arch.BlockNorms, x vectors, f func(vectors) vectors) vectors {
 	y := r.norm(n.After, f(r.norm(n.Before, x)))
+	if n.Inner != nil {
+		y = r.norm(n.Inner, add(x, y))
+	}
+	return r.norm(n.Residual, add(x, y))
+}
+
+func add(x, y vectors) vectors {
 	sum := make(vectors, len(x))
 	for t := range x {
 		for c := range x[t] {
 			sum[t] = append(sum[t], x[t][c]+y[t][c])
 		}
 	}
-	return r.norm(n.Residual, sum)
+	return sum
 }
 
 func (r *reference) linear(l arch.Linear, x vectors) vectors {
@@ -119,6 +126,9 @@ func (r *reference) linear(l arch.Linear, x vectors) vectors {
 
 func (r *reference) product(l arch.Linear, x vectors) vectors {
 	w, bias := r.tensor(l.Weight), r.tensor(l.Bias)
+	if l.Score != nil {
+		w = r.score(l, w)
+	}
 	y := make(vectors, len(x))
 	for t := range x {
 		for o := range l.Out {
@@ -137,6 +147,17 @@ func (r *reference) product(l arch.Linear, x vectors) vectors {
 		}
 	}
 	return y
+}
+
+// score is the row of one token less that of another.
+func (r *reference) score(l arch.Linear, table []float64) []float64 {
+	row := append([]float64(nil), table[l.Score.True*l.In:(l.Score.True+1)*l.In]...)
+	for i := range row {
+		if l.Score.False >= 0 {
+			row[i] -= table[l.Score.False*l.In+i]
+		}
+	}
+	return row
 }
 
 func (r *reference) norm(n *arch.Norm, x vectors) vectors {

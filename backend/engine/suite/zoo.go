@@ -88,6 +88,20 @@ var models = []struct {
 		}, func() arch.MLP { return k.fused(32, 50, arch.GELU, true) })
 		return m
 	}},
+	{"qk-post: norms over all heads, alibi, a norm of the sum inside the sum", func(k *maker) *arch.Model {
+		m := k.model(24)
+		m.Embeddings.Type, m.Embeddings.Norm = k.tensor(0, 1, typeCount, 24), k.layerNorm(24)
+		k.postNorm(m, 2, func(int) arch.Attention {
+			a := k.attention(24, 3, 3, 8, true)
+			a.AlibiSlopes = []float32{0.0625, 0.00390625, 0.25}
+			a.QKNorm = &arch.QKNorm{Q: *k.layerNorm(24), K: *k.layerNorm(24), FullWidth: true}
+			return a
+		}, func() arch.MLP { return k.fused(24, 30, arch.ReLU, true) })
+		for i := range m.Layers {
+			m.Layers[i].AttentionNorms.Inner = k.layerNorm(24)
+		}
+		return m
+	}},
 	{"modernbert: one map of query, key and value, first layer without norm, cls", func(k *maker) *arch.Model {
 		m := k.model(36)
 		m.Embeddings.Norm = &arch.Norm{Weight: k.tensor(1, 0.3, 36), Eps: 0.02}
