@@ -37,7 +37,7 @@ func gpuOptions(t *testing.T, precision string, limits engine.Limits) Options {
 		limits.MaxTokens = 512
 	}
 	if limits.MaxSequences == 0 {
-		limits.MaxSequences = 16
+		limits.MaxSequences = 20
 	}
 	return Options{Precision: precision, Slots: 1, Limits: limits, Cache: t.TempDir(), Logger: func(s nvinfer.Severity, m string) {
 		if s <= nvinfer.Warning {
