@@ -34,7 +34,7 @@ func needGPU(t *testing.T, devices int) {
 // gpuOptions are for small models: few shapes, so that warming up takes little.
 func gpuOptions(t *testing.T, precision string, limits engine.Limits) Options {
 	if limits.MaxTokens == 0 {
-		limits.MaxTokens = 512
+		limits.MaxTokens = 1280 // the largest batch of a golden case has 1188
 	}
 	if limits.MaxSequences == 0 {
 		limits.MaxSequences = 20
