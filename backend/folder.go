@@ -43,7 +43,7 @@ func (b *Backend) fetch(ctx context.Context) error {
 		Offline: c.Hub.Offline, Files: slices.Concat(arch.Files(), []string{tokenize.FileName, calibration.FileName}),
 		Progress: c.Hub.Progress, Log: b.log})
 	if err != nil {
-		return status.Errorf(status.Of(err, status.Start).Code, "there is no folder %q here, and %w", c.Model, err)
+		return status.Errorf(status.Of(err, status.Start).Code, "there is no such folder here, and %w", err)
 	}
 	b.log.Info("model of a hub", zap.String("model", c.Model), zap.String("commit", s.Commit), zap.String("folder", s.Folder))
 	b.folder, b.commit = s.Folder, s.Commit

@@ -184,13 +184,13 @@ func ETag(name string, content []byte) string {
 }
 
 func (h *Hub) resolve(w http.ResponseWriter, r *http.Request, m Model, file string) {
+	w.Header().Set("X-Repo-Commit", Commit)
 	content, ok := m.Files[file]
 	if !ok {
 		Refuse(w, http.StatusNotFound, "EntryNotFound", "Entry not found")
 		return
 	}
 	etag := `"` + ETag(file, content) + `"`
-	w.Header().Set("X-Repo-Commit", Commit)
 	if IsLarge(file) {
 		w.Header().Set("X-Linked-Size", fmt.Sprint(len(content)))
 		w.Header().Set("X-Linked-Etag", etag)
