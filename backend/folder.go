@@ -16,8 +16,8 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/tokenize"
 )
 
-// findFolder finds the model's folder: the one that the config names, or, where there is none of that name and it can be a hub's id, that of
-// a hub's cache.
+// findFolder finds the model's folder: the one that the config names, or, where there is none of that name and it can be a hub's id,
+// that of a hub's cache.
 func (b *Backend) findFolder(ctx context.Context) error {
 	c := &b.config
 	if c.Model == "" {
@@ -36,12 +36,16 @@ func (b *Backend) findFolder(ctx context.Context) error {
 	return nil
 }
 
+// modelFiles are the names of the files, other than weights, that a model is read from.
+func modelFiles() []string {
+	return slices.Concat(arch.Files(), []string{tokenize.FileName, calibration.FileName})
+}
+
 // fetch finds the model's folder in the hub's cache.
 func (b *Backend) fetch(ctx context.Context) error {
 	c := &b.config
 	s, err := hub.Fetch(ctx, hub.Request{ID: c.Model, Revision: c.Revision, Endpoint: c.Hub.Endpoint, Token: c.Hub.Token, Cache: c.Hub.Cache,
-		Offline: c.Hub.Offline, Files: slices.Concat(arch.Files(), []string{tokenize.FileName, calibration.FileName}),
-		Progress: c.Hub.Progress, Log: b.log})
+		Offline: c.Hub.Offline, Files: modelFiles(), Progress: c.Hub.Progress, Log: b.log})
 	if err != nil {
 		return status.Errorf(status.Of(err, status.Start).Code, "there is no such folder here, and %w", err)
 	}
@@ -52,7 +56,8 @@ func (b *Backend) fetch(ctx context.Context) error {
 
 // checkFolder tells a wrong path from a folder that lacks a file: a message about the file would mislead.
 func checkFolder(folder string) error {
-	const want = "it must be a folder with config.json, model.safetensors and tokenizer.json, as Hugging Face keeps a model, or a model's id on a hub"
+	const want = "it must be a folder with config.json, model.safetensors and tokenizer.json, as Hugging Face keeps a model, " +
+		"or a model's id on a hub"
 	switch info, err := os.Stat(folder); {
 	case errors.Is(err, fs.ErrNotExist):
 		return status.Errorf(status.Start, "model %q does not exist; %s", folder, want)

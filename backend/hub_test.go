@@ -7,9 +7,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/basetenlabs/bei-runtime/backend/arch"
 	"github.com/basetenlabs/bei-runtime/backend/hub"
 	"github.com/basetenlabs/bei-runtime/backend/hub/hubtest"
 	"github.com/basetenlabs/bei-runtime/backend/status"
+	"github.com/basetenlabs/bei-runtime/backend/weights"
 )
 
 // hubConfig runs a tiny model that a stand-in hub serves.
@@ -46,6 +48,37 @@ func TestModelOfAHub(t *testing.T) {
 			require.Equal(t, hubtest.Commit, info.Commit)
 			require.Equal(t, filepath.Join(c.Hub.Cache, "models--org--"+name, "snapshots", hubtest.Commit), info.Folder)
 		}
+	}
+}
+
+// TestFilesOfAHubAreEnough: every model of the tests is read from what is fetched as from its whole folder.
+func TestFilesOfAHubAreEnough(t *testing.T) {
+	h := hubtest.New(t)
+	folders, err := filepath.Glob(modelFolder("*/config.json"))
+	require.NoError(t, err)
+	require.NotEmpty(t, folders)
+	cache := t.TempDir()
+	for _, file := range folders {
+		folder := filepath.Dir(file)
+		id := "org/" + filepath.Base(folder)
+		h.AddFolder(t, id, folder)
+		s, err := hub.Fetch(background, hub.Request{ID: id, Endpoint: h.URL, Cache: cache, Files: modelFiles()})
+		require.NoError(t, err)
+		read := func(dir string) (m *arch.Model, text arch.Text) {
+			w, err := weights.Open(dir)
+			require.NoError(t, err)
+			defer w.Close()
+			text, err = arch.ReadText(dir)
+			require.NoError(t, err)
+			m, err = arch.Read(dir, w, arch.Options{})
+			require.NoError(t, err, id)
+			return m, text
+		}
+		want, wantText := read(folder)
+		got, gotText := read(s.Folder)
+		require.Equal(t, want, got, id)
+		require.Equal(t, wantText, gotText, id)
+		require.FileExists(t, filepath.Join(s.Folder, "tokenizer.json"))
 	}
 }
 

@@ -53,7 +53,7 @@ func (f *fetch) fetchBlob(ctx context.Context, commit, file string, h head) erro
 		return nil
 	}
 	for _, folder := range []string{filepath.Dir(path), filepath.Dir(f.cache.lock(h.etag))} {
-		if err := os.MkdirAll(folder, 0o755); err != nil {
+		if err := os.MkdirAll(folder, 0o777); err != nil {
 			return f.cache.explain(err)
 		}
 	}
@@ -67,7 +67,11 @@ func (f *fetch) fetchBlob(ctx context.Context, commit, file string, h head) erro
 			f.progress.add(h.size, 0) // another process was faster
 			return nil
 		}
-		f.Log.Warn("a damaged file of the cache is fetched anew", zap.String("path", path), zap.Int64("bytes", info.Size()), zap.Int64("expected_bytes", h.size))
+		f.Log.Warn("a damaged file of the cache is fetched anew", zap.String("path", path), zap.Int64("bytes", info.Size()),
+			zap.Int64("expected_bytes", h.size))
+	}
+	if info, err := os.Stat(path + incomplete); err == nil && info.Size() > 0 {
+		f.Log.Info("continuing an interrupted fetch", zap.String("model", f.ID), zap.String("file", file), zap.Int64("bytes", info.Size()))
 	}
 	b, err := openPartial(path+incomplete, h)
 	if err != nil {
@@ -96,7 +100,7 @@ func (f *fetch) fetchBlob(ctx context.Context, commit, file string, h head) erro
 
 // lock waits until no other process fetches the blob.
 func (f *fetch) lock(ctx context.Context, etag string) (unlock func(), err error) {
-	l := flock.New(f.cache.lock(etag), flock.SetPermissions(0o644))
+	l := flock.New(f.cache.lock(etag), flock.SetPermissions(0o666))
 	said := time.AfterFunc(logEvery, func() {
 		f.Log.Info("waiting for another process that fetches the same file", zap.String("model", f.ID), zap.String("lock", l.Path()))
 	})
@@ -120,7 +124,7 @@ type partial struct {
 
 // openPartial opens what an earlier fetch left, or begins.
 func openPartial(path string, h head) (*partial, error) {
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {
 		return nil, err
 	}
@@ -175,8 +179,8 @@ func (f *fetch) fillOnce(ctx context.Context, b *partial, address string) error 
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stalled := &failure{transient: true, text: fmt.Sprintf("no byte came for %v; what came before is kept, start again to go on, with more time "+
-		"(HF_HUB_DOWNLOAD_TIMEOUT, in seconds) on a slow network", f.client.timeout)}
+	stalled := &failure{transient: true, text: fmt.Sprintf("no byte came for %v; what came before is kept, start again to go on, "+
+		"with more time (HF_HUB_DOWNLOAD_TIMEOUT, in seconds) on a slow network", f.client.timeout)}
 	header := http.Header{}
 	if b.done > 0 {
 		header.Set("Range", fmt.Sprintf("bytes=%d-", b.done))
@@ -222,7 +226,8 @@ func (f *fetch) fillOnce(ctx context.Context, b *partial, address string) error 
 			return cause
 		}
 		if err != nil {
-			return &failure{transient: true, text: fmt.Sprintf("the connection broke after %d of %d bytes (%v); what came is kept, start again to go on", b.done, b.size, err)}
+			return &failure{transient: true, text: fmt.Sprintf("the connection broke after %d of %d bytes (%v); what came is kept, "+
+				"start again to go on", b.done, b.size, err)}
 		}
 	}
 }

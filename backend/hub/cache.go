@@ -11,7 +11,7 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/weights"
 )
 
-// repoCache is a model's part of the cache.
+// repoCache is a model's part of the cache. The umask alone bounds who may use what it makes, as with huggingface_hub: caches are shared.
 type repoCache struct {
 	root   string // the cache
 	folder string // models--ORG--NAME
@@ -63,7 +63,7 @@ func (c repoCache) writeRef(revision, commit string) error {
 	if known, ok := c.readRef(revision); ok && known == commit {
 		return nil
 	}
-	return c.replace(c.ref(revision), func(path string) error { return os.WriteFile(path, []byte(commit), 0o644) })
+	return c.replace(c.ref(revision), func(path string) error { return os.WriteFile(path, []byte(commit), 0o666) })
 }
 
 // link makes file of a snapshot point to a blob.
@@ -81,12 +81,12 @@ func (c repoCache) markNoSuch(commit, file string) error {
 	if c.knowsNoSuch(commit, file) {
 		return nil
 	}
-	return c.replace(c.noExist(commit, file), func(path string) error { return os.WriteFile(path, nil, 0o644) })
+	return c.replace(c.noExist(commit, file), func(path string) error { return os.WriteFile(path, nil, 0o666) })
 }
 
 // replace puts at path, in one step, what create makes.
 func (c repoCache) replace(path string, create func(path string) error) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 		return c.explain(err)
 	}
 	scratch, err := os.MkdirTemp(filepath.Dir(path), ".bei-")

@@ -157,17 +157,23 @@ func TestFaultsOfTheHub(t *testing.T) {
 		"no safetensors": {isList, text(`{"sha": "` + hubtest.Commit + `", "siblings": [{"rfilename": "config.json"}, {"rfilename": "pytorch_model.bin"}]}`),
 			`neither model.safetensors nor model.safetensors.index.json (it has "pytorch_model.bin"): save it with save_pretrained`},
 		"no revision": {isList, func(w http.ResponseWriter, _ *http.Request, _ []byte) {
-			hubtest.Refuse(w, 404, "RevisionNotFound", "Invalid rev id")
+			hubtest.Refuse(w, http.StatusNotFound, "RevisionNotFound", "Invalid rev id")
 		}, "no such revision"},
-		"bad token": {isList, func(w http.ResponseWriter, _ *http.Request, _ []byte) { http.Error(w, "Invalid credentials", 401) }, "no such model, or it is private"},
-		"busy":      {isList, func(w http.ResponseWriter, _ *http.Request, _ []byte) { http.Error(w, "", 503) }, `it answers "503 Service Unavailable"; try again later`},
+		"bad token": {isList, func(w http.ResponseWriter, _ *http.Request, _ []byte) {
+			http.Error(w, "Invalid credentials", http.StatusUnauthorized)
+		}, "no such model, or it is private"},
+		"busy": {isList, func(w http.ResponseWriter, _ *http.Request, _ []byte) {
+			http.Error(w, "", http.StatusServiceUnavailable)
+		}, `it answers "503 Service Unavailable"; try again later`},
 		"asks for an hour": {isList, func(w http.ResponseWriter, _ *http.Request, _ []byte) {
 			w.Header().Set("Retry-After", "3600")
-			w.WriteHeader(429)
+			w.WriteHeader(http.StatusTooManyRequests)
 		}, "asks to wait for 1h0m0s"},
-		"redirects for ever": {isList, func(w http.ResponseWriter, r *http.Request, _ []byte) { http.Redirect(w, r, r.URL.Path, 307) }, "redirects more than 10 times"},
+		"redirects for ever": {isList, func(w http.ResponseWriter, r *http.Request, _ []byte) {
+			http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect)
+		}, "redirects more than 10 times"},
 		"file is gone": {isHead, func(w http.ResponseWriter, _ *http.Request, _ []byte) {
-			hubtest.Refuse(w, 404, "EntryNotFound", "Entry not found")
+			hubtest.Refuse(w, http.StatusNotFound, "EntryNotFound", "Entry not found")
 		}, "file model.safetensors: there is no such file"},
 		"ETag is a path": {isHead, header("X-Linked-Etag", "../../../../x", "X-Linked-Size", "5"), `file model.safetensors: its ETag "../../../../x" is no hash`},
 		"ETag is none":   {isHead, header(), "is no hash"},
@@ -186,7 +192,7 @@ func TestFaultsOfTheHub(t *testing.T) {
 				sendPart(w, r, content, 10)
 			}
 			w.Header().Set("Content-Range", "bytes 0-5/6")
-			w.WriteHeader(206)
+			w.WriteHeader(http.StatusPartialContent)
 		}, "it answers the range from byte 10 with \"bytes 0-5/6\""},
 		"slow": {isBody, func(w http.ResponseWriter, r *http.Request, content []byte) {
 			_, _ = w.Write(content[:10])
@@ -248,6 +254,15 @@ func TestFullDisk(t *testing.T) {
 	require.ErrorContains(t, err, "file model.safetensors: the cache: ")
 	require.ErrorContains(t, err, "no space left on device; free space or set permissions there, or name another folder (HF_HUB_CACHE)")
 	require.NoFileExists(t, blob)
+}
+
+// A cache that is complete but for marks serves, though nothing can be written.
+func TestMarksAreNotNeeded(t *testing.T) {
+	_, r := newHub(t)
+	marks := filepath.Join(r.Cache, "models--org--bert-mean", ".no_exist")
+	require.NoError(t, os.MkdirAll(filepath.Dir(marks), 0o755))
+	require.NoError(t, os.WriteFile(marks, nil, 0o600))
+	requireWeights(t, r, mustFetch(t, r))
 }
 
 func TestCacheThatCannotBeWritten(t *testing.T) {

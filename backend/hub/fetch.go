@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -32,11 +33,14 @@ func (f *fetch) fetchAll(ctx context.Context, r repo) error {
 	if err := f.fetchFiles(ctx, r, small); err != nil {
 		return err
 	}
-	for _, name := range small { // what tells the offline reader that nothing is missing
-		if !r.files[name] {
-			if err := f.cache.markNoSuch(r.Commit, name); err != nil {
-				return err
-			}
+	for _, name := range small {
+		if r.files[name] {
+			continue
+		}
+		// It tells who comes offline that nothing is missing. That one may do without: the cache may be read-only.
+		if err := f.cache.markNoSuch(r.Commit, name); err != nil {
+			f.Log.Debug("cannot mark what a model lacks", zap.String("file", name), zap.Error(err))
+			break
 		}
 	}
 	folder := f.cache.snapshot(r.Commit)
@@ -149,14 +153,14 @@ func (f *fetch) checkSpace(needed int64) error {
 		return nil
 	}
 	blobs := f.cache.blob("")
-	if err := os.MkdirAll(blobs, 0o755); err != nil {
+	if err := os.MkdirAll(blobs, 0o777); err != nil {
 		return f.cache.explain(err)
 	}
 	var s unix.Statfs_t
 	if err := unix.Statfs(blobs, &s); err != nil {
 		return nil // a file system that does not tell: writing will
 	}
-	if free := int64(s.Bavail) * int64(s.Bsize); s.Blocks > 0 && free < needed {
+	if free := int64(s.Bavail) * s.Bsize; s.Blocks > 0 && free < needed {
 		return f.cache.explain(fmt.Errorf("%s has %d MB free, and %d MB are needed", f.Cache, free>>20, (needed+1<<20-1)>>20))
 	}
 	return nil

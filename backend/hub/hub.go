@@ -81,7 +81,7 @@ func Fetch(ctx context.Context, r Request) (Snapshot, error) {
 		r.Revision = DefaultRevision
 	}
 	if !IsID(r.ID) {
-		return Snapshot{}, status.Errorf(status.InvalidArgument, "%q is no id of a hub, which is ORG/NAME of letters, digits, '-', '_' and '.'", r.ID)
+		return Snapshot{}, status.Errorf(status.InvalidArgument, "%q is no id of a hub: ORG/NAME of letters, digits, '-', '_' and '.'", r.ID)
 	}
 	if len(r.Revision) > 255 || !revisionPattern.MatchString(r.Revision) {
 		return Snapshot{}, status.Errorf(status.InvalidArgument, "model %q: revision %q is no name of a branch, tag or commit", r.ID, r.Revision)
@@ -93,7 +93,8 @@ func Fetch(ctx context.Context, r Request) (Snapshot, error) {
 	defer f.client.close()
 	s, err := f.snapshot(ctx)
 	if err != nil {
-		return Snapshot{}, status.Errorf(status.Of(err, status.Start).Code, "model %q at revision %q of the hub %s: %w", r.ID, r.Revision, f.client.endpoint, err)
+		return Snapshot{}, status.Errorf(status.Of(err, status.Start).Code, "model %q at revision %q of the hub %s: %w",
+			r.ID, r.Revision, f.client.endpoint, err)
 	}
 	return s, nil
 }
@@ -147,7 +148,8 @@ func (f *fetch) snapshot(ctx context.Context) (Snapshot, error) {
 	repo, err := f.client.repo(ctx, f.ID, f.Revision)
 	var failed *failure
 	if errors.As(err, &failed) && failed.transient && missing == nil && ctx.Err() == nil {
-		f.Log.Warn("the hub cannot be reached; using what the cache has", zap.String("model", f.ID), zap.String("commit", known.Commit), zap.Error(err))
+		f.Log.Warn("the hub cannot be reached; using what the cache has", zap.String("model", f.ID), zap.String("commit", known.Commit),
+			zap.Error(err))
 		return known, nil
 	}
 	if err != nil {

@@ -105,27 +105,6 @@ func TestLayoutIsThatOfHuggingfaceHub(t *testing.T) {
 	}
 }
 
-func TestEveryModelOfTheTestsIsFetchedInWhole(t *testing.T) {
-	h, r := newHub(t)
-	folders, err := os.ReadDir(models)
-	require.NoError(t, err)
-	r.Files = []string{"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config_sentence_transformers.json", "sentence_bert_config.json"}
-	for _, folder := range folders {
-		if !folder.IsDir() || strings.HasPrefix(folder.Name(), "__") {
-			continue
-		}
-		files := hubtest.Folder(t, filepath.Join(models, folder.Name()))
-		r.ID = "org/" + folder.Name()
-		h.Add(r.ID, hubtest.Model{Files: files})
-		s := mustFetch(t, r)
-		for name := range files {
-			if strings.HasSuffix(name, ".safetensors") {
-				require.FileExists(t, filepath.Join(s.Folder, name))
-			}
-		}
-	}
-}
-
 func TestWhatIsThereIsNotFetchedAgain(t *testing.T) {
 	h, r := newHub(t)
 	s := mustFetch(t, r)
@@ -152,8 +131,11 @@ func TestWithoutTheHubTheCacheServes(t *testing.T) {
 	h, r := newHub(t)
 	s := mustFetch(t, r)
 	for name, answer := range map[string]func(w http.ResponseWriter, r *http.Request) bool{
-		"busy": func(w http.ResponseWriter, _ *http.Request) bool { http.Error(w, "busy", 503); return true },
-		"cut":  func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) },
+		"busy": func(w http.ResponseWriter, _ *http.Request) bool {
+			http.Error(w, "busy", http.StatusServiceUnavailable)
+			return true
+		},
+		"cut": func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) },
 	} {
 		h.Answer(answer)
 		core, logs := observer.New(zap.WarnLevel)
@@ -244,7 +226,7 @@ func TestTokens(t *testing.T) {
 	}
 	r.ID, r.Token = id, "stale"
 	h.Answer(func(w http.ResponseWriter, _ *http.Request) bool {
-		http.Error(w, "Invalid credentials", 401)
+		http.Error(w, "Invalid credentials", http.StatusUnauthorized)
 		return true
 	})
 	_, err := Fetch(t.Context(), r)

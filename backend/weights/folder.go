@@ -60,9 +60,9 @@ func Folders(dir string) ([]string, error) {
 	return folders, nil
 }
 
-// Files returns the paths of the weights of dir, relative to it: of each module's folder its single file or, where exists says that there is
-// none, the shards that its index names; modules without parameters have neither. modules.json and the indices must be in dir, the weights
-// need not. An error of status.WeightsNotFound says that the transformer's folder has no weights.
+// Files returns the paths of the weights of dir, relative to it: of each module's folder its single file or, where exists says that
+// there is none, the shards that its index names; modules without parameters have neither. modules.json and the indices must be in dir,
+// the weights need not. An error of status.WeightsNotFound says that the transformer's folder has no weights.
 func Files(dir string, exists func(name string) bool) ([]string, error) {
 	folders, err := Folders(dir)
 	if err != nil {

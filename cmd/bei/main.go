@@ -55,7 +55,8 @@ variables are huggingface_hub's: HF_TOKEN, HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT 
 // oneModel wants one argument, the model's folder or id.
 func oneModel(c *cobra.Command, args []string) error {
 	if len(args) != 1 {
-		return fmt.Errorf("%s takes one argument, the model's folder or its id on a hub, and got %d; see '%s --help'", c.CommandPath(), len(args), c.CommandPath())
+		return fmt.Errorf("%s takes one argument, the model's folder or its id on a hub, and got %d; see '%s --help'",
+			c.CommandPath(), len(args), c.CommandPath())
 	}
 	return nil
 }
@@ -76,7 +77,7 @@ type openFlags struct {
 func (f *openFlags) register(c *cobra.Command) {
 	f.command = c
 	c.Flags().StringVar(&f.revision, "revision", "", "branch, tag or commit of a model of a hub (default: main)")
-	c.Flags().StringVar(&f.token, "hf-token", "", "token for private and gated models of a hub (default: HF_TOKEN, or that of `hf auth login`)")
+	c.Flags().StringVar(&f.token, "hf-token", "", "token for private and gated models (default: HF_TOKEN, or that of a login)")
 	c.Flags().StringVar(&f.options, "options", "{}", "further options, one JSON object, as bei_init takes (see 'bei info --schema')")
 	c.Flags().IntVar(&f.threads, "threads", 0, "threads of the engine (default: the physical cores)")
 	c.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log to stderr what is done")

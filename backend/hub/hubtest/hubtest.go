@@ -143,7 +143,7 @@ func (h *Hub) allowed(w http.ResponseWriter, r *http.Request, id, revision strin
 	token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
 	switch {
 	case ok && m.Gated && token == "":
-		Refuse(w, http.StatusUnauthorized, "GatedRepo", "Access to model "+id+" is restricted. You must have access to it and be authenticated to access it.")
+		Refuse(w, http.StatusUnauthorized, "GatedRepo", "Access to model "+id+" is restricted. You must be authenticated.")
 	case ok && m.Gated && token != m.Token:
 		Refuse(w, http.StatusForbidden, "GatedRepo", "Access to model "+id+" is restricted and you are not in the authorized list.")
 	case !ok || (m.Token != "" && token != m.Token):

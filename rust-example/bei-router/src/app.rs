@@ -102,7 +102,9 @@ impl App {
 
         let name = |key: &str| model_json[key].as_str().unwrap_or_default();
         let folder = match &model_json["commit"] {
-            Value::Null => Path::new(&args.model_id).file_name().map(|name| name.to_string_lossy().into_owned()),
+            Value::Null => {
+                Path::new(&args.model_id).file_name().map(|name| name.to_string_lossy().into_owned())
+            }
             _ => None, // a model of a hub goes by its id
         };
         let backend = Arc::new(backend);

@@ -34,7 +34,13 @@ struct File {
 type Files = Arc<HashMap<String, File>>;
 
 fn files() -> Files {
-    let names = ["config.json", "modules.json", "sentence_bert_config.json", "tokenizer.json", "tokenizer_config.json"];
+    let names = [
+        "config.json",
+        "modules.json",
+        "sentence_bert_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ];
     let names = names.into_iter().chain(["1_Pooling/config.json", "model.safetensors"]);
     let read = |name: &str| {
         let output = Command::new("sha256sum").arg(folder().join(name)).output().unwrap();
@@ -78,7 +84,9 @@ async fn start_hub() -> (SocketAddr, JoinHandle<()>) {
 
 fn program(hub: SocketAddr, home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bei-router"));
-    for variable in ["HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "HOSTNAME"] {
+    for variable in
+        ["HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "HOSTNAME"]
+    {
         command.env_remove(variable);
     }
     command.stderr(Stdio::piped()).env("HF_ENDPOINT", format!("http://{hub}")).env("HF_HOME", home);
@@ -101,14 +109,14 @@ impl Drop for Running {
 
 impl Running {
     fn start(mut command: Command) -> Running {
-        let mut child = command.spawn().unwrap();
+        let mut running = Running { child: command.spawn().unwrap(), address: String::new() };
         let mut seen = String::new();
-        for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+        for line in BufReader::new(running.child.stderr.take().unwrap()).lines() {
             let line = line.unwrap();
             if let Some((_, rest)) = line.split_once("ready on ") {
-                let address = rest.split(';').next().unwrap().to_string();
+                running.address = rest.split(';').next().unwrap().to_string();
                 assert!(!seen.contains(TOKEN), "the token is logged:\n{seen}");
-                return Running { child, address };
+                return running;
             }
             seen += &format!("{line}\n");
         }
