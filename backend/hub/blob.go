@@ -28,7 +28,10 @@ const (
 	enoughProgress = 16 << 20
 )
 
-var errMismatch = errors.New("its hash is not what the hub told")
+var (
+	errMismatch = errors.New("its hash is not what the hub told")
+	errPart     = errors.New("the part that is there cannot be continued")
+)
 
 // newHash is the hash that an ETag is of: SHA-256 of large files, git's SHA-1 of others. nil: it is none.
 func newHash(h head) hash.Hash {
@@ -81,8 +84,8 @@ func (f *fetch) fetchBlob(ctx context.Context, commit, file string, h head) erro
 	resumed := b.done > 0
 	address := f.client.resolve(f.ID, commit, file)
 	err = f.fill(ctx, b, address)
-	if errors.Is(err, errMismatch) && resumed {
-		f.Log.Warn("what an interrupted fetch left is damaged; fetching it anew", zap.String("file", file))
+	if errors.Is(err, errPart) || (errors.Is(err, errMismatch) && resumed) {
+		f.Log.Warn("what an interrupted fetch left is of no use; fetching the file anew", zap.String("file", file), zap.Error(err))
 		f.progress.expect(h.size)
 		if err = b.restart(); err == nil {
 			err = f.fill(ctx, b, address)
@@ -186,18 +189,23 @@ func (f *fetch) fillOnce(ctx context.Context, b *partial, address string) error 
 		header.Set("Range", fmt.Sprintf("bytes=%d-", b.done))
 	}
 	answer, err := f.client.send(ctx, http.MethodGet, address, header)
+	var refused *failure
+	if errors.As(err, &refused) && refused.status == http.StatusRequestedRangeNotSatisfiable {
+		return fmt.Errorf("%w: %w", errPart, err)
+	}
 	if err != nil {
 		return err
 	}
 	defer answer.Body.Close()
 	switch {
 	case b.done > 0 && answer.StatusCode == http.StatusOK: // no ranges here: all of it comes
-		f.progress.add(-b.done, 0)
+		f.progress.expect(b.done)
 		if err := b.restart(); err != nil {
 			return f.cache.explain(err)
 		}
 	case b.done > 0 && !strings.HasPrefix(answer.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", b.done)):
-		return &failure{text: fmt.Sprintf("it answers the range from byte %d with %q", b.done, shortened(answer.Header.Get("Content-Range"), 80))}
+		return fmt.Errorf("%w: the hub answers the range from byte %d with %q", errPart, b.done,
+			shortened(answer.Header.Get("Content-Range"), 80))
 	}
 	watch := time.AfterFunc(f.client.timeout, func() { cancel(stalled) })
 	defer watch.Stop()

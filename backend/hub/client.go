@@ -54,8 +54,8 @@ func newClient(endpoint, token string, timeout time.Duration) (*client, error) {
 
 func (c *client) close() { c.http.CloseIdleConnections() }
 
-// checkRedirect follows the hub to where the bytes are, without the token there. A HEAD stays: the answer that tells of a file is the
-// hub's own.
+// checkRedirect follows the hub to where the bytes are, without the token on another host. A HEAD stops at what tells of a file: the
+// hub's own answer, and there the one before its storage.
 func checkRedirect(r *http.Request, via []*http.Request) error {
 	first := via[0].URL
 	switch {
@@ -63,10 +63,10 @@ func checkRedirect(r *http.Request, via []*http.Request) error {
 		return &failure{text: "it redirects from https to " + r.URL.Scheme}
 	case len(via) >= maxRedirects:
 		return &failure{text: fmt.Sprintf("it redirects more than %d times", maxRedirects)}
+	case r.Method == http.MethodHead && (r.URL.Host != first.Host || r.Response.Header.Get("X-Linked-Etag") != ""):
+		return http.ErrUseLastResponse
 	case r.URL.Host == first.Host:
 		return nil
-	case r.Method == http.MethodHead:
-		return http.ErrUseLastResponse
 	}
 	r.Header.Del("Authorization")
 	return nil

@@ -20,6 +20,7 @@ const maxRetryWait = time.Minute
 type failure struct {
 	text      string
 	transient bool // a later try may succeed
+	status    int  // of HTTP; 0: no answer came
 	wait      time.Duration
 }
 
@@ -46,12 +47,18 @@ func networkFailure(ctx context.Context, err error) error {
 	if errors.As(err, &outer) {
 		err = outer.Err
 	}
-	return &failure{transient: true, text: fmt.Sprintf("it cannot be reached: %v; check the network, the proxy (HTTPS_PROXY) and HF_ENDPOINT, "+
-		"or set HF_HUB_OFFLINE=1 to use the cache alone", err)}
+	return &failure{transient: true, text: fmt.Sprintf("it cannot be reached: %v; check the network, the proxy (HTTPS_PROXY) and "+
+		"HF_ENDPOINT, or set HF_HUB_OFFLINE=1 to use the cache alone", err)}
 }
 
 // refusal says what a hub means by an error.
 func (c *client) refusal(answer *http.Response) *failure {
+	f := c.readRefusal(answer)
+	f.status = answer.StatusCode
+	return f
+}
+
+func (c *client) readRefusal(answer *http.Response) *failure {
 	told := answer.Header.Get("X-Error-Message")
 	if told == "" {
 		told = answer.Status

@@ -103,6 +103,44 @@ func TestInterruptedFetchIsContinuedByTheNext(t *testing.T) {
 	}
 }
 
+// The hub answers small files from elsewhere on its host, and mirrors keep large ones on theirs.
+func TestRedirectsOnTheSameHost(t *testing.T) {
+	h, r := newHub(t)
+	content, _ := weightsOf(t, r)
+	h.Answer(func(w http.ResponseWriter, r *http.Request) bool {
+		switch name := filepath.Base(r.URL.Path); {
+		case r.URL.Query().Has("elsewhere") && name == weightsName:
+			w.Header().Set("ETag", `"of the storage"`)
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+		case r.URL.Query().Has("elsewhere") || !strings.Contains(r.URL.Path, "/resolve/"):
+			return false
+		default:
+			if name == weightsName {
+				w.Header().Set("X-Linked-Size", fmt.Sprint(len(content)))
+				w.Header().Set("X-Linked-Etag", hubtest.ETag(weightsName, content))
+			}
+			http.Redirect(w, r, r.URL.Path+"?elsewhere", http.StatusTemporaryRedirect)
+		}
+		return true
+	})
+	requireWeights(t, r, mustFetch(t, r))
+}
+
+func TestPartThatCannotBeContinued(t *testing.T) {
+	h, r := newHub(t)
+	content, blob := weightsOf(t, r)
+	require.NoError(t, os.MkdirAll(filepath.Dir(blob), 0o755))
+	require.NoError(t, os.WriteFile(blob+incomplete, content[:5000], 0o600))
+	h.Answer(func(w http.ResponseWriter, r *http.Request) bool {
+		if isBody(r) && r.Header.Get("Range") != "" {
+			w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
+			return true
+		}
+		return false
+	})
+	requireWeights(t, r, mustFetch(t, r))
+}
+
 func TestStorageWithoutRanges(t *testing.T) {
 	h, r := newHub(t)
 	content, blob := weightsOf(t, r)
@@ -193,7 +231,7 @@ func TestFaultsOfTheHub(t *testing.T) {
 			}
 			w.Header().Set("Content-Range", "bytes 0-5/6")
 			w.WriteHeader(http.StatusPartialContent)
-		}, "it answers the range from byte 10 with \"bytes 0-5/6\""},
+		}, "the hub answers the range from byte 10 with \"bytes 0-5/6\""},
 		"slow": {isBody, func(w http.ResponseWriter, r *http.Request, content []byte) {
 			_, _ = w.Write(content[:10])
 			_ = http.NewResponseController(w).Flush()

@@ -23,7 +23,7 @@ func (p *progress) add(done, total int64) {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	p.now.Done += done
-	p.now.Total += total
+	p.now.Total = max(p.now.Total+total, p.now.Done)
 	if p.now.Total > 0 {
 		p.report(p.now)
 	}
