@@ -16,6 +16,7 @@ import (
 	"golang.org/x/text/message"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine/mock"
+	"github.com/basetenlabs/bei-runtime/backend/hub"
 	"github.com/basetenlabs/bei-runtime/backend/pipeline"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
@@ -23,6 +24,8 @@ import (
 // Config is what Open needs to know. The zero value of a field means its default; options.schema.json tells them all.
 type Config struct {
 	Model             string            `json:"model"`
+	Revision          string            `json:"revision"`
+	Hub               HubConfig         `json:"hub"`
 	Engine            string            `json:"engine"`
 	Device            string            `json:"device"`
 	DType             string            `json:"dtype"`
@@ -47,6 +50,16 @@ type Config struct {
 	ONNXRuntime       ONNXRuntimeConfig `json:"onnxruntime"`
 	TensorRT          TensorRTConfig    `json:"tensorrt"`
 	Mock              mock.Config       `json:"mock"`
+}
+
+// HubConfig is Config.Hub.
+type HubConfig struct {
+	Endpoint string `json:"endpoint"`
+	Token    string `json:"token"`
+	Cache    string `json:"cache"`
+	Offline  bool   `json:"offline"`
+	// Progress is told how far the fetching of a hub's model is, from one goroutine at a time; nil: the log is.
+	Progress func(hub.Progress) `json:"-"`
 }
 
 // TokenizerConfig is Config.Tokenizer.
@@ -177,7 +190,7 @@ func (c Config) check() error {
 		return err
 	}
 	if c.Model == "" && c.Engine != "mock" {
-		return status.Errorf(status.InvalidArgument, "options: \"model\" is missing: the folder of the model")
+		return status.Errorf(status.InvalidArgument, "options: \"model\" is missing: the folder of the model, or its id on a hub")
 	}
 	if c.DefaultPrompt != "" && c.DefaultPromptName != "" {
 		return status.Errorf(status.InvalidArgument, "options: default_prompt and default_prompt_name exclude each other")

@@ -33,7 +33,7 @@ func (b *Backend) openEngine(ctx context.Context) (e engine.Engine, choice strin
 	if c.Engine == "tensorrt" && c.Device == "cpu" {
 		return nil, "", status.Errorf(status.InvalidArgument, "options: engine \"tensorrt\" runs on device \"cuda\", not \"cpu\"")
 	}
-	if b.weights, err = weights.Open(c.Model); err != nil {
+	if b.weights, err = weights.Open(b.folder); err != nil {
 		return nil, "", err
 	}
 	if err := b.readModel(); err != nil {
@@ -65,7 +65,7 @@ func (b *Backend) readModel() (err error) {
 		}
 		options.Reranker = &arch.Reranker{Score: arch.TokenScore{True: int(score[0]), False: int(score[1])}, Template: arch.Qwen3Reranker}
 	}
-	if b.model, err = arch.Read(b.config.Model, b.weights, options); err != nil || b.model.Text.Template == nil {
+	if b.model, err = arch.Read(b.folder, b.weights, options); err != nil || b.model.Text.Template == nil {
 		return err
 	}
 	b.template, err = b.tokenizer.NewPairTemplate(b.model.Text.Template)
@@ -120,7 +120,7 @@ func (b *Backend) openTensorRT(ctx context.Context, share float64) (engine.Engin
 	}
 	if o.Precision == "float8" {
 		var err error
-		if o.Scales, err = calibration.Read(c.Model, b.model, b.weights.Fingerprint()); err != nil {
+		if o.Scales, err = calibration.Read(b.folder, b.model, b.weights.Fingerprint()); err != nil {
 			return nil, err
 		}
 	}

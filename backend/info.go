@@ -139,6 +139,8 @@ func poolingOf(h arch.Head) Pooling {
 type infoDocument struct {
 	Version         string            `json:"version"`
 	Model           string            `json:"model"`
+	Folder          string            `json:"folder,omitempty"`
+	Commit          string            `json:"commit,omitempty"` // of a hub's model
 	ModelType       string            `json:"model_type"`
 	Family          string            `json:"family,omitempty"`
 	Architecture    string            `json:"architecture,omitempty"`
@@ -203,7 +205,7 @@ func newGPU(d device.Device) gpu {
 func (b *Backend) InfoJSON() ([]byte, error) {
 	e, i := b.engine.Info(), b.info
 	d := infoDocument{
-		Version: Version, Model: b.config.Model, ModelType: i.ModelType.String(), Normalizes: i.Normalizes,
+		Version: Version, Model: b.config.Model, Folder: b.folder, Commit: b.commit, ModelType: i.ModelType.String(), Normalizes: i.Normalizes,
 		Dimensions: i.Dimensions, TokenDimensions: i.TokenDimensions, VocabSize: i.VocabSize, TypeVocabSize: i.TypeVocabSize,
 		PositionOffset: i.PositionOffset, DefaultPrompt: b.prompt, MaxLength: i.MaxLength, MaxTokens: i.MaxTokens,
 		MaxSequences: i.MaxSequences, BestTokens: i.BestTokens, Slots: i.Slots, IsPadded: i.Padded, HasTokenizer: i.HasTokenizer,

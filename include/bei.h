@@ -312,8 +312,10 @@ const char *bei_status_name(int32_t status);
 
 /*
  * bei_init opens a model on an engine and warms it up, which may take seconds to minutes.
- * options, options_size: one JSON object, see bei_options_schema; "model" (a folder) is its only needed key, and
- * unknown keys are refused. backend: receives the handle; bei_shutdown ends it. Several backends may be open.
+ * options, options_size: one JSON object, see bei_options_schema; "model" (a folder, or a model's id on a Hugging Face
+ * hub where there is no such folder) is its only needed key, and unknown keys are refused. Only a model that is named by
+ * its id makes the library use the network, for files that the cache lacks; {"hub": {"offline": true}} forbids it.
+ * backend: receives the handle; bei_shutdown ends it. Several backends may be open.
  * Returns: NULL; BEI_INVALID_ARGUMENT, BEI_UNSUPPORTED, BEI_NO_BACKEND, BEI_START, BEI_WEIGHTS_NOT_FOUND. Since 1.
  */
 bei_error *bei_init(const char *options, size_t options_size, bei_handle *backend);

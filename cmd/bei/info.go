@@ -15,9 +15,9 @@ func newInfoCommand() *cobra.Command {
 	var flags openFlags
 	var schema bool
 	c := &cobra.Command{
-		Use:   "info FOLDER",
+		Use:   "info MODEL",
 		Short: "Tell what a model is and how it runs here, as JSON",
-		Long: `info opens the model in FOLDER and prints what is known of it as one JSON object: its kind, modules, prompts and limits,
+		Long: `info opens the model MODEL and prints what is known of it as one JSON object: its kind, modules, prompts and limits,
 the engine that runs it here and why it was chosen (with measured times, where there was a choice), and what the engine chose.`,
 		Example: `  bei info models/all-MiniLM-L6-v2
   bei info models/all-MiniLM-L6-v2 --options '{"max_length": 128}'
@@ -26,7 +26,7 @@ the engine that runs it here and why it was chosen (with measured times, where t
 			if schema {
 				return cobra.NoArgs(c, args)
 			}
-			return oneFolder(c, args)
+			return oneModel(c, args)
 		},
 		RunE: func(c *cobra.Command, args []string) error {
 			if schema {
