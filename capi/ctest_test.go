@@ -64,6 +64,7 @@ func cTestEnvironment(t *testing.T, dir string) []string {
 		"BEI_TEST_GOLDEN=" + filepath.Join(golden, "embeddings.f32"),
 		"BEI_TEST_TEXTS=" + filepath.Join(dir, "texts"),
 		"BEI_TEST_FOLDERS=" + modelFolders(t),
+		"BEI_TRT_SHIM_DIR=" + dir, // which has none
 	}
 }
 
