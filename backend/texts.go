@@ -84,8 +84,8 @@ func (b *Backend) newTaggedWork(texts []Text, o CallOptions, r *results) (*textW
 	}
 	wanted := make([]Text, len(texts))
 	for i, t := range texts {
+		t.Outputs = engine.TokenVectors | TokensOutput
 		wanted[i] = t
-		wanted[i].Outputs |= engine.TokenVectors | TokensOutput
 	}
 	w, err := b.newTextWork(wanted, o, r)
 	if err != nil {

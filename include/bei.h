@@ -410,7 +410,7 @@ bei_error *bei_predict_texts(bei_handle backend, const bei_text *texts, size_t n
 
 /*
  * bei_predict_tokens_texts tokenizes texts and names their spans: bei_result_entities, bei_result_token_vectors
- * (logits) and bei_result_tokens are there for each item that is ok, whatever its outputs. Pairs are an error. Since 1.
+ * (logits) and bei_result_tokens are there for each item that is ok; texts[i].outputs is not used. Pairs are an error. Since 1.
  */
 bei_error *bei_predict_tokens_texts(bei_handle backend, const bei_text *texts, size_t n,
                                     const bei_call_options *options, int32_t *item_status, size_t item_status_size,
