@@ -113,6 +113,7 @@ func (b *Backend) open(ctx context.Context) (err error) {
 	if err := b.openTagger(); err != nil {
 		return err
 	}
+	b.queue.Fallback = b.fallback()
 	b.pipe = pipeline.New(b.engine, b.queue, pipeline.NewMetrics(b.metrics.registry), b.log)
 	b.metrics.watch(b)
 	return b.warmUp(ctx)
