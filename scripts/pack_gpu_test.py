@@ -113,9 +113,9 @@ class PackTest(unittest.TestCase):
 
 class RunTest(unittest.TestCase):
     def test_every_subtest_has_one_shard(self):
-        shards = list(run_tests.shards_of("b", ["TestA", "TestB"], {"TestA": ["x", "y.z"], "TestC": ["x"]}))
+        shards = list(run_tests.shards_of("b", ["TestA", "TestB"], {"TestA": ["x", "y.z"], "TestC": ["x"]}, {"TestB": 2}))
         self.assertEqual([shard[1:] for shard in shards], [
-            ("^TestA$/^x$", ""), (r"^TestA$/^y\.z$", ""), ("^TestA$", r"^TestA$/^(x|y\.z)$"), ("^TestB$", "")])
+            ("^TestA$/^x$", "", ""), (r"^TestA$/^y\.z$", "", ""), ("^TestA$", r"^TestA$/^(x|y\.z)$", ""), ("^TestB$", "", "0/2"), ("^TestB$", "", "1/2")])
 
     def test_output_belongs_to_its_test(self):
         results, rest = run_tests.parse(OUTPUT)

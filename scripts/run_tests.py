@@ -5,8 +5,9 @@
                  [--keep REGEX] [--json FILE] [--no-gpu]
 
 scripts/pack_gpu.py puts it at the root of what it packs. Each top-level test runs in a process of its own, and those of SPLIT in
-several: one for each of the named subtests and one for all others, so that none is left out. Those of ALONE, which measure time or
-memory, run one after another when all others are done. The variables BEI_GPU_TESTS=1 (the number of GPUs), BEI_ROOT, BEI_DIST,
+several: one for each of the named subtests and one for all others, so that none is left out; those of PARTS in several again, each with
+a part of the models. Those of ALONE, which measure time or
+memory, run one after another when all others are done. The variables BEI_GPU_TESTS (the number of GPUs), NVIDIA_TF32_OVERRIDE=0, BEI_ROOT, BEI_DIST,
 BEI_TRT_SHIM_DIR, BEI_TENSORRT_LIB, BEI_ONNXRUNTIME_CPU_LIB and LD_LIBRARY_PATH are set, the last with the folders of CUDA and cuDNN
 beside this Python's torch; values that are set already win. The results go to --json (default: results.json beside this file):
 
@@ -40,9 +41,12 @@ SPLIT = {
         "TestEmulatedCUDA": ["GroupQueryAttention", "MultiHeadAttention", "products"],
     },
     "trt": {
-        "TestGPU": ["float32", "float16", "bfloat16", "float8"],
+        "TestGPU": ["float32", "float16", "bfloat16"],
     },
 }
+
+# Tests over many models, and among how many processes these are dealt.
+PARTS = {"trt": {"TestGPU": 5, "TestGPUCosines": 15}, "onnx": {"TestCUDA": 3, "TestCUDACosines": 5}}
 
 # Tests that measure time or memory.
 ALONE = re.compile(r"SteadyState|Idle|Resident|Allocations|ReleasesEverything|Replicas")
@@ -50,16 +54,18 @@ ALONE = re.compile(r"SteadyState|Idle|Resident|Allocations|ReleasesEverything|Re
 EVENT = re.compile(r"^=== (?:RUN|PAUSE|CONT|NAME) *(\S*)$")  # NAME without one: what follows is no test's
 RESULT = re.compile(r"^ *--- (PASS|FAIL|SKIP): (\S+) \((\d+(?:\.\d+)?)s\)$")
 
-Shard = collections.namedtuple("Shard", "binary run skip")  # the patterns of -test.run and -test.skip
+Shard = collections.namedtuple("Shard", "binary run skip part", defaults=("",))  # the patterns of -test.run and -test.skip; BEI_TEST_PART
 
 
-def shards_of(binary, tests, split):
-    """The processes for these top-level tests; every subtest belongs to exactly one."""
+def shards_of(binary, tests, split, parts):
+    """The processes for these top-level tests; every subtest belongs to exactly one, or to one for each part of its models."""
     for test in tests:
         names = split.get(test, [])
-        for name in names:
-            yield Shard(binary, f"^{test}$/^{re.escape(name)}$", "")
-        yield Shard(binary, f"^{test}$", f"^{test}$/^({'|'.join(map(re.escape, names))})$" if names else "")
+        shards = [Shard(binary, f"^{test}$/^{re.escape(name)}$", "") for name in names]
+        shards.append(Shard(binary, f"^{test}$", f"^{test}$/^({'|'.join(map(re.escape, names))})$" if names else ""))
+        count = parts.get(test, 1)
+        for shard in shards:
+            yield from (shard._replace(part=f"{k}/{count}") for k in range(count)) if count > 1 else (shard,)
 
 
 def parse(text):
@@ -133,7 +139,8 @@ def environment(given, gpu):
         "BEI_TENSORRT_LIB": os.path.join(HERE, ".deps", "tensorrt", "lib", "libtensorrt_rtx.so.1"),
     }
     if gpu:
-        variables["BEI_GPU_TESTS"] = "1"
+        variables["BEI_GPU_TESTS"] = str(max(len(machine()), 1))
+        variables["NVIDIA_TF32_OVERRIDE"] = "0"  # float32 means float32: TensorRT-RTX multiplies in TF32 otherwise
     variables.update(given)
     folders = [folder for folder in given.get("LD_LIBRARY_PATH", "").split(":") if folder]
     torch = importlib.util.find_spec("torch")
@@ -155,6 +162,8 @@ def run_shard(shard, folder, variables, timeout, keep):
     if shard.skip:
         command.append(f"-test.skip={shard.skip}")
     begin = time.monotonic()
+    if shard.part:
+        variables = {**variables, "BEI_TEST_PART": shard.part}
     with subprocess.Popen(command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try:
             out, _ = process.communicate(timeout=timeout + 30)
@@ -231,7 +240,7 @@ def main():
     begin, shards = time.monotonic(), []
     for name in chosen:
         tests = list_tests(os.path.join(HERE, "tests", name + ".test"), folders[name], variables)
-        shards += shards_of(name, [test for test in tests if re.search(options.run, test)], split.get(name, {}))
+        shards += shards_of(name, [test for test in tests if re.search(options.run, test)], split.get(name, {}), PARTS.get(name, {}))
     if not shards:
         raise SystemExit(f"run_tests: no test matches --run {options.run!r}")
     shards.sort(key=lambda shard: "/" not in shard.run)  # the long ones first
