@@ -110,14 +110,7 @@ func TestOverflowRunsAgain(t *testing.T) {
 	c := onnxConfig("")
 	c.Model = overflowing(t, 2e4)
 	b := openHalf(t, c)
-	var texts []Text
-	for _, item := range golden.Items {
-		text := Text{Text: item.Text, Outputs: engine.Pooled | TokensOutput}
-		if item.Pair != nil {
-			text.Pair, text.HasPair = *item.Pair, true
-		}
-		texts = append(texts, text)
-	}
+	texts := textsOf(golden.Items)
 	rows, codes, result := rowsFor(b, len(texts)), make([]status.Code, len(texts)), Result{}
 	require.NoError(t, b.EmbedTexts(background, texts, CallOptions{}, Output{Rows: rows, Status: codes, Result: &result}))
 	for i, item := range golden.Items {
@@ -131,6 +124,42 @@ func TestOverflowRunsAgain(t *testing.T) {
 	require.Len(t, again, 1)
 	require.Positive(t, again["OK"])
 	require.Less(t, again["OK"], float64(len(texts)), "some fit")
+}
+
+// textsOf are golden items, whose tokens are wanted, too.
+func textsOf(items []goldenText) (texts []Text) {
+	for _, item := range items {
+		text := Text{Text: item.Text, Outputs: engine.Pooled | TokensOutput}
+		if item.Pair != nil {
+			text.Pair, text.HasPair = *item.Pair, true
+		}
+		texts = append(texts, text)
+	}
+	return texts
+}
+
+// TestOverflowOnGPU: the same in TensorRT's float16.
+func TestOverflowOnGPU(t *testing.T) {
+	if os.Getenv("BEI_GPU_TESTS") == "" {
+		t.Skip("needs a CUDA device and TensorRT's library: set BEI_GPU_TESTS=1, BEI_TENSORRT_LIB and BEI_TRT_SHIM_DIR")
+	}
+	var golden struct {
+		Items  []goldenText
+		Pooled [][]float32
+	}
+	readJSON(t, filepath.Join(modelFolder("bert-mean"), "golden.json"), &golden)
+	c := onnxConfig("")
+	c.Model, c.Engine, c.DType, c.TensorRT.Cache = overflowing(t, 2e4), "tensorrt", "float16", t.TempDir()
+	c.MaxTokens, c.MaxSequences = 1024, 32
+	b := open(t, c)
+	rows := rowsFor(b, len(golden.Items))
+	require.NoError(t, b.EmbedTexts(background, textsOf(golden.Items), CallOptions{}, Output{Rows: rows, Result: &Result{}}))
+	width := len(golden.Pooled[0])
+	for i, want := range golden.Pooled {
+		require.GreaterOrEqual(t, cosine(rows[i*width:(i+1)*width], want), 0.999, "item %d", i)
+	}
+	t.Log("run again:", reruns(t, b))
+	require.Positive(t, reruns(t, b)["OK"])
 }
 
 // TestOverflowWithoutRerun: where the config does not allow the memory, such items fail alone.
