@@ -2,8 +2,6 @@ package backend
 
 import (
 	"context"
-	"encoding/binary"
-	"encoding/json"
 	"math"
 	"os"
 	"path/filepath"
@@ -13,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/engine/suite"
 	"github.com/basetenlabs/bei-runtime/backend/pipeline"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
@@ -43,37 +42,11 @@ func (s halfSlot) Run(ctx context.Context) (engine.Output, error) {
 	return out, err
 }
 
-// patched is a copy of a model with other numbers in some tensors: change is called with the index of each.
-func patched(t *testing.T, name string, tensors []string, change func(i int, x float32) float32) string {
-	dir := t.TempDir()
-	require.NoError(t, os.CopyFS(dir, os.DirFS(modelFolder(name))))
-	file := filepath.Join(dir, "model.safetensors")
-	raw, err := os.ReadFile(file)
-	require.NoError(t, err)
-	data := 8 + int(binary.LittleEndian.Uint64(raw))
-	var header map[string]struct {
-		DType   string
-		Offsets [2]int `json:"data_offsets"`
-	}
-	require.NoError(t, json.Unmarshal(raw[8:data], &header))
-	for _, tensor := range tensors {
-		entry := header[tensor]
-		require.Equal(t, "F32", entry.DType)
-		numbers := raw[data+entry.Offsets[0] : data+entry.Offsets[1]]
-		for i := range len(numbers) / 4 {
-			x := math.Float32frombits(binary.LittleEndian.Uint32(numbers[4*i:]))
-			binary.LittleEndian.PutUint32(numbers[4*i:], math.Float32bits(change(i, x)))
-		}
-	}
-	require.NoError(t, os.WriteFile(file, raw, 0o600))
-	return dir
-}
-
 // overflowing is bert-mean with its last norm scaled, so that its outputs are: they may then be more than float16 holds, and its normalised
 // vectors are what they were.
 func overflowing(t *testing.T, scale float32) string {
 	const norm = "encoder.layer.1.output.LayerNorm."
-	return patched(t, "bert-mean", []string{norm + "weight", norm + "bias"}, func(_ int, x float32) float32 { return scale * x })
+	return suite.Patched(t, modelFolder("bert-mean"), []string{norm + "weight", norm + "bias"}, func(_ int, x float32) float32 { return scale * x })
 }
 
 // openHalf opens a backend over half of the engine that c opens.
@@ -186,7 +159,7 @@ func TestNaNInFloat32(t *testing.T) {
 	const spoilt = 7 // token id
 	c := onnxConfig("")
 	width := int(open(t, onnxConfig("bert-mean")).Info().Dimensions)
-	c.Model = patched(t, "bert-mean", []string{"embeddings.word_embeddings.weight"}, func(i int, x float32) float32 {
+	c.Model = suite.Patched(t, modelFolder("bert-mean"), []string{"embeddings.word_embeddings.weight"}, func(i int, x float32) float32 {
 		if i/width == spoilt {
 			return float32(math.NaN())
 		}

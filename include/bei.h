@@ -73,7 +73,8 @@ enum {
   BEI_TOO_LONG = 33,           /* item: longer than max_length, and truncation is off or impossible */
   BEI_INVALID_UTF8 = 34,       /* item: the text is not UTF-8; the message gives the byte offset */
   BEI_TOKEN_OUT_OF_RANGE = 35, /* item: a token id, type id or position id is outside its table */
-  BEI_NON_FINITE = 36,         /* item: the result held NaN or infinity, or zeros to be normalised: withheld */
+  BEI_NON_FINITE = 36,         /* item: the result held NaN or infinity, or zeros to be normalised, also when run again
+                                  in float32 where that can be (option rerun_max_bytes): withheld */
   BEI_TOKENIZATION = 37,       /* item: the tokenizer failed on the text */
   BEI_NUL_BYTE = 38            /* item: the text holds a NUL byte; the message gives the byte offset */
 };

@@ -118,7 +118,8 @@ func TestRerunsThatFail(t *testing.T) {
 			require.Equal(t, 1.0, h.rerunsWith(status.NonFinite))
 			require.NoError(t, h.Health(), "the engine is well")
 			if c.open != nil {
-				h.do(context.Background(), refusing(tagged(t, 2, 1), true, every), Options{})
+				_, err := h.do(context.Background(), refusing(tagged(t, 2, 1), true, every), Options{})
+				require.NoError(t, err)
 				require.EqualValues(t, 1, s.opened.Load(), "asked once")
 			}
 			h.close()
