@@ -44,6 +44,38 @@ static bei_handle next_model(char *folder, size_t capacity) {
   return open_model(folder, "\"threads\": 1");
 }
 
+/* info's JSON holds what the file has next. */
+static void check_labels(bei_handle backend) {
+  size_t size;
+  char want[256];
+  const char *labels = text(&size);
+  CHECK(size < sizeof want);
+  memcpy(want, labels, size);
+  want[size] = '\0';
+  bei_result json;
+  OK(bei_info_json(backend, &json));
+  const char *got = bei_result_text(json, 0, NULL);
+  if (strstr(got, want) == NULL)
+    fail(__FILE__, __LINE__, "%s does not hold %s", got, want);
+  bei_result_free(json);
+}
+
+/* The logits of a text's tokens. */
+static void predict_tokens_of(bei_handle backend, const bei_text *item, bei_call_options options, float *logits) {
+  bei_result result;
+  bei_tokens t = BEI_TOKENS_INIT;
+  options.truncate = BEI_ON;
+  OK(bei_tokenize(backend, item, 1, &options, NULL, 0, &result));
+  OK(bei_result_tokens(result, 0, &t));
+  uint32_t lengths[2] = {0, (uint32_t)t.count}, all[1] = {0};
+  bei_batch batch = BEI_BATCH_INIT;
+  batch.input_ids = t.ids, batch.token_type_ids = t.type_ids, batch.total_tokens = t.count;
+  batch.cumulative_seq_lengths = lengths, batch.num_sequences = 1;
+  batch.pooled_indices = all, batch.num_pooled = 1;
+  OK(bei_predict(backend, &batch, NULL, logits, 8, NULL, 0, NULL));
+  bei_result_free(result);
+}
+
 static void golden_predictions(void) {
   load(setting("BEI_TEST_PREDICTIONS"));
   for (uint32_t model = 0, models = number(); model < models; model++) {
@@ -51,23 +83,26 @@ static void golden_predictions(void) {
     bei_handle backend = next_model(folder, sizeof folder);
     bei_info info = BEI_INFO_INIT;
     OK(bei_get_info(backend, &info));
+    check_labels(backend);
     uint32_t labels = number();
     CHECK_EQUAL(info.model_type, BEI_MODEL_CLASSIFIER);
     CHECK_EQUAL(info.labels, labels);
     for (uint32_t i = 0, items = number(); i < items; i++) {
       bei_text item = {0};
       bei_call_options options = BEI_CALL_OPTIONS_INIT;
-      float logits[8];
+      float logits[8], of_tokens[8];
       item.text = text(&item.text_size);
       item.pair = text(&item.pair_size);
       if (item.pair_size == 0)
         item.pair = NULL;
       options.prompt_name = text(&options.prompt_name_size);
       OK(bei_predict_texts(backend, &item, 1, &options, logits, 8, NULL, 0, NULL));
+      predict_tokens_of(backend, &item, options, of_tokens);
       for (uint32_t k = 0; k < labels; k++) {
         float want = real();
-        if (!(fabsf(logits[k] - want) < 1e-4f))
-          fail(__FILE__, __LINE__, "%s, item %u, label %u: %g, want %g", folder, i, k, logits[k], want);
+        if (!(fabsf(logits[k] - want) < 1e-4f) || !(fabsf(of_tokens[k] - want) < 1e-4f))
+          fail(__FILE__, __LINE__, "%s, item %u, label %u: %g, of its tokens %g, want %g", folder, i, k, logits[k],
+               of_tokens[k], want);
       }
     }
     OK(bei_shutdown(backend, 1000));
