@@ -5,6 +5,7 @@ import re
 import subprocess
 import tarfile
 import tempfile
+import time
 import unittest
 from unittest import mock
 
@@ -140,6 +141,21 @@ class RunTest(unittest.TestCase):
             lost, = run_tests.records(shard, "cannot load a library\n", code, 1.0)
             self.assertEqual((lost["name"], lost["status"]), ("^TestA$", "lost"))
             self.assertRegex(lost["output"], f"(?s){text}.*cannot load")
+
+    def test_time_ends_processes_and_what_they_started(self):
+        with tempfile.TemporaryDirectory() as folder:
+            os.makedirs(os.path.join(folder, "tests"))
+            binary = os.path.join(folder, "tests", "b.test")
+            with open(binary, "w", encoding="utf-8") as file:
+                file.write("#!/bin/sh\nprintf '\\026=== RUN   TestA\\n'\nsleep 60\n")
+            os.chmod(binary, 0o755)
+            with mock.patch.object(run_tests, "HERE", folder):
+                begin = time.monotonic()
+                lost, = run_tests.run_shard(run_tests.Shard("b", "^TestA$", ""), folder, {}, 60, begin + 1, "x")
+                self.assertEqual((lost["name"], lost["status"]), ("TestA", "lost"))
+                self.assertLess(time.monotonic() - begin, 30)
+                lost, = run_tests.run_shard(run_tests.Shard("b", "^TestA$", ""), folder, {}, 60, begin, "x")
+                self.assertEqual((lost["status"], lost["output"]), ("lost", "the time was over before it began"))
 
     def test_parents_in_several_processes_are_one_test(self):
         def record(status, seconds, **more):
