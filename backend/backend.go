@@ -52,6 +52,7 @@ type Backend struct {
 	info      Info
 	prompt    string                 // the default prompt
 	template  *tokenize.PairTemplate // of a reranker that is a language model; nil: the tokenizer joins pairs
+	tagger    *tagger                // of a token classifier with a tokenizer
 	metrics   *metrics
 	opened    time.Duration
 	closed    atomic.Bool
@@ -112,6 +113,10 @@ func (b *Backend) open(ctx context.Context) (err error) {
 		return status.Errorf(status.Start, "tokenizer.json has token ids up to %d, but the model's vocabulary has %d rows: they do not belong together",
 			b.tokenizer.VocabSize()-1, b.info.VocabSize)
 	}
+	if err := b.openTagger(); err != nil {
+		return err
+	}
+	b.queue.Fallback = b.fallback()
 	b.pipe = pipeline.New(b.engine, b.queue, pipeline.NewMetrics(b.metrics.registry), b.log)
 	b.metrics.watch(b)
 	return b.warmUp(ctx)

@@ -42,6 +42,7 @@ type Config struct {
 	DefaultPromptName string            `json:"default_prompt_name"`
 	DefaultPrompt     string            `json:"default_prompt"`
 	RunTimeoutMS      int               `json:"run_timeout_ms"`
+	RerunMaxBytes     *int64            `json:"rerun_max_bytes,omitempty"` // nil: the default; 0: nothing is run again
 	Tokenizer         TokenizerConfig   `json:"tokenizer"`
 	Queue             QueueConfig       `json:"queue"`
 	Log               LogConfig         `json:"log"`
@@ -108,6 +109,7 @@ const (
 	defaultMaxResultBytes = 1 << 30
 	defaultMaxWait        = 2 * time.Millisecond
 	defaultRunTimeout     = time.Minute
+	defaultRerunMaxBytes  = 4 << 30
 )
 
 // maxOptionsBytes bounds the options document.
@@ -241,6 +243,14 @@ func (c Config) maxResultBytes() int64 {
 		return defaultMaxResultBytes
 	}
 	return c.Queue.MaxResultBytes
+}
+
+// rerunMaxBytes bounds the float32 weights of the engine that runs items again.
+func (c Config) rerunMaxBytes() int64 {
+	if c.RerunMaxBytes == nil {
+		return defaultRerunMaxBytes
+	}
+	return *c.RerunMaxBytes
 }
 
 // truncates is the effective default of the truncate option.

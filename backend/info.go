@@ -154,6 +154,7 @@ type infoDocument struct {
 	TypeVocabSize   uint32            `json:"type_vocab_size"`
 	PositionOffset  uint32            `json:"position_offset"`
 	Labels          []string          `json:"labels,omitempty"`
+	EntityGroups    []string          `json:"entity_groups,omitempty"` // by label: what joined entities are called
 	Prompts         map[string]string `json:"prompts,omitempty"`
 	DefaultPrompt   string            `json:"default_prompt,omitempty"`
 	MaxLength       uint32            `json:"max_length"`
@@ -223,9 +224,12 @@ func (b *Backend) InfoJSON() ([]byte, error) {
 	for _, g := range b.monitor.Devices() {
 		d.Devices = append(d.Devices, newGPU(g))
 	}
+	if d.Labels = b.labels(); b.tagger != nil {
+		d.EntityGroups = b.tagger.groups()
+	}
 	if m := b.model; m != nil {
 		d.Family, d.Architecture, d.Layers, d.HiddenSize = m.Family, m.Architecture, len(m.Layers), m.HiddenSize
-		d.Labels, d.Prompts = m.Head.Labels, m.Text.Prompts
+		d.Prompts = m.Text.Prompts
 		for _, mode := range m.Head.Pooling.Modes {
 			d.Pooling = append(d.Pooling, mode.String())
 		}
@@ -236,6 +240,18 @@ func (b *Backend) InfoJSON() ([]byte, error) {
 		return nil, status.Errorf(status.Internal, "info: %w", err)
 	}
 	return text, nil
+}
+
+// labels are the names of a classifier's labels, by index; those of the mock engine are as transformers names them by default.
+func (b *Backend) labels() []string {
+	if b.model != nil {
+		return b.model.Head.Labels
+	}
+	var names []string
+	for i := range b.info.Labels {
+		names = append(names, fmt.Sprintf("LABEL_%d", i))
+	}
+	return names
 }
 
 // promptNames lists prompts for a message.

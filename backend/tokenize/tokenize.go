@@ -89,6 +89,8 @@ type Tokenizer struct {
 	processor     *processor
 	cutter        *cutter // nil: a text must be tokenized whole
 	decodeRefusal string
+	unknown       string // the model's token for what it lacks; "": none
+	marksSubwords bool   // pieces inside a word begin with a prefix of their own
 
 	mu      sync.RWMutex // read: the library is in use; write: it is freed
 	library binding
@@ -122,7 +124,7 @@ func parse(data []byte, lowerCase bool) (*Tokenizer, error) {
 	if lowerCase {
 		f.lowerCase()
 	}
-	t := &Tokenizer{decodeRefusal: f.decodeRefusal}
+	t := &Tokenizer{decodeRefusal: f.decodeRefusal, unknown: f.model.unknown(), marksSubwords: f.model.Prefix != nil && *f.model.Prefix != ""}
 	if t.vocab, err = newVocabulary(f); err != nil {
 		return nil, err
 	}
