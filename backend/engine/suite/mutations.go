@@ -73,6 +73,10 @@ var mutations = []mutation{
 		m.Layers[0].Attention.Rope = (&maker{}).rope(arch.RopeInterleaved, 6, 500, 1)
 	}},
 	{"bias of the vocabulary forgotten", "sparse", withHead(1, func(d *arch.Dense) { d.Linear.Bias = arch.Tensor{} })},
+	{"head of tokens forgotten", "heads", func(m *arch.Model) { m.Head.Tokens = nil }},
+	{"bias of the weights of tokens forgotten", "heads", withTokenHead(func(h *arch.TokenHead) { h.Weight.Bias = arch.Tensor{} })},
+	{"norm before the dense layers forgotten", "heads", func(m *arch.Model) { m.Head.Chain = m.Head.Chain[1:] }},
+	{"wrong eps of a norm between dense layers", "heads", withHead(2, func(d *arch.Dense) { d.Norm = withEps(d.Norm, 0.1) })},
 	{"prompt pooled", "projected", func(m *arch.Model) { m.Head.Pooling.ExcludePrompt = false }},
 	{"poolings in another order", "projected", func(m *arch.Model) {
 		p := m.Head.Pooling.Modes
@@ -172,6 +176,15 @@ func withHead(layer int, change func(d *arch.Dense)) func(m *arch.Model) {
 	return func(m *arch.Model) {
 		m.Head.Chain = append([]arch.Dense(nil), m.Head.Chain...)
 		change(&m.Head.Chain[layer])
+	}
+}
+
+// withTokenHead changes the head of tokens.
+func withTokenHead(change func(h *arch.TokenHead)) func(m *arch.Model) {
+	return func(m *arch.Model) {
+		h := *m.Head.Tokens
+		change(&h)
+		m.Head.Tokens = &h
 	}
 }
 
