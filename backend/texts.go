@@ -99,7 +99,7 @@ func (b *Backend) newTextWork(texts []Text, o CallOptions, r *results) (*textWor
 			return nil, status.Errorf(status.InvalidArgument, "item %d is a text alone: this reranker needs pairs of query and document", i)
 		}
 	}
-	return w, w.checkOutputs(len(texts), w.wants)
+	return w, nil
 }
 
 func (w *textWork) Items() int { return len(w.texts) }
@@ -115,7 +115,7 @@ func (w *textWork) Prepare(i int, s *pipeline.Sequence) error {
 	}
 	s.IDs = enc.IDs
 	s.FirstPosition = w.backend.info.PositionOffset
-	s.Outputs = w.wants[i] &^ TokensOutput
+	s.Outputs = w.backend.engineOutputs(w.wants[i] &^ TokensOutput)
 	if w.backend.model != nil && w.backend.model.Head.Pooling.ExcludePrompt {
 		s.PoolSkip = uint32(enc.PromptTokens)
 	}
@@ -141,7 +141,11 @@ func (w *textWork) Deliver(i int, rows pipeline.Rows) error {
 			return err
 		}
 	}
-	if err := w.results.Deliver(i, rows); err != nil {
+	split, err := w.split(i, rows, w.wants[i], w.encodings[i].IDs)
+	if err == nil {
+		err = w.deliver(i, split)
+	}
+	if err != nil {
 		return err
 	}
 	w.recycle(i)
