@@ -144,10 +144,10 @@ func TestBGEM3Info(t *testing.T) {
 func TestSparseResultsAreBounded(t *testing.T) {
 	for _, folder := range []string{"bge-m3", "distilbert-splade"} {
 		c := onnxConfig(folder)
-		c.Queue.MaxResultBytes = 4096
+		c.Queue.MaxResultBytes = 65536
 		b := open(t, c)
 		var texts []Text
-		for range 1000 {
+		for range 3000 {
 			texts = append(texts, Text{Text: "the quick brown fox", Outputs: engine.Sparse})
 		}
 		result, codes := new(Result), make([]status.Code, len(texts))
@@ -157,10 +157,10 @@ func TestSparseResultsAreBounded(t *testing.T) {
 			bytes += 4*len(item.SparseIDs) + 4*len(item.Sparse)
 			if codes[i] != status.OK {
 				require.Equal(t, status.Overloaded, codes[i])
-				require.Contains(t, item.Message, "the limit is 4096 (queue.max_result_bytes)")
+				require.Contains(t, item.Message, "the limit is 65536 (queue.max_result_bytes)")
 			}
 		}
-		require.LessOrEqual(t, bytes, 4096, folder)
+		require.LessOrEqual(t, bytes, 65536, folder)
 		require.Contains(t, codes, status.OK, folder)
 		require.Contains(t, codes, status.Overloaded, folder)
 	}
