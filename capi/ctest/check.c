@@ -67,6 +67,12 @@ bei_handle open_minilm(const char *more) {
   return open_with(before, more);
 }
 
+bei_handle open_tiny(const char *name) {
+  char before[1024];
+  snprintf(before, sizeof before, "\"engine\": \"onnxruntime\", \"model\": \"%s/%s\"", setting("BEI_TEST_TINY"), name);
+  return open_with(before, "");
+}
+
 packed packed_new(size_t n, uint32_t length) {
   packed p = {BEI_BATCH_INIT, NULL, NULL, NULL};
   size_t total = n * length;
@@ -145,7 +151,7 @@ void run_threads(int n, void (*work)(int)) {
 
 int main(int argc, char **argv) {
   const test *const groups[] = {library_tests, backend_tests, argument_tests, batch_tests,  text_tests, result_tests,
-                                waiting_tests, thread_tests,  log_tests,      minilm_tests, leak_tests};
+                                waiting_tests, thread_tests,  log_tests,      minilm_tests, output_tests, leak_tests};
   const char *name = argc == 2 ? argv[1] : "list";
   int listing = strcmp(name, "list") == 0;
   alarm(120);

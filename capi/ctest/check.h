@@ -44,6 +44,8 @@ bei_handle open_mock(const char *more);
 bei_handle open_mock_texts(const char *more);
 /* all-MiniLM-L6-v2 on ONNX Runtime. */
 bei_handle open_minilm(const char *more);
+/* A tiny model of testdata/models on ONNX Runtime. */
+bei_handle open_tiny(const char *name);
 
 /* A batch of n items of length tokens each, with all lists of its own; index lists are of all items. */
 typedef struct {
@@ -69,6 +71,7 @@ typedef struct {
   void (*run)(void);
 } test;
 extern const test library_tests[], backend_tests[], argument_tests[], batch_tests[], text_tests[], result_tests[],
-    waiting_tests[], thread_tests[], log_tests[], minilm_tests[], leak_tests[];
+    waiting_tests[], thread_tests[], log_tests[], minilm_tests[], output_tests[],
+    leak_tests[];
 
 #endif /* CHECK_H */
