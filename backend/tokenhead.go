@@ -83,7 +83,7 @@ func (r *results) split(i int, rows pipeline.Rows, want engine.Outputs, ids []ui
 	}
 	if want&engine.TokenVectors != 0 {
 		var err error
-		out.TokenVectors, err = r.tokenVectors(i, rows.TokenVectors, len(ids))
+		out.TokenVectors, err = b.tokenVectors(i, rows.TokenVectors, len(ids))
 		return out, err
 	}
 	return out, nil
@@ -111,14 +111,13 @@ func (b *Backend) tokenWeights(rows []float32, ids []uint32) ([]uint32, []float3
 	return sparseIDs, weights
 }
 
-// tokenVectors moves the vectors of tokens 1 to n - 1 together, at the beginning of rows.
-func (r *results) tokenVectors(i int, rows []float32, n int) ([]float32, error) {
-	columns := r.backend.tokenColumns()
+// tokenVectors moves the vectors of tokens 1 to n - 1 together, at the beginning of rows, normalised: late interaction compares directions,
+// so that CallOptions.Normalize has no say.
+func (b *Backend) tokenVectors(i int, rows []float32, n int) ([]float32, error) {
+	columns := b.tokenColumns()
 	for k := 1; k < n; k++ {
 		to, from := rows[(k-1)*columns:k*columns], rows[k*(columns+1):][:columns]
-		if !r.normalize {
-			copy(to, from)
-		} else if !normalizeInto(to, from) {
+		if !normalizeInto(to, from) {
 			return nil, status.Errorf(status.NonFinite, "item %d: the vector of token %d is zeros, which cannot be normalised", i, k)
 		}
 	}

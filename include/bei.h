@@ -474,7 +474,7 @@ const char *bei_result_item_message(bei_result result, size_t i);
 
 /*
  * bei_result_token_vectors returns item i's token vectors, [rows x columns] floats, row-major: the last hidden state of
- * every token. bge-m3's are for late interaction instead: of every token but the first, normalised where normalize is on.
+ * every token. bge-m3's are for late interaction (ColBERT) instead: of every token but the first, always normalised.
  * Since 1.
  */
 const float *bei_result_token_vectors(bei_result result, size_t i, size_t *rows, size_t *columns);
