@@ -58,13 +58,13 @@ func specialTokens(fsys fs.FS) ([]string, error) {
 	for _, s := range special {
 		token := s.token
 		for _, c := range files {
-			if c.present(s.key) {
-				token = c.token(s.key)
-				if c.err != nil {
-					return nil, c.err
-				}
-				break
+			if _, ok := c.values[s.key]; !ok {
+				continue
 			}
+			if token = c.token(s.key); c.err != nil {
+				return nil, c.err
+			}
+			break
 		}
 		if token != "" { // null: the tokenizer has none
 			tokens = append(tokens, token)

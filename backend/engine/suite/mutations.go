@@ -153,6 +153,10 @@ var familyMutations = []mutation{
 		m.Layers[0].Attention.QKNorm = &arch.QKNorm{Q: arch.Norm{Eps: 1e-3}, K: arch.Norm{Eps: 1e-3}}
 	}},
 	{"wrong gelu", "jina-v3-mean", withActivation(arch.GELU)},
+	{"heads of tokens exchanged", "bge-m3", withTokenHead(func(h *arch.TokenHead) { h.Vector, h.Weight = h.Weight, h.Vector })},
+	{"bias of the vectors of tokens forgotten", "bge-m3", withTokenHead(func(h *arch.TokenHead) { h.Vector.Bias = arch.Tensor{} })},
+	{"norm between dense layers forgotten", "xlm-roberta-layernorm", withHead(2, func(d *arch.Dense) { d.Norm = nil })},
+	{"norms with the model's eps", "xlm-roberta-layernorm", withHead(0, func(d *arch.Dense) { d.Norm = withEps(d.Norm, 1e-2) })},
 	{"head without its tanh", "jina-reranker-v2", withHead(0, func(d *arch.Dense) { d.Activation = arch.Identity })},
 }
 

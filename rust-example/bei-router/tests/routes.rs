@@ -264,14 +264,19 @@ async fn what_cannot_start_says_why() {
     }
 }
 
-/// Weights of the first text of a model's golden.json, through the route.
-async fn sparse_of(name: &str, bound: f64, weights: impl Fn(&Value) -> Vec<(u64, f64)>) {
+/// A tiny model of testdata on ONNX Runtime, and its golden.json.
+async fn tiny(name: &str) -> (Server, Value) {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models").join(name);
-    let golden: Value = serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
+    let golden = serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
     let options = json!({"log": {"level": "off"}}).to_string();
     let flags =
         ["--model-id", folder.to_str().unwrap(), "--engine", "onnxruntime", "--bei-options", &options];
-    let server = Server::start(&flags.map(str::to_string)).await;
+    (Server::start(&flags.map(str::to_string)).await, golden)
+}
+
+/// Weights of the first text of a model's golden.json, through the route.
+async fn sparse_of(name: &str, weights: impl Fn(&Value) -> Vec<(u64, f64)>) {
+    let (server, golden) = tiny(name).await;
     let text = golden["items"][0]["text"].clone();
     let answer = server.ask("/embed_sparse", json!({"inputs": [text, "a", text]})).await;
     assert_eq!(answer[0], answer[2]);
@@ -279,7 +284,7 @@ async fn sparse_of(name: &str, bound: f64, weights: impl Fn(&Value) -> Vec<(u64,
     assert_eq!(found.len(), wanted.len());
     for (entry, (id, weight)) in found.iter().zip(wanted) {
         assert_eq!(entry["index"], json!(id));
-        assert!((entry["value"].as_f64().unwrap() - weight).abs() < bound, "{entry}: {weight}");
+        assert!((entry["value"].as_f64().unwrap() - weight).abs() < 1e-4, "{entry}: {weight}");
     }
     server.ask("/embed", json!({"inputs": text})).await;
     server.stop().await;
@@ -287,12 +292,12 @@ async fn sparse_of(name: &str, bound: f64, weights: impl Fn(&Value) -> Vec<(u64,
 
 #[tokio::test(flavor = "multi_thread")]
 async fn embed_sparse_answers_weights_by_token_id() {
-    sparse_of("distilbert-splade", 1e-4, |golden| {
+    sparse_of("distilbert-splade", |golden| {
         let row = golden["pooled"][0].as_array().unwrap();
         (0..).zip(row.iter().map(|w| w.as_f64().unwrap())).filter(|&(_, weight)| weight > 0.0).collect()
     })
     .await;
-    sparse_of("bge-m3", 1e-4, |golden| {
+    sparse_of("bge-m3", |golden| {
         let row = golden["sparse"][0].as_object().unwrap();
         let mut weights: Vec<(u64, f64)> =
             row.iter().map(|(id, w)| (id.parse().unwrap(), w.as_f64().unwrap())).collect();
@@ -300,4 +305,12 @@ async fn embed_sparse_answers_weights_by_token_id() {
         weights
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_without_sparse_embeddings_says_so() {
+    let (server, _) = tiny("bert-mean").await;
+    let (status, answer) = server.post("/embed_sparse", json!({"inputs": "a"})).await;
+    assert_eq!((status.as_u16(), &answer["error"]), (424, &json!("the model computes no sparse embeddings")));
+    server.stop().await;
 }
