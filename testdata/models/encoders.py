@@ -1,6 +1,5 @@
 """BERT's descendants: RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, MPNet, DeBERTa v2, each with every head that transformers has for it."""
 
-import collections
 import dataclasses
 import io
 import pathlib
@@ -156,8 +155,10 @@ class BGEM3(Encoder):
     def extra_files(self) -> dict[str, bytes]:
         files = {}
         for name, tensors in self.token_heads().items():
+            linear = torch.nn.Linear(*reversed(tensors["weight"].shape), dtype=torch.half)
+            linear.load_state_dict(tensors)
             file = io.BytesIO()
-            torch.save(collections.OrderedDict(tensors), file)
+            torch.save(linear.state_dict(), file)
             files[name + ".pt"] = file.getvalue()
         return files
 
