@@ -240,10 +240,11 @@ func TestEnginesThatAreNotThere(t *testing.T) {
 	c.Device = "cuda"
 	_, err := Open(background, c)
 	requireCode(t, status.NoBackend, err, "no CUDA provider")
+	t.Setenv("BEI_TRT_SHIM_DIR", t.TempDir())
 	c = onnxConfig("bert-mean")
-	c.Engine, c.TensorRT.Library = "tensorrt", "does-not-exist.so"
+	c.Engine = "tensorrt"
 	_, err = Open(background, c)
-	requireCode(t, status.NoBackend, err, "does-not-exist.so")
+	requireCode(t, status.NoBackend, err, "libbei_trt_rtx1.so: no such file")
 	c.Device = "cpu"
 	_, err = Open(background, c)
 	requireCode(t, status.InvalidArgument, err, `engine "tensorrt" runs on device "cuda"`)
