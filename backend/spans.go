@@ -155,7 +155,7 @@ func (w *spanWork) Prepare(i int, s *pipeline.Sequence) error {
 func (w *spanWork) place(i int) {
 	enc := w.encodings[i]
 	for k, end := range enc.Ends {
-		if enc.Special[k] == 0 && end > enc.Starts[k] {
+		if end > enc.Starts[k] { // special tokens have no place
 			w.placed[i] = append(w.placed[i], k)
 		}
 	}

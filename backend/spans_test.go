@@ -11,6 +11,7 @@ import (
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
 	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/engine/mock"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
@@ -189,4 +190,17 @@ func TestPoolTokens(t *testing.T) {
 		poolTokens(got, rows, []int{0, 1}, mode)
 		require.InDeltaSlice(t, want, got, 1e-6, "%s", mode)
 	}
+}
+
+// TestSpansOfNaN: a text whose token vectors are not finite gives no vector; the other texts do.
+func TestSpansOfNaN(t *testing.T) {
+	b := openTokenizer(t, withFaults(mock.Fault{Kind: mock.NaN, From: 3, Count: 1}))
+	row, codes, result := make([]float32, b.Info().Dimensions), make([]status.Code, 1), new(Result)
+	text, spans := []Text{{Text: "the dog"}}, []Span{{0, 3}}
+	require.NoError(t, b.EmbedSpans(background, text, spans, []uint32{0, 1}, CallOptions{}, Output{Rows: row, Status: codes, Result: result}))
+	require.Equal(t, []status.Code{status.NonFinite}, codes)
+	require.Equal(t, "item 0: the model's output holds NaN or infinity", result.Items[0].Message)
+	require.Equal(t, make([]float32, len(row)), row)
+	require.NoError(t, b.EmbedSpans(background, text, spans, []uint32{0, 1}, CallOptions{}, Output{Rows: row, Status: codes, Result: result}))
+	require.Equal(t, []status.Code{status.OK}, codes)
 }
