@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
-	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -66,55 +64,8 @@ func cTestEnvironment(t *testing.T, dir string) []string {
 		"BEI_TEST_GOLDEN=" + filepath.Join(golden, "embeddings.f32"),
 		"BEI_TEST_TEXTS=" + filepath.Join(dir, "texts"),
 		"BEI_TEST_FOLDERS=" + modelFolders(t),
-		"BEI_TEST_TINY=" + filepath.Join(root, "testdata", "models"),
 		"BEI_TEST_OUTPUTS=" + outputs(t),
 	}
-}
-
-// outputs writes what ctest/outputs.c compares with, a file of numbers for each model.
-func outputs(t *testing.T) string {
-	dir := t.TempDir()
-	for model, write := range map[string]func(to *bytes.Buffer, g golden){
-		"bge-m3": func(to *bytes.Buffer, g golden) {
-			fmt.Fprintln(to, len(g.Pooled[0]), g.Pooled[0])
-			fmt.Fprintln(to, len(g.Sparse[0]))
-			for _, id := range slices.Sorted(maps.Keys(g.Sparse[0])) {
-				fmt.Fprintln(to, id, g.Sparse[0][id])
-			}
-			fmt.Fprintln(to, len(g.Colbert[0]), len(g.Colbert[0][0]), g.Colbert[0])
-		},
-		"distilbert-splade": func(to *bytes.Buffer, g golden) {
-			entries, n := new(bytes.Buffer), 0
-			for id, weight := range g.Pooled[0] {
-				if weight > 0 {
-					fmt.Fprintln(entries, id, weight)
-					n++
-				}
-			}
-			fmt.Fprintln(to, n, entries)
-		},
-		"roberta-mean": func(to *bytes.Buffer, g golden) {
-			fmt.Fprintln(to, len(g.Pooled[0]), len(g.Spans[0]))
-			for _, span := range g.Spans[0] {
-				fmt.Fprintln(to, string(span[0]), string(span[1]), strings.ReplaceAll(string(span[2]), ",", " "))
-			}
-		},
-	} {
-		var g golden
-		require.NoError(t, json.Unmarshal(must(os.ReadFile(filepath.Join(root, "testdata", "models", model, "golden.json"))), &g))
-		var text bytes.Buffer
-		write(&text, g)
-		require.NoError(t, os.WriteFile(filepath.Join(dir, model), []byte(strings.NewReplacer("[", " ", "]", " ").Replace(text.String())), 0o600))
-	}
-	return dir
-}
-
-// golden is what of golden.json outputs writes.
-type golden struct {
-	Pooled  [][]float64
-	Sparse  []map[int]float64
-	Colbert [][][]float64
-	Spans   [][][3]json.RawMessage
 }
 
 // modelFolders makes folders that are each wrong in one way, from a tiny model that is right.

@@ -61,17 +61,13 @@ bei_handle open_mock_texts(const char *more) {
   return open_with(before, more);
 }
 
-bei_handle open_minilm(const char *more) {
+bei_handle open_model(const char *folder, const char *more) {
   char before[1024];
-  snprintf(before, sizeof before, "\"engine\": \"onnxruntime\", \"model\": \"%s\"", setting("BEI_TEST_MODEL"));
+  snprintf(before, sizeof before, "\"engine\": \"onnxruntime\", \"model\": \"%s\"", folder);
   return open_with(before, more);
 }
 
-bei_handle open_tiny(const char *name) {
-  char before[1024];
-  snprintf(before, sizeof before, "\"engine\": \"onnxruntime\", \"model\": \"%s/%s\"", setting("BEI_TEST_TINY"), name);
-  return open_with(before, "");
-}
+bei_handle open_minilm(const char *more) { return open_model(setting("BEI_TEST_MODEL"), more); }
 
 packed packed_new(size_t n, uint32_t length) {
   packed p = {BEI_BATCH_INIT, NULL, NULL, NULL};

@@ -42,10 +42,9 @@ const char *setting(const char *name);
 bei_handle open_mock(const char *more);
 /* The same with the tokenizer of all-MiniLM-L6-v2. */
 bei_handle open_mock_texts(const char *more);
-/* all-MiniLM-L6-v2 on ONNX Runtime. */
+/* A model on ONNX Runtime: of a folder, and all-MiniLM-L6-v2. */
+bei_handle open_model(const char *folder, const char *more);
 bei_handle open_minilm(const char *more);
-/* A tiny model of testdata/models on ONNX Runtime. */
-bei_handle open_tiny(const char *name);
 
 /* A batch of n items of length tokens each, with all lists of its own; index lists are of all items. */
 typedef struct {
