@@ -52,6 +52,9 @@ const (
 	RMSNorm                   // x / sqrt(mean(x^2) + eps) * weight
 )
 
+// String returns the name.
+func (k NormKind) String() string { return [...]string{"layer norm", "RMS norm"}[k] }
+
 // Norm normalises rows. OnePlusWeight: the stored weight is added to one (Gemma).
 type Norm struct {
 	Kind          NormKind
@@ -126,6 +129,9 @@ const (
 	RopeInterleaved                 // (x[2i], x[2i + 1]): gptj
 )
 
+// String returns the name.
+func (k RopeKind) String() string { return [...]string{"half", "interleaved"}[k] }
+
 // Rope rotates the first Dim numbers of each query and key by position * InvFreq.
 type Rope struct {
 	Kind    RopeKind
@@ -172,6 +178,11 @@ const (
 	Tanh
 )
 
+// String returns the name.
+func (a Activation) String() string {
+	return [...]string{"identity", "gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh"}[a]
+}
+
 // MLP is Down(act(Up(x))), or gated: Down(act(Gate(x)) * Up(x)). GateUp is one stored map that yields gate and up joined
 // (up first when UpFirst); then Gate and Up are absent.
 type MLP struct {
@@ -195,6 +206,11 @@ const (
 	HeadTokenClassifier                 // Chain on every row: logits for each token
 	HeadSparse                          // Chain (masked-LM head), log(1 + relu), max over the sequence: SPLADE
 )
+
+// String returns the name in info.
+func (k HeadKind) String() string {
+	return [...]string{"embedding", "classifier", "token_classifier", "sparse"}[k]
+}
 
 // Head maps the last hidden state to the outputs.
 type Head struct {
