@@ -8,7 +8,7 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/arch"
 )
 
-// describe writes a Model for people: a field a line, without those that are zero; of weights their shape.
+// describe writes a Model for people: a field a line, without those that are zero and mean nothing then; of weights their shape.
 func describe(m *arch.Model) string {
 	var b strings.Builder
 	describeValue(&b, "", "Model", reflect.ValueOf(*m))
@@ -18,7 +18,7 @@ func describe(m *arch.Model) string {
 func describeValue(b *strings.Builder, indent, name string, v reflect.Value) {
 	if v.Kind() == reflect.Pointer && !v.IsNil() {
 		v = v.Elem()
-	} else if v.IsZero() {
+	} else if v.IsZero() && !strings.HasPrefix(name, "Window") {
 		return
 	}
 	switch tensor, ok := v.Interface().(arch.Tensor); {
