@@ -125,7 +125,11 @@ func (b *Backend) openTokenizer() (err error) {
 	if err != nil {
 		return err
 	}
-	b.tokenizer, err = tokenize.Open(b.config.Model, text.LowerCase)
+	c, err := arch.ReadTokenizer(b.config.Model)
+	if err != nil {
+		return err
+	}
+	b.tokenizer, err = tokenize.Open(b.config.Model, text.LowerCase, c)
 	return err
 }
 

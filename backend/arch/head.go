@@ -35,7 +35,7 @@ func sparseHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, mod
 		return status.Errorf(status.Unsupported, "splade pooling needs a masked-LM head; architecture %s has none", quote(m.Architecture))
 	}
 	if !want.sparse {
-		if err := mods.sparse(fsys, m.VocabSize); err != nil {
+		if err := firstOf(checkTask(fsys, "fill-mask"), mods.sparse(fsys, m.VocabSize)); err != nil {
 			return err
 		}
 	}
@@ -74,7 +74,7 @@ func embeddingHead(fsys fs.FS, t *tensors, m *Model, a architecture, mods module
 		m.Head.Pooling.Modes[0] = PoolLastToken
 	}
 	if mods != nil {
-		if err := mods.embedding(fsys, t, m, want); err != nil {
+		if err := firstOf(checkTask(fsys, "feature-extraction"), mods.embedding(fsys, t, m, want)); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,8 @@
 package arch
 
 import (
+	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -141,8 +143,8 @@ func read(fsys fs.FS, index Index, opts Options) (*Model, error) {
 		return nil, status.Errorf(status.Unsupported, "config.json: architecture %s of model_type %s is not supported; supported: %s",
 			quote(m.Architecture), m.Family, strings.TrimPrefix(strings.Join(slices.Sorted(maps.Keys(f.architectures)), ", "), ", "))
 	}
-	if c.present("quantization_config") {
-		return nil, status.Errorf(status.Unsupported, "config.json: quantization_config: quantised weights are not supported")
+	if err := checkWeightsAlone(fsys, c); err != nil {
+		return nil, err
 	}
 	if f.trunk(c, t, m); c.err != nil || t.err != nil {
 		return nil, firstOf(c.err, t.err)
@@ -157,6 +159,28 @@ func read(fsys fs.FS, index Index, opts Options) (*Model, error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+// checkWeightsAlone refuses what makes other weights of those in the files.
+func checkWeightsAlone(fsys fs.FS, c *object) error {
+	for _, key := range []string{"quantization_config", "compression_config", "quantization"} {
+		if c.present(key) {
+			method := "of no known method"
+			if q := (&object{values: c.values}).object(key); q != nil {
+				method = quote(q.text("quant_method", q.text("format", "")))
+			}
+			c.fail(status.Unsupported, "%s: quantised weights (quant_method %s) are not supported; supported: float32, float16 and bfloat16", key, method)
+			return c.err
+		}
+	}
+	const adapter = "adapter_config.json"
+	switch _, err := fs.Stat(fsys, adapter); {
+	case err == nil:
+		return status.Errorf(status.Unsupported, "%s: adapters (LoRA and others) are not supported; merge it into the weights with peft's merge_and_unload", adapter)
+	case !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%s: %w", adapter, err)
+	}
+	return nil
 }
 
 func firstOf(errs ...error) error {

@@ -125,7 +125,6 @@ func readTemplate(fsys fs.FS, task, missing string) (*PairTemplate, error) {
 	if found := settings.text("transformer_task", missing); found != task {
 		settings.fail(status.Start, "transformer_task is %s; the model and its modules need %q", quote(found), task)
 	}
-	settings.checkProcessing()
 	modalities := settings.object("modality_config")
 	if settings.err != nil {
 		return nil, settings.err
@@ -189,7 +188,7 @@ func (o *object) checkProcessing() {
 
 // readChatTemplate returns chat_template.jinja, else chat_template of tokenizer_config.json, with the name of its file; "": there is none.
 func readChatTemplate(fsys fs.FS) (file, text string, err error) {
-	const own, other = "chat_template.jinja", "tokenizer_config.json"
+	const own, other = "chat_template.jinja", tokenizerConfigFile
 	raw, err := readFile(fsys, own)
 	if raw != nil || err != nil {
 		return own, string(raw), err

@@ -2,8 +2,10 @@ package arch
 
 import (
 	"io/fs"
+	"maps"
 	"math"
 	"os"
+	"slices"
 
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
@@ -39,14 +41,14 @@ func ReadText(dir string) (Text, error) {
 }
 
 // readText reads prompts and lower-casing.
-func readText(fsys fs.FS) (Text, error) {
-	var text Text
+func readText(fsys fs.FS) (text Text, err error) {
 	settings, err := readSettings(fsys)
 	if err != nil {
 		return Text{}, err
 	}
 	if settings != nil {
 		text.LowerCase = settings.boolean("do_lower_case", false)
+		settings.checkSettings()
 		if settings.err != nil {
 			return Text{}, settings.err
 		}
@@ -60,10 +62,64 @@ func readText(fsys fs.FS) (Text, error) {
 	if _, ok := text.Prompts[text.DefaultPrompt]; text.DefaultPrompt != "" && !ok {
 		c.fail(status.Start, "default_prompt_name %s is not a key of prompts", quote(text.DefaultPrompt))
 	}
+	c.refusePresent("truncate_dim")
+	c.refusePresent("max_active_dims")
 	if c.err != nil {
 		return Text{}, c.err
 	}
 	return text, nil
+}
+
+// harmless are arguments for transformers' from_pretrained, in the settings of a Transformer module, that change no number of a text's
+// vector in float32.
+var harmless = []string{
+	"trust_remote_code", "torch_dtype", "dtype", "attn_implementation", "add_pooling_layer", "device_map", "low_cpu_mem_usage", "use_safetensors",
+	"revision", "code_revision", "use_cache", "unpad_inputs", "use_memory_efficient_attention", "use_flash_attn", "padding_side", "use_fast",
+	"clean_up_tokenization_spaces",
+}
+
+// checkSettings refuses settings of a Transformer module that would change vectors.
+func (o *object) checkSettings() {
+	for _, key := range []string{"query_length", "document_length", "query_expansion"} {
+		o.refusePresent(key)
+	}
+	for _, key := range []string{"model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs"} {
+		inner := o.object(key)
+		if inner == nil {
+			continue
+		}
+		for _, name := range slices.Sorted(maps.Keys(inner.values)) {
+			if inner.present(name) && !slices.Contains(harmless, name) {
+				inner.fail(status.Unsupported, "%s %s is not supported", name, quoteJSON(inner.values[name]))
+			}
+		}
+		o.err = firstOf(o.err, inner.err)
+	}
+	o.checkProcessing()
+}
+
+// checkTask refuses a Transformer module of another task, and one whose output is not the task's own of a text.
+func checkTask(fsys fs.FS, task string) error {
+	o, err := readSettings(fsys)
+	if o == nil || err != nil {
+		return err
+	}
+	o.oneOf("transformer_task", task)
+	if name := o.text("module_output_name", "token_embeddings"); name != "token_embeddings" {
+		o.fail(status.Unsupported, "module_output_name %s is not supported; supported: token_embeddings", quote(name))
+	}
+	if modalities := o.object("modality_config"); modalities != nil {
+		text := modalities.object("text")
+		if text == nil {
+			modalities.fail(status.Unsupported, "text is missing: the model does not take plain texts")
+		} else {
+			text.oneOf("method", "forward")
+			text.oneOf("method_output_name", "last_hidden_state", "logits")
+			modalities.err = firstOf(modalities.err, text.err)
+		}
+		o.err = firstOf(o.err, modalities.err)
+	}
+	return o.err
 }
 
 // readMaxLength returns the longest sequence: max_seq_length of sentence-transformers or, where it is not set, the tokenizer's
@@ -81,7 +137,7 @@ func readMaxLength(fsys fs.FS, table int) (int, error) {
 			return 0, settings.err
 		}
 	} else {
-		c, err := readObject(fsys, "tokenizer_config.json")
+		c, err := readObject(fsys, tokenizerConfigFile)
 		if err != nil {
 			return 0, err
 		}
