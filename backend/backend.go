@@ -58,6 +58,7 @@ type Backend struct {
 	// calibrates: the engine is an onnx.Engine that keeps maxima, for a Calibrator.
 	calibrates bool
 	choice     string // why the engine is what it is
+	decisions  []arch.Decision
 	// tokenizerUse is held for reading by calls that use the tokenizer outside the pipeline; for writing to close it.
 	tokenizerUse sync.RWMutex
 	cut          atomic.Bool  // these calls must end: the time that Close gives them is over
@@ -105,9 +106,10 @@ func (b *Backend) open(ctx context.Context) (err error) {
 		return err
 	}
 	b.info = b.describe()
-	if b.info.HasTokenizer && b.tokenizer.VocabSize() > int(b.info.VocabSize) {
-		return status.Errorf(status.Start, "tokenizer.json has token ids up to %d, but the model's vocabulary has %d rows: they do not belong together",
-			b.tokenizer.VocabSize()-1, b.info.VocabSize)
+	if b.info.HasTokenizer {
+		if err := checkVocabulary(b.tokenizer, int(b.info.VocabSize)); err != nil {
+			return err
+		}
 	}
 	b.pipe = pipeline.New(b.engine, b.queue, pipeline.NewMetrics(b.metrics.registry), b.log)
 	b.metrics.watch(b)
@@ -125,7 +127,8 @@ func (b *Backend) openTokenizer() (err error) {
 	if err != nil {
 		return err
 	}
-	c, err := arch.ReadTokenizer(b.config.Model)
+	c, decisions, err := arch.ReadTokenizer(b.config.Model)
+	b.decisions = decisions
 	if err != nil {
 		return err
 	}

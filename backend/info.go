@@ -174,6 +174,7 @@ type infoDocument struct {
 	Fingerprint     string            `json:"weights_fingerprint,omitempty"`
 	Devices         []gpu             `json:"gpus,omitempty"`
 	OpenSeconds     float64           `json:"open_seconds"`
+	Decisions       []arch.Decision   `json:"decisions,omitempty"` // of the model's files
 }
 
 // gpu is what of a device.Device does not change, or only when somebody sets it.
@@ -228,6 +229,7 @@ func (b *Backend) InfoJSON() ([]byte, error) {
 			d.Pooling = append(d.Pooling, mode.String())
 		}
 		d.WeightsBytes, d.Fingerprint = b.weights.TotalBytes(), b.weights.Fingerprint()
+		d.Decisions = b.allDecisions()
 	}
 	text, err := json.Marshal(d)
 	if err != nil {

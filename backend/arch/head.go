@@ -24,7 +24,10 @@ func readHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, want 
 	default:
 		err = embeddingHead(fsys, t, m, a, mods, want)
 	}
-	return firstOf(err, c.err, t.err)
+	if err = firstOf(err, c.err, t.err); err == nil {
+		decideHead(fsys, c, m, a, mods, want)
+	}
+	return err
 }
 
 func sparseHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, mods modules, want asked) error {

@@ -20,6 +20,7 @@ const maxFile = 16 << 20
 type object struct {
 	file   string
 	values map[string]json.RawMessage
+	used   map[string]bool // keys that were asked for
 	err    error
 }
 
@@ -56,7 +57,7 @@ func readObject(fsys fs.FS, name string) (*object, error) {
 	if raw == nil || err != nil {
 		return nil, err
 	}
-	o := &object{file: name}
+	o := &object{file: name, used: make(map[string]bool)}
 	if err := json.Unmarshal(raw, &o.values); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, brief(err))
 	}
@@ -73,6 +74,9 @@ func (o *object) fail(code status.Code, format string, args ...any) {
 }
 
 func (o *object) present(key string) bool {
+	if o.used != nil {
+		o.used[key] = true
+	}
 	raw, ok := o.values[key]
 	return ok && string(raw) != "null"
 }

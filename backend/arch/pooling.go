@@ -73,6 +73,7 @@ func readPooling(fsys fs.FS, folder string, width int) (Pooling, error) {
 	if c.err != nil {
 		return Pooling{}, c.err
 	}
+	p.decideOn(fsys, c)
 	return p, nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
@@ -96,11 +95,8 @@ func Families() []string { return slices.Sorted(maps.Keys(families)) }
 // Errors are *status.Error: Unsupported names what this package does not know; WeightsNotFound a missing tensor; InvalidArgument a
 // wrong option; Start everything else that is wrong with the folder, by file, key, value and limit.
 func Read(dir string, tensors Index, opts Options) (*Model, error) {
-	m, err := read(os.DirFS(dir), tensors, opts)
-	if err != nil {
-		return nil, inFolder(dir, err)
-	}
-	return m, nil
+	m, _, err := Explain(dir, tensors, opts)
+	return m, err
 }
 
 func inFolder(dir string, err error) error {
@@ -128,6 +124,8 @@ func read(fsys fs.FS, index Index, opts Options) (*Model, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
+	c.decideBy(fsys, "family", m.Family, "model_type")
+	c.decideBy(fsys, "architecture", m.Architecture, "architectures")
 	f, ok := families[m.Family]
 	if !ok {
 		return nil, status.Errorf(status.Unsupported, "config.json: model_type %s is not supported; supported: %s", quote(m.Family), strings.Join(Families(), ", "))
@@ -149,6 +147,7 @@ func read(fsys fs.FS, index Index, opts Options) (*Model, error) {
 	if f.trunk(c, t, m); c.err != nil || t.err != nil {
 		return nil, firstOf(c.err, t.err)
 	}
+	c.decideTrunk(fsys, m)
 	if m.Text, err = readText(fsys); err != nil {
 		return nil, err
 	}

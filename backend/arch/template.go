@@ -151,7 +151,16 @@ func readTemplate(fsys fs.FS, task, missing string) (*PairTemplate, error) {
 		}
 		return nil, settings.err
 	}
-	return parseTemplate(file, text)
+	return decidedTemplate(fsys, file, text)
+}
+
+// decidedTemplate is parseTemplate that notes where the template comes from.
+func decidedTemplate(fsys fs.FS, file, text string) (*PairTemplate, error) {
+	t, err := parseTemplate(file, text)
+	if err == nil {
+		decide(fsys, "pairs", "by a template", file, "chat_template")
+	}
+	return t, err
 }
 
 // readPlainTemplate is for a folder without modules.json: transformers gives the tokenizer the pair, and chat templates are for chats;
@@ -161,7 +170,7 @@ func readPlainTemplate(fsys fs.FS) (*PairTemplate, error) {
 	if err != nil || !pairRoles.MatchString(text) {
 		return nil, err
 	}
-	return parseTemplate(file, text)
+	return decidedTemplate(fsys, file, text)
 }
 
 var pairRoles = regexp.MustCompile(`(?s)["']query["'].*["']document["']|["']document["'].*["']query["']`)

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
@@ -52,6 +53,7 @@ func readText(fsys fs.FS) (text Text, err error) {
 		if settings.err != nil {
 			return Text{}, settings.err
 		}
+		settings.decideBy(fsys, "texts are lowered first", text.LowerCase, "do_lower_case")
 	}
 	c, err := readObject(fsys, "config_sentence_transformers.json")
 	if c == nil || err != nil {
@@ -66,6 +68,10 @@ func readText(fsys fs.FS) (text Text, err error) {
 	c.refusePresent("max_active_dims")
 	if c.err != nil {
 		return Text{}, c.err
+	}
+	if len(text.Prompts) > 0 {
+		c.decideBy(fsys, "prompts", strings.Join(slices.Sorted(maps.Keys(text.Prompts)), ", "), "prompts")
+		c.decideBy(fsys, "default prompt", quote(text.DefaultPrompt), "default_prompt_name")
 	}
 	return text, nil
 }
@@ -125,14 +131,19 @@ func checkTask(fsys fs.FS, task string) error {
 // readMaxLength returns the longest sequence: max_seq_length of sentence-transformers or, where it is not set, the tokenizer's
 // model_max_length where it is a sane number (transformers writes 1e30 for "none"); at most table, the positions that the model has (0: any).
 // 0: nothing limits it.
-func readMaxLength(fsys fs.FS, table int) (int, error) {
-	limit := 0
+func readMaxLength(fsys fs.FS, table int) (limit int, err error) {
+	by := Decision{Key: "default: no file limits it"}
+	defer func() {
+		if err == nil {
+			decide(fsys, "max length", limit, by.File, by.Key)
+		}
+	}()
 	settings, err := readSettings(fsys)
 	if err != nil {
 		return 0, err
 	}
 	if settings != nil && settings.present("max_seq_length") {
-		limit = settings.integer("max_seq_length", 0, 1, maxTable)
+		limit, by = settings.integer("max_seq_length", 0, 1, maxTable), Decision{File: settings.file, Key: "max_seq_length"}
 		if settings.err != nil {
 			return 0, settings.err
 		}
@@ -147,12 +158,12 @@ func readMaxLength(fsys fs.FS, table int) (int, error) {
 				return 0, c.err
 			}
 			if n >= 1 && n <= maxTable {
-				limit = int(n)
+				limit, by = int(n), Decision{File: c.file, Key: "model_max_length"}
 			}
 		}
 	}
 	if table > 0 && (limit == 0 || limit > table) {
-		limit = table
+		limit, by = table, Decision{File: "config.json", Key: "max_position_embeddings"}
 	}
 	return limit, nil
 }

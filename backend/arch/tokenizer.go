@@ -54,13 +54,15 @@ var tokenizerClasses = map[string]string{
 // takesAnyTokenizer are values of model_type for which tokenizer.json stands as it is, whatever class is named.
 var takesAnyTokenizer = []string{"modernbert", "mistral"}
 
-// ReadTokenizer reads what changes the tokens of the model in folder dir. Errors are *status.Error, as Read's.
-func ReadTokenizer(dir string) (TokenizerConfig, error) {
-	c, err := readTokenizerConfig(os.DirFS(dir))
+// ReadTokenizer reads what changes the tokens of the model in folder dir, and tells what its files decided. Errors are *status.Error, as
+// Read's.
+func ReadTokenizer(dir string) (TokenizerConfig, []Decision, error) {
+	f := &folder{FS: os.DirFS(dir)}
+	c, err := readTokenizerConfig(f)
 	if err != nil {
-		return TokenizerConfig{}, inFolder(dir, err)
+		return TokenizerConfig{}, f.decisions, inFolder(dir, err)
 	}
-	return c, nil
+	return c, f.decisions, nil
 }
 
 // readTokenizerConfig reads tokenizer_config.json, special_tokens_map.json and added_tokens.json.
@@ -95,7 +97,33 @@ func readTokenizerConfig(fsys fs.FS) (TokenizerConfig, error) {
 	if err := firstOf(model.err, c.err); err != nil {
 		return t, err
 	}
-	return t, t.readAdded(fsys, c)
+	if err := t.readAdded(fsys, c); err != nil {
+		return t, err
+	}
+	t.decideOn(fsys, c, model)
+	return t, nil
+}
+
+// decideOn notes what tokens are made by.
+func (t *TokenizerConfig) decideOn(fsys fs.FS, c, model *object) {
+	from, value := c, t.Class
+	if !c.present("tokenizer_class") && model.present("tokenizer_class") {
+		from = model
+	}
+	if value == "" {
+		value = "none of its own: tokenizer.json stands as it is"
+	}
+	from.decideBy(fsys, "tokenizer class", value, "tokenizer_class")
+	for key, flag := range map[string]*bool{"do_lower_case": t.LowerCase, "add_prefix_space": t.AddPrefixSpace} {
+		if flag != nil {
+			c.decideBy(fsys, "tokenizer's "+key, *flag, key)
+		}
+	}
+	if t.TruncationSide != "" {
+		c.decideBy(fsys, "truncation side", t.TruncationSide, "truncation_side")
+	} else {
+		decide(fsys, "truncation side", "as tokenizer.json says, or right", "", "default: "+c.file+" has no truncation_side")
+	}
 }
 
 // tokenizerClass is tokenizer_class, of tokenizer_config.json or else of config.json, or the one of the model's type.

@@ -55,7 +55,7 @@ func editedFolder(t *testing.T, base string, edits map[string]any) string {
 }
 
 func openFolder(dir string) (*Tokenizer, error) {
-	c, err := arch.ReadTokenizer(dir)
+	c, _, err := arch.ReadTokenizer(dir)
 	if err != nil {
 		return nil, err
 	}

@@ -214,6 +214,15 @@ func (s *Set) Release(t Tensor) {
 // Names returns the names of all tensors, sorted.
 func (s *Set) Names() []string { return slices.Clone(s.names) }
 
+// Files returns the names of the files, in the order of their folders.
+func (s *Set) Files() []string {
+	names := make([]string, len(s.files))
+	for i, f := range s.files {
+		names[i] = f.name
+	}
+	return names
+}
+
 // TotalBytes is the size of all tensors as they are stored.
 func (s *Set) TotalBytes() int64 { return s.bytes }
 
