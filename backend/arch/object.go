@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,14 +42,14 @@ func readFile(fsys fs.FS, name string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
+	if info.Size() > maxFile {
+		return nil, fmt.Errorf("%s has %d bytes; the limit is %d", name, info.Size(), maxFile)
+	}
+	raw := bytes.NewBuffer(make([]byte, 0, info.Size()+bytes.MinRead))
+	if _, err := raw.ReadFrom(io.LimitReader(f, maxFile)); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	if len(raw) > maxFile {
-		return nil, fmt.Errorf("%s exceeds the limit of %d bytes", name, maxFile)
-	}
-	return raw, nil
+	return raw.Bytes(), nil
 }
 
 // readObject returns the object in a file; nil where there is no file.

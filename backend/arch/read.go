@@ -11,7 +11,8 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
-// Index tells the shapes of the stored weights by name; *weights.Set is one.
+// Index tells the shapes of the stored weights by name; *weights.Set is one. It may have Usable, which refuses a dtype, and Near, which
+// suggests other names.
 type Index interface {
 	Shape(name string) ([]int, bool)
 }

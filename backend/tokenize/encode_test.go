@@ -9,7 +9,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
-
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 

@@ -173,6 +173,14 @@ func (s *Set) Shape(name string) ([]int, bool) {
 	return slices.Clone(l.shape), ok
 }
 
+// Usable refuses (Unsupported) a tensor that is there in another dtype than F32, F16 and BF16.
+func (s *Set) Usable(name string) error {
+	if l, ok := s.tensors[name]; ok && !l.dtype.usable() {
+		return status.Errorf(status.Unsupported, "tensor %s in %q has dtype %s; supported: F32, F16, BF16", quote(name), s.dir, quote(string(l.dtype)))
+	}
+	return nil
+}
+
 // Tensor returns a view of a tensor. Errors: WeightsNotFound with near names, Unsupported for dtypes other than F32, F16 and
 // BF16, Start where the file has become shorter, ShutDown after Close.
 func (s *Set) Tensor(name string) (Tensor, error) {
@@ -180,8 +188,8 @@ func (s *Set) Tensor(name string) (Tensor, error) {
 	if !ok {
 		return Tensor{}, status.Errorf(status.WeightsNotFound, "weights in %q have no tensor %s%s", s.dir, quote(name), s.didYouMean(name))
 	}
-	if !l.dtype.usable() {
-		return Tensor{}, status.Errorf(status.Unsupported, "tensor %s in %q has dtype %s; supported: F32, F16, BF16", quote(name), s.dir, quote(string(l.dtype)))
+	if err := s.Usable(name); err != nil {
+		return Tensor{}, err
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
