@@ -5,6 +5,7 @@ import re
 import subprocess
 import tarfile
 import tempfile
+import time
 import unittest
 from unittest import mock
 
@@ -113,9 +114,9 @@ class PackTest(unittest.TestCase):
 
 class RunTest(unittest.TestCase):
     def test_every_subtest_has_one_shard(self):
-        shards = list(run_tests.shards_of("b", ["TestA", "TestB"], {"TestA": ["x", "y.z"], "TestC": ["x"]}))
+        shards = list(run_tests.shards_of("b", ["TestA", "TestB"], {"TestA": ["x", "y.z"], "TestC": ["x"]}, {"TestB": 2}))
         self.assertEqual([shard[1:] for shard in shards], [
-            ("^TestA$/^x$", ""), (r"^TestA$/^y\.z$", ""), ("^TestA$", r"^TestA$/^(x|y\.z)$"), ("^TestB$", "")])
+            ("^TestA$/^x$", "", ""), (r"^TestA$/^y\.z$", "", ""), ("^TestA$", r"^TestA$/^(x|y\.z)$", ""), ("^TestB$", "", "0/2"), ("^TestB$", "", "1/2")])
 
     def test_output_belongs_to_its_test(self):
         results, rest = run_tests.parse(OUTPUT)
@@ -140,6 +141,21 @@ class RunTest(unittest.TestCase):
             lost, = run_tests.records(shard, "cannot load a library\n", code, 1.0)
             self.assertEqual((lost["name"], lost["status"]), ("^TestA$", "lost"))
             self.assertRegex(lost["output"], f"(?s){text}.*cannot load")
+
+    def test_time_ends_processes_and_what_they_started(self):
+        with tempfile.TemporaryDirectory() as folder:
+            os.makedirs(os.path.join(folder, "tests"))
+            binary = os.path.join(folder, "tests", "b.test")
+            with open(binary, "w", encoding="utf-8") as file:
+                file.write("#!/bin/sh\nprintf '\\026=== RUN   TestA\\n'\nsleep 60\n")
+            os.chmod(binary, 0o755)
+            with mock.patch.object(run_tests, "HERE", folder):
+                begin = time.monotonic()
+                lost, = run_tests.run_shard(run_tests.Shard("b", "^TestA$", ""), folder, {}, 60, begin + 1, "x")
+                self.assertEqual((lost["name"], lost["status"]), ("TestA", "lost"))
+                self.assertLess(time.monotonic() - begin, 30)
+                lost, = run_tests.run_shard(run_tests.Shard("b", "^TestA$", ""), folder, {}, 60, begin, "x")
+                self.assertEqual((lost["status"], lost["output"]), ("lost", "the time was over before it began"))
 
     def test_parents_in_several_processes_are_one_test(self):
         def record(status, seconds, **more):

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Run the packed test binaries on a GPU machine, in parallel processes, and report.
 
-    run_tests.py [--only trt,onnx,backend] [--run REGEX] [--jobs N] [--timeout SECONDS] [--split BINARY/TEST=NAME,...]
+    run_tests.py [--only trt,onnx,backend] [--run REGEX] [--jobs N] [--timeout SECONDS] [--seconds SECONDS] [--split BINARY/TEST=NAME,...]
                  [--keep REGEX] [--json FILE] [--no-gpu]
 
 scripts/pack_gpu.py puts it at the root of what it packs. Each top-level test runs in a process of its own, and those of SPLIT in
-several: one for each of the named subtests and one for all others, so that none is left out. Those of ALONE, which measure time or
-memory, run one after another when all others are done. The variables BEI_GPU_TESTS=1 (the number of GPUs), BEI_ROOT, BEI_DIST,
+several: one for each of the named subtests and one for all others, so that none is left out; those of PARTS in several again, each with
+a part of the models. Those of ALONE, which measure time or
+memory, run one after another when all others are done. The variables BEI_GPU_TESTS (the number of GPUs), NVIDIA_TF32_OVERRIDE=0, BEI_ROOT, BEI_DIST,
 BEI_TRT_SHIM_DIR, BEI_TENSORRT_LIB, BEI_ONNXRUNTIME_CPU_LIB and LD_LIBRARY_PATH are set, the last with the folders of CUDA and cuDNN
-beside this Python's torch; values that are set already win. The results go to --json (default: results.json beside this file):
+beside this Python's torch; values that are set already win. The results go to --json (default: results.json beside this file), which is
+written anew as each process ends:
 
     {"seconds": .., "counts": {"pass": ..}, "tests": [{"binary", "name", "status", "seconds", "output"}, ...]}
 
@@ -24,6 +26,7 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -40,9 +43,12 @@ SPLIT = {
         "TestEmulatedCUDA": ["GroupQueryAttention", "MultiHeadAttention", "products"],
     },
     "trt": {
-        "TestGPU": ["float32", "float16", "bfloat16", "float8"],
+        "TestGPU": ["float32", "float16", "bfloat16"],
     },
 }
+
+# Tests over many models, and among how many processes these are dealt.
+PARTS = {"trt": {"TestGPU": 5, "TestGPUCosines": 15}, "onnx": {"TestCUDA": 3, "TestCUDACosines": 5}}
 
 # Tests that measure time or memory.
 ALONE = re.compile(r"SteadyState|Idle|Resident|Allocations|ReleasesEverything|Replicas")
@@ -50,16 +56,18 @@ ALONE = re.compile(r"SteadyState|Idle|Resident|Allocations|ReleasesEverything|Re
 EVENT = re.compile(r"^=== (?:RUN|PAUSE|CONT|NAME) *(\S*)$")  # NAME without one: what follows is no test's
 RESULT = re.compile(r"^ *--- (PASS|FAIL|SKIP): (\S+) \((\d+(?:\.\d+)?)s\)$")
 
-Shard = collections.namedtuple("Shard", "binary run skip")  # the patterns of -test.run and -test.skip
+Shard = collections.namedtuple("Shard", "binary run skip part", defaults=("",))  # the patterns of -test.run and -test.skip; BEI_TEST_PART
 
 
-def shards_of(binary, tests, split):
-    """The processes for these top-level tests; every subtest belongs to exactly one."""
+def shards_of(binary, tests, split, parts):
+    """The processes for these top-level tests; every subtest belongs to exactly one, or to one for each part of its models."""
     for test in tests:
         names = split.get(test, [])
-        for name in names:
-            yield Shard(binary, f"^{test}$/^{re.escape(name)}$", "")
-        yield Shard(binary, f"^{test}$", f"^{test}$/^({'|'.join(map(re.escape, names))})$" if names else "")
+        shards = [Shard(binary, f"^{test}$/^{re.escape(name)}$", "") for name in names]
+        shards.append(Shard(binary, f"^{test}$", f"^{test}$/^({'|'.join(map(re.escape, names))})$" if names else ""))
+        count = parts.get(test, 1)
+        for shard in shards:
+            yield from (shard._replace(part=f"{k}/{count}") for k in range(count)) if count > 1 else (shard,)
 
 
 def parse(text):
@@ -133,7 +141,8 @@ def environment(given, gpu):
         "BEI_TENSORRT_LIB": os.path.join(HERE, ".deps", "tensorrt", "lib", "libtensorrt_rtx.so.1"),
     }
     if gpu:
-        variables["BEI_GPU_TESTS"] = "1"
+        variables["BEI_GPU_TESTS"] = str(max(len(machine()), 1))
+        variables["NVIDIA_TF32_OVERRIDE"] = "0"  # float32 means float32: TensorRT-RTX multiplies in TF32 otherwise
     variables.update(given)
     folders = [folder for folder in given.get("LD_LIBRARY_PATH", "").split(":") if folder]
     torch = importlib.util.find_spec("torch")
@@ -149,18 +158,25 @@ def list_tests(binary, folder, variables):
     return [line for line in done.stdout.splitlines() if line.startswith("Test")]
 
 
-def run_shard(shard, folder, variables, timeout, keep):
-    command = [os.path.join(HERE, "tests", shard.binary + ".test"), "-test.v=test2json", "-test.count=1", f"-test.timeout={timeout}s",
+def run_shard(shard, folder, variables, timeout, deadline, keep):
+    """The records of a shard, which ends after timeout seconds, or at the deadline."""
+    if time.monotonic() >= deadline:
+        return [{"binary": shard.binary, "name": shard.run, "status": "lost", "seconds": 0.0, "output": "the time was over before it began"}]
+    command = [os.path.join(HERE, "tests", shard.binary + ".test"), "-test.v=test2json", "-test.count=1", "-test.timeout=0",
                f"-test.run={shard.run}"]
     if shard.skip:
         command.append(f"-test.skip={shard.skip}")
     begin = time.monotonic()
-    with subprocess.Popen(command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    if shard.part:
+        variables = {**variables, "BEI_TEST_PART": shard.part}
+    timeout = max(1, min(timeout, deadline - begin))
+    # A session of its own: what the test starts ends with it.
+    with subprocess.Popen(command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as process:
         try:
-            out, _ = process.communicate(timeout=timeout + 30)
+            out, _ = process.communicate(timeout=timeout)
             code = process.returncode
-        except subprocess.TimeoutExpired:  # Go's own limit did not end it: it hangs in C
-            process.kill()
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
             out, _ = process.communicate()
             code = None
     return records(shard, out.decode("utf-8", "replace"), code, time.monotonic() - begin, keep)
@@ -187,6 +203,12 @@ def machine():
     return done.stdout.splitlines() if done.returncode == 0 else []
 
 
+def write_json(path, report):
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        json.dump(report, file, indent=1)
+    os.replace(path + ".new", path)
+
+
 def summary(report):
     """The report as lines for a reader."""
     by_binary = collections.defaultdict(collections.Counter)
@@ -211,6 +233,8 @@ def arguments():
     parser.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1), metavar="N",
                         help="processes at a time (default: CPUs, up to 8)")
     parser.add_argument("--timeout", type=int, default=900, metavar="SECONDS", help="limit for a process (default: 900)")
+    parser.add_argument("--seconds", type=int, default=3600, metavar="SECONDS",
+                        help="limit for everything: what has not ended by then is lost (default: 3600)")
     parser.add_argument("--split", action="append", default=[], metavar="BINARY/TEST=NAME,...", help="subtests that get a process each")
     parser.add_argument("--keep", default="GPU|CUDA", metavar="REGEX",
                         help="names of passing tests whose output is kept (default: GPU|CUDA)")
@@ -231,24 +255,27 @@ def main():
     begin, shards = time.monotonic(), []
     for name in chosen:
         tests = list_tests(os.path.join(HERE, "tests", name + ".test"), folders[name], variables)
-        shards += shards_of(name, [test for test in tests if re.search(options.run, test)], split.get(name, {}))
+        shards += shards_of(name, [test for test in tests if re.search(options.run, test)], split.get(name, {}), PARTS.get(name, {}))
     if not shards:
         raise SystemExit(f"run_tests: no test matches --run {options.run!r}")
     shards.sort(key=lambda shard: "/" not in shard.run)  # the long ones first
-    found = []
+    found, gpus, deadline = [], machine(), begin + options.seconds
 
     def run(shard):
-        return run_shard(shard, folders[shard.binary], variables, options.timeout, options.keep)
+        return run_shard(shard, folders[shard.binary], variables, options.timeout, deadline, options.keep)
+
+    def report_of(found):
+        tests = merge(found)
+        return {"gpus": gpus, "seconds": round(time.monotonic() - begin, 1),
+                "counts": dict(collections.Counter(record["status"] for record in tests)), "tests": tests}
 
     for alone, jobs in ((False, max(1, options.jobs)), (True, 1)):
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-            for result in pool.map(run, [shard for shard in shards if bool(ALONE.search(shard.run)) == alone]):
-                found += result
-    tests = merge(found)
-    report = {"gpus": machine(), "seconds": round(time.monotonic() - begin, 1),
-              "counts": dict(collections.Counter(record["status"] for record in tests)), "tests": tests}
-    with open(options.json, "w", encoding="utf-8") as file:
-        json.dump(report, file, indent=1)
+            running = [pool.submit(run, shard) for shard in shards if bool(ALONE.search(shard.run)) == alone]
+            for done in concurrent.futures.as_completed(running):
+                found += done.result()
+                write_json(options.json, report_of(found))  # what is known survives whatever ends this process
+    report = report_of(found)
     print("\n".join(summary(report)))
     print(f"results: {options.json}")
     return 1 if report["counts"].get("fail") or report["counts"].get("lost") else 0

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,7 +54,7 @@ const (
 )
 
 // planFormat changes when the lowering does: plans of another number are not used.
-const planFormat = 1
+const planFormat = 2
 
 // withDefaults checks the options and fills in what is zero.
 func (o Options) withDefaults(m *arch.Model, stored weights.DType) (Options, error) {
@@ -193,12 +194,27 @@ func open(ctx context.Context, d driver, lib *nvinfer.Library, m *arch.Model, w 
 	return e, nil
 }
 
+// tf32Variable turns TF32 off for all of CUDA's libraries in a process, where it is "0" when they are loaded.
+const tf32Variable = "NVIDIA_TF32_OVERRIDE"
+
+// products says in what float32 products are computed: TensorRT-RTX 1.6 takes TF32, whatever the builder's flag says.
+func (b *builder) products() string {
+	if b.library.Features&nvinfer.HasRuntimeCache == 0 || os.Getenv(tf32Variable) == "0" {
+		return "float32"
+	}
+	b.log(nvinfer.Warning, "float32 products are computed in TF32, of 11 bits; set "+tf32Variable+"=0 before the process starts to have all 24, slower")
+	return "TF32"
+}
+
 // open opens an engine on a plan.
 func (b *builder) open(ctx context.Context, devices []nvinfer.Device, p *found, o Options) (*Engine, error) {
 	lib, m := b.library, b.design.model
 	details := map[string]string{"flavour": lib.Flavour, "library": lib.Path, "plan": p.origin}
 	for what, n := range p.notes {
 		details[what] = strconv.Itoa(n)
+	}
+	if b.design.precision == "float32" {
+		details["products"] = b.products()
 	}
 	return newEngine(ctx, setUp{
 		info:  engine.Info{Name: "tensorrt", Version: lib.Version, Precision: o.Precision, Limits: o.Limits, Details: details},

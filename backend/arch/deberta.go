@@ -9,8 +9,8 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
-// debertaV2 is DeBERTa v2 (https://arxiv.org/abs/2006.03654) and v3 (https://arxiv.org/abs/2111.09543): BERT with disentangled attention, with
-// names and defaults of transformers' DebertaV2Config and modeling_deberta_v2.py.
+// debertaV2 is DeBERTa v2 (https://arxiv.org/abs/2006.03654) and v3 (https://arxiv.org/abs/2111.09543): BERT with disentangled
+// attention, with names and defaults of transformers' DebertaV2Config and modeling_deberta_v2.py.
 var debertaV2 = family{
 	trunk: debertaTrunk,
 	architectures: map[string]architecture{
@@ -40,7 +40,8 @@ func debertaTrunk(c *object, t *tensors, m *Model) {
 		c.fail(status.Unsupported, "conv_kernel_size %d is not supported for deberta-v2: its first layer must have no convolution", n)
 	}
 	if n := c.integer("attention_head_size", e.hidden/e.heads, 1, maxHidden); c.err == nil && n*e.heads != e.hidden {
-		c.fail(status.Unsupported, "attention_head_size %d is not supported: times num_attention_heads %d it must be hidden_size %d", n, e.heads, e.hidden)
+		c.fail(status.Unsupported, "attention_head_size %d is not supported: times num_attention_heads %d it must be hidden_size %d",
+			n, e.heads, e.hidden)
 	}
 	terms := c.debertaTerms()
 	shared := c.boolean("share_att_key", false)

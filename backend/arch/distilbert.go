@@ -21,8 +21,9 @@ var distilbertNames = layerNames{
 func distilbertTrunk(c *object, t *tensors, m *Model) {
 	e := c.encoder(m, encoderKeys{
 		// transformers takes the names of other configs, too, but for hidden_dim.
-		hidden: c.either("dim", "hidden_size"), layers: c.either("n_layers", "num_hidden_layers"), heads: c.either("n_heads", "num_attention_heads"),
-		wide: "hidden_dim", act: "activation",
+		hidden: c.either("dim", "hidden_size"), layers: c.either("n_layers", "num_hidden_layers"),
+		heads: c.either("n_heads", "num_attention_heads"),
+		wide:  "hidden_dim", act: "activation",
 		vocabSize: 30522, hiddenSize: 768, layerCount: 6, headCount: 12, wideSize: 3072, positions: 512, eps: 1e-12, epsFixed: true,
 	})
 	if c.err != nil {
@@ -38,7 +39,8 @@ func distilbertClassifier(c *object, t *tensors, m *Model) []Dense {
 }
 
 func distilbertMaskedLM(c *object, t *tensors, m *Model) []Dense {
-	act := m.Layers[0].MLP.Activation
 	const decoder = "vocab_projector"
-	return maskedLM{dense: "vocab_transform", norm: "vocab_layer_norm", decoder: decoder, bias: decoder + ".bias", act: act}.read(c, t, m)
+	return maskedLM{
+		dense: "vocab_transform", norm: "vocab_layer_norm", decoder: decoder, bias: decoder + ".bias", act: m.Layers[0].MLP.Activation,
+	}.read(c, t, m)
 }

@@ -63,7 +63,7 @@ func (e inBFloat16) Info() engine.Info {
 
 // TestVerifyCosine: what is held to the truth, to a bound, and to transformers in bfloat16, which float32 beats on every case.
 func TestVerifyCosine(t *testing.T) {
-	for _, c := range suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier) {
+	for _, c := range suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier, arch.HeadSparse) {
 		e := open(t, c.Model, c.Weights, engine.Limits{})
 		text, err := suite.VerifyCosine(e, &c, suite.Exact.MinCosine)
 		require.NoError(t, err)
@@ -76,7 +76,7 @@ func TestVerifyCosine(t *testing.T) {
 		_, err = suite.VerifyCosine(narrow, &c, 0.998)
 		require.ErrorContains(t, err, "transformers' own 1.5000000: it must be 1.5000000 or more")
 		for i := range c.Sequences { // the first number is off in each; of token vectors where the rows are all that there is
-			for _, rows := range [][]float64{c.Sequences[i].Pooled, c.Sequences[i].TokenVectors} {
+			for _, rows := range [][]float64{c.Sequences[i].Pooled, c.Sequences[i].TokenVectors, c.Sequences[i].Sparse} {
 				if len(rows) > 1 {
 					rows[0] += 1
 				}
@@ -84,7 +84,7 @@ func TestVerifyCosine(t *testing.T) {
 		}
 		_, err = suite.VerifyCosine(e, &c, 0.99999)
 		require.ErrorContains(t, err, ": it must be 0.9999900 or more", c.Name)
-		c.Sequences[0].TokenVectors = append(c.Sequences[0].TokenVectors, 1)
+		c.Sequences[0].TokenVectors = append(c.Sequences[0].TokenVectors, 1, 1)
 		_, err = suite.VerifyCosine(e, &c, 0)
 		require.ErrorContains(t, err, "sequence 0: ")
 		require.NoError(t, e.Close())

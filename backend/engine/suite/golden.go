@@ -3,6 +3,7 @@ package suite
 import (
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -122,6 +123,26 @@ func (c *Case) load(t testing.TB, file string) {
 		}
 		c.Sequences = append(c.Sequences, q)
 	}
+}
+
+// PartVariable names the environment variable "K/N" by which a process runs part K of N of the cases.
+const PartVariable = "BEI_TEST_PART"
+
+// Part returns this process's part of the cases: all of them without PartVariable.
+func Part(t testing.TB, cases []Case) []Case {
+	text := os.Getenv(PartVariable)
+	if text == "" {
+		return cases
+	}
+	var part, parts int
+	_, err := fmt.Sscanf(text, "%d/%d", &part, &parts)
+	require.NoError(t, err, "%s is %q; write it as 0/4", PartVariable, text)
+	require.True(t, 0 <= part && part < parts, "%s is %q", PartVariable, text)
+	var mine []Case
+	for i := part; i < len(cases); i += parts {
+		mine = append(mine, cases[i])
+	}
+	return mine
 }
 
 // MiniLM returns the real all-MiniLM-L6-v2 with sentence-transformers' rows of testdata/minilm.

@@ -214,6 +214,7 @@ func Mutations(t *testing.T, open Opener) {
 	for _, c := range []*Case{
 		synthetic["bert"], golden["roberta-mean"], golden["xlm-roberta-cls"], golden["camembert-max"], golden["distilbert-mean"],
 		golden["mpnet-mean"], golden["nomic-hub-positions"], golden["new-positions"], golden["jina-v2-original"], golden["jina-reranker-v2"],
+		golden["deberta-c2p-positions"],
 	} {
 		t.Run("positions off by one: "+c.Name, func(t *testing.T) { shifted(t, open, *c) })
 	}
