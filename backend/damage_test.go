@@ -224,6 +224,27 @@ func (d *damaged) checkHuge(name string, what string) {
 	}, what)
 }
 
+// TestGiantPositions: a model of rope may claim any number of positions; tables have what sequences need.
+func TestGiantPositions(t *testing.T) {
+	c := onnxConfig("qwen3-lasttoken")
+	from := c.Model
+	c.Model = t.TempDir()
+	require.NoError(t, os.CopyFS(c.Model, os.DirFS(from)))
+	var config map[string]any
+	readJSON(t, filepath.Join(c.Model, "config.json"), &config)
+	config["max_position_embeddings"] = 1 << 24
+	text, err := json.Marshal(config)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(c.Model, "config.json"), text, 0o600))
+	var b *Backend
+	bytes := allocated(func() { b = open(t, c) })
+	require.Less(t, bytes, uint64(100<<20))
+	require.EqualValues(t, 1<<17, b.Info().maxPositions)
+	row := make([]float32, b.Info().Dimensions)
+	batch := Batch{InputIDs: []uint32{1, 2}, PositionIDs: []uint32{1<<17 - 2, 1<<17 - 1}, CumulativeSeqLengths: []uint32{0, 2}, PooledIndices: []uint32{0}}
+	require.NoError(t, b.Embed(background, batch, CallOptions{}, Output{Rows: row}))
+}
+
 // TestDamagedModules: modules that name themselves, each other's folders, and folders outside.
 func TestDamagedModules(t *testing.T) {
 	d := newDamaged(t, "bert-cls-dense")

@@ -83,7 +83,7 @@ func (b *Backend) describe() Info {
 		i.Pooling = poolingOf(m.Head)
 		i.Normalizes = m.Head.Normalize
 		i.VocabSize, i.TypeVocabSize = uint32(m.VocabSize), uint32(max(m.Embeddings.TypeVocabSize, 1))
-		i.PositionOffset, i.maxPositions = uint32(m.Embeddings.PositionOffset), uint32(m.MaxPositions)
+		i.PositionOffset, i.maxPositions = uint32(m.Embeddings.PositionOffset), uint32(m.Positions(e.Limits.MaxLength))
 		i.ignoresTypes = m.Embeddings.Type.Absent()
 		labels = len(m.Head.Labels)
 		switch m.Head.Kind {

@@ -9,6 +9,7 @@ package arch
 type Model struct {
 	Family       string // model_type of config.json, for people: logs and info
 	Architecture string // architectures[0] of config.json
+	Format       string // the code on the hub whose format the folder has; "": transformers'
 	HiddenSize   int    // columns of the residual stream
 	VocabSize    int
 	MaxPositions int // position ids are below it, PositionOffset included; 0: no table limits them
@@ -19,6 +20,18 @@ type Model struct {
 	FinalNorm  *Norm // after the last layer of pre-norm models
 	Head       Head
 	Text       Text
+}
+
+// mostTurned is how many positions a rope may have that no sequence needs: a config may claim any number, and tables cost memory.
+const mostTurned = 1 << 17
+
+// Positions is what position ids are below in an engine whose sequences have up to longest tokens: the rows of a table that the model
+// stores; what rope computes is cut to what anybody needs. 0: nothing limits them.
+func (m *Model) Positions(longest int) int {
+	if m.MaxPositions == 0 || !m.Embeddings.Position.Absent() {
+		return m.MaxPositions
+	}
+	return min(m.MaxPositions, max(m.Embeddings.PositionOffset+longest, mostTurned))
 }
 
 // Tensor names a weight and the shape that it must have. The zero Tensor is "absent".

@@ -39,12 +39,14 @@ type family struct {
 	architectures map[string]architecture
 	// hub returns the family of a folder that has this model_type, but is in the format of code of its own on the hub; nil: it is in
 	// transformers' format.
-	hub func(c *object, t *tensors, architecture string) *family
+	hub     func(c *object, t *tensors, architecture string) *family
+	formats []*family // that hub can return
+	format  string    // of these: the code's name, for people
 }
 
 // or is the family with another format beside its own.
-func (f family) or(hub func(c *object, t *tensors, architecture string) *family) family {
-	f.hub = hub
+func (f family) or(format *family, hub func(c *object, t *tensors, architecture string) *family) family {
+	f.hub, f.formats = hub, []*family{format}
 	return f
 }
 
@@ -134,7 +136,8 @@ func read(fsys fs.FS, index Index, opts Options) (*Model, error) {
 	t := &tensors{index: index}
 	if f.hub != nil {
 		if own := f.hub(c, t, m.Architecture); own != nil {
-			f = *own
+			f, m.Format = *own, own.format
+			decide(fsys, "format", "that of "+m.Format, c.file, "architectures, position_embedding_type and names of weights")
 		}
 	}
 	a, ok := f.architectures[m.Architecture]
