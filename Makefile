@@ -50,7 +50,7 @@ TRT_TIMEOUT ?= 3600
 PACK_ARGS ?=
 
 .PHONY: help setup build build_lib test test_unit test_integration test_race fuzz lint format bench bench_gpu run_embed clean \
-	setup_tensorrt setup_gpu build_trt test_tensorrt pack_gpu always
+	setup_tensorrt setup_gpu build_trt install_gpu test_tensorrt pack_gpu always
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,11 @@ build_trt: setup_tensorrt ## build TensorRT's shim into dist/: libbei_trt_rtx1.s
 	else major=$$(printf '#include <NvInferVersion.h>\nNV_TENSORRT_MAJOR\n' | $(CXX) -E -P -x c++ -I "$(TENSORRT_ROOT)/include" - | tail -n 1); \
 		if [ "$$major" = 10 ]; then shims="$$shims $(DIST)/libbei_trt_10.so"; else reason="TENSORRT_ROOT has version $$major"; fi; fi; \
 	$(MAKE) --no-print-directory $$shims && if [ -n "$$reason" ]; then echo "libbei_trt_10.so is not built: $$reason"; fi
+
+install_gpu: build build_trt setup_gpu ## build all for a machine with an NVIDIA GPU into dist/, with TensorRT-RTX and ONNX Runtime's CUDA provider
+	@mkdir -p $(DIST)/tensorrt $(DIST)/onnxruntime-gpu
+	@cp -f $(DEPS)/tensorrt/lib/* $(DIST)/tensorrt/ && cp -f $(DEPS)/gpu/onnxruntime/* $(DIST)/onnxruntime-gpu/
+	@echo "dist/ is complete for a GPU: $$(du -sh $(DIST) | cut -f 1)"
 
 $(DIST)/libbei_trt_%.so: $(wildcard trt/shim/*) trt/shim.h Makefile $(DEPS)/stamps/tensorrt-headers $(DEPS)/stamps/cuda-headers
 	@mkdir -p $(DIST)/.trt

@@ -17,8 +17,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -43,6 +41,8 @@ type Backend struct {
 	config    Config
 	queue     pipeline.Config // of config, with defaults
 	log       *zap.Logger
+	folder    string      // of the model; "": there is none
+	commit    string      // of a hub's model
 	model     *arch.Model // nil for the mock engine
 	weights   *weights.Set
 	tokenizer *tokenize.Tokenizer // nil without tokenizer.json (mock engine only)
@@ -52,6 +52,7 @@ type Backend struct {
 	info      Info
 	prompt    string                 // the default prompt
 	template  *tokenize.PairTemplate // of a reranker that is a language model; nil: the tokenizer joins pairs
+	tagger    *tagger                // of a token classifier with a tokenizer
 	metrics   *metrics
 	opened    time.Duration
 	closed    atomic.Bool
@@ -95,6 +96,9 @@ func openBackend(ctx context.Context, c Config, calibrates bool) (*Backend, erro
 }
 
 func (b *Backend) open(ctx context.Context) (err error) {
+	if err := b.findFolder(ctx); err != nil {
+		return err
+	}
 	if err := b.openTokenizer(); err != nil {
 		return err
 	}
@@ -111,43 +115,30 @@ func (b *Backend) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if err := b.openTagger(); err != nil {
+		return err
+	}
+	b.queue.Fallback = b.fallback()
 	b.pipe = pipeline.New(b.engine, b.queue, pipeline.NewMetrics(b.metrics.registry), b.log)
 	b.metrics.watch(b)
 	return b.warmUp(ctx)
 }
 
 func (b *Backend) openTokenizer() (err error) {
-	if b.config.Model == "" {
+	if b.folder == "" {
 		return nil
 	}
-	if err := checkFolder(b.config.Model); err != nil {
-		return err
-	}
-	text, err := arch.ReadText(b.config.Model)
+	text, err := arch.ReadText(b.folder)
 	if err != nil {
 		return err
 	}
-	c, decisions, err := arch.ReadTokenizer(b.config.Model)
+	c, decisions, err := arch.ReadTokenizer(b.folder)
 	b.decisions = decisions
 	if err != nil {
 		return err
 	}
-	b.tokenizer, err = tokenize.Open(b.config.Model, text.LowerCase, c)
+	b.tokenizer, err = tokenize.Open(b.folder, text.LowerCase, c)
 	return err
-}
-
-// checkFolder tells a wrong path from a folder that lacks a file: a message about the file would mislead.
-func checkFolder(folder string) error {
-	const want = "it must be a folder with config.json, model.safetensors and tokenizer.json, as Hugging Face keeps a model"
-	switch info, err := os.Stat(folder); {
-	case errors.Is(err, fs.ErrNotExist):
-		return status.Errorf(status.Start, "model %q does not exist; %s", folder, want)
-	case err != nil:
-		return status.Errorf(status.Start, "model %q: %v; %s", folder, err, want)
-	case !info.IsDir():
-		return status.Errorf(status.Start, "model %q is a file; %s", folder, want)
-	}
-	return nil
 }
 
 // defaultPrompt is the text put before texts when a call names no prompt.

@@ -193,7 +193,7 @@ func TestOutputsThatTheModelHasNot(t *testing.T) {
 	requireCode(t, status.InvalidArgument, b.PredictTokens(background, batch, CallOptions{}, out(b)), `output "pooled" cannot be asked for`)
 	requireCode(t, status.Unsupported, b.Predict(background, batch, CallOptions{}, out(b)), "predict needs")
 	requireCode(t, status.Unsupported, b.PredictTexts(background, nil, CallOptions{}, out(b)), "predict_texts needs")
-	requireCode(t, status.Unsupported, b.PredictTokensTexts(background, nil, CallOptions{}, out(b)), "names no entities")
+	requireCode(t, status.Unsupported, b.PredictTokensTexts(background, nil, CallOptions{}, out(b)), "this backend has no tokenizer")
 
 	b = openMock(t, nil)
 	r, err := b.newResults(out(b), CallOptions{}, engine.Pooled)

@@ -41,6 +41,9 @@ func OpenCalibrator(ctx context.Context, c Config) (*Calibrator, error) {
 	return &Calibrator{backend: b, amax: make(map[string]float32)}, nil
 }
 
+// Folder is where the model's files are: the folder that was named, or that of a hub's cache.
+func (k *Calibrator) Folder() string { return k.backend.folder }
+
 // Add runs texts, of which there may be as many as one call's items. promptName names the prompt before each; "": the default one. After
 // an error nothing of them counts; where it concerns one text, item is its index, else -1.
 func (k *Calibrator) Add(ctx context.Context, texts []string, promptName string) (item int, err error) {

@@ -49,12 +49,14 @@ func (b *Backend) PredictTexts(ctx context.Context, texts []Text, o CallOptions,
 	return b.runTexts(ctx, "predict_texts", texts, o, out, engine.Pooled|TokensOutput)
 }
 
-// PredictTokensTexts is refused: joining token scores to entities is not part of this version.
-func (b *Backend) PredictTokensTexts(context.Context, []Text, CallOptions, Output) error {
+// PredictTokensTexts tokenizes texts and names their entities; see bei_predict_tokens_texts. Each item that is ok has its entities, its
+// tokens and their logits, whatever its Outputs.
+func (b *Backend) PredictTokensTexts(ctx context.Context, texts []Text, o CallOptions, out Output) error {
 	if err := b.needs("predict_tokens_texts", ModelTokenClassifier); err != nil {
 		return err
 	}
-	return status.Errorf(status.Unsupported, "predict_tokens_texts: this version names no entities in texts; predict_tokens gives the logits of token batches")
+	return b.run(ctx, "predict_tokens_texts", o, out, engine.TokenVectors|TokensOutput,
+		func(r *results) (pipeline.Work, error) { return b.newTaggedWork(texts, o, r) }, pipeline.Options{Priority: o.Priority})
 }
 
 // needs checks that the model is of the type that a call is for.

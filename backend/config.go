@@ -16,6 +16,7 @@ import (
 	"golang.org/x/text/message"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine/mock"
+	"github.com/basetenlabs/bei-runtime/backend/hub"
 	"github.com/basetenlabs/bei-runtime/backend/pipeline"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
@@ -23,6 +24,8 @@ import (
 // Config is what Open needs to know. The zero value of a field means its default; options.schema.json tells them all.
 type Config struct {
 	Model             string            `json:"model"`
+	Revision          string            `json:"revision"`
+	Hub               HubConfig         `json:"hub"`
 	Engine            string            `json:"engine"`
 	Device            string            `json:"device"`
 	DType             string            `json:"dtype"`
@@ -39,6 +42,7 @@ type Config struct {
 	DefaultPromptName string            `json:"default_prompt_name"`
 	DefaultPrompt     string            `json:"default_prompt"`
 	RunTimeoutMS      int               `json:"run_timeout_ms"`
+	RerunMaxBytes     *int64            `json:"rerun_max_bytes,omitempty"` // nil: the default; 0: nothing is run again
 	Tokenizer         TokenizerConfig   `json:"tokenizer"`
 	Queue             QueueConfig       `json:"queue"`
 	Log               LogConfig         `json:"log"`
@@ -47,6 +51,16 @@ type Config struct {
 	ONNXRuntime       ONNXRuntimeConfig `json:"onnxruntime"`
 	TensorRT          TensorRTConfig    `json:"tensorrt"`
 	Mock              mock.Config       `json:"mock"`
+}
+
+// HubConfig is Config.Hub.
+type HubConfig struct {
+	Endpoint string `json:"endpoint"`
+	Token    string `json:"token"`
+	Cache    string `json:"cache"`
+	Offline  bool   `json:"offline"`
+	// Progress is told how far the fetching of a hub's model is, from one goroutine at a time; nil: the log is.
+	Progress func(hub.Progress) `json:"-"`
 }
 
 // TokenizerConfig is Config.Tokenizer.
@@ -95,6 +109,7 @@ const (
 	defaultMaxResultBytes = 1 << 30
 	defaultMaxWait        = 2 * time.Millisecond
 	defaultRunTimeout     = time.Minute
+	defaultRerunMaxBytes  = 4 << 30
 )
 
 // maxOptionsBytes bounds the options document.
@@ -177,7 +192,7 @@ func (c Config) check() error {
 		return err
 	}
 	if c.Model == "" && c.Engine != "mock" {
-		return status.Errorf(status.InvalidArgument, "options: \"model\" is missing: the folder of the model")
+		return status.Errorf(status.InvalidArgument, "options: \"model\" is missing: the folder of the model, or its id on a hub")
 	}
 	if c.DefaultPrompt != "" && c.DefaultPromptName != "" {
 		return status.Errorf(status.InvalidArgument, "options: default_prompt and default_prompt_name exclude each other")
@@ -228,6 +243,14 @@ func (c Config) maxResultBytes() int64 {
 		return defaultMaxResultBytes
 	}
 	return c.Queue.MaxResultBytes
+}
+
+// rerunMaxBytes bounds the float32 weights of the engine that runs items again.
+func (c Config) rerunMaxBytes() int64 {
+	if c.RerunMaxBytes == nil {
+		return defaultRerunMaxBytes
+	}
+	return *c.RerunMaxBytes
 }
 
 // truncates is the effective default of the truncate option.

@@ -57,8 +57,8 @@ type damaged struct {
 func newDamaged(t *testing.T, name string) *damaged {
 	d := &damaged{t: t, from: modelFolder(name), at: t.TempDir()}
 	require.NoError(t, os.CopyFS(d.at, os.DirFS(d.from)))
-	Explain(Config{Model: d.at}) // what is made once is made
-	whole := allocated(func() { require.Empty(t, Explain(Config{Model: d.at}).Problems) })
+	Explain(background, Config{Model: d.at}) // what is made once is made
+	whole := allocated(func() { require.Empty(t, Explain(background, Config{Model: d.at}).Problems) })
 	d.limit = 2*whole + 1<<20
 	return d
 }
@@ -85,7 +85,7 @@ func (d *damaged) check(name string, edit func(path string) error, what ...strin
 	if info, err := os.Stat(path); err == nil && info.Size() < 1<<30 {
 		limit += 8 * uint64(info.Size()) // it is read by several readers
 	}
-	bytes := allocated(func() { problems = Explain(Config{Model: d.at}).Problems })
+	bytes := allocated(func() { problems = Explain(background, Config{Model: d.at}).Problems })
 	all := strings.Join(problems, "; ")
 	require.LessOrEqual(d.t, bytes, limit, "%s: %d bytes allocated; %s", name, bytes, all)
 	require.Less(d.t, len(all), 8000)

@@ -33,7 +33,7 @@ func (b *Backend) openEngine(ctx context.Context) (e engine.Engine, choice strin
 	if c.Engine == "tensorrt" && c.Device == "cpu" {
 		return nil, "", status.Errorf(status.InvalidArgument, "options: engine \"tensorrt\" runs on device \"cuda\", not \"cpu\"")
 	}
-	if b.weights, err = weights.Open(c.Model); err != nil {
+	if b.weights, err = weights.Open(b.folder); err != nil {
 		return nil, "", err
 	}
 	if err := b.readModel(); err != nil {
@@ -59,7 +59,7 @@ func (b *Backend) readModel() (err error) {
 		return err
 	}
 	var decisions []arch.Decision
-	b.model, decisions, err = arch.Explain(b.config.Model, b.weights, options)
+	b.model, decisions, err = arch.Explain(b.folder, b.weights, options)
 	b.decisions = append(b.decisions, decisions...)
 	if err != nil || b.model.Text.Template == nil {
 		return err
@@ -132,7 +132,7 @@ func (b *Backend) openTensorRT(ctx context.Context, share float64) (engine.Engin
 	}
 	if o.Precision == "float8" {
 		var err error
-		if o.Scales, err = calibration.Read(c.Model, b.model, b.weights.Fingerprint()); err != nil {
+		if o.Scales, err = calibration.Read(b.folder, b.model, b.weights.Fingerprint()); err != nil {
 			return nil, err
 		}
 	}

@@ -1,11 +1,14 @@
 package backend
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
+
+	"go.uber.org/zap"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
 	"github.com/basetenlabs/bei-runtime/backend/status"
@@ -21,9 +24,9 @@ type Explanation struct {
 	Problems  []string        `json:"problems,omitempty"` // empty: an engine can be tried
 }
 
-// Explain reads the files of c.Model.
-func Explain(c Config) Explanation {
-	b := &Backend{config: c}
+// Explain reads the files of c.Model, which ctx bounds where they must be fetched.
+func Explain(ctx context.Context, c Config) Explanation {
+	b := &Backend{config: c, log: zap.NewNop()}
 	e := Explanation{Model: c.Model, Decisions: []arch.Decision{}}
 	note := func(err error) bool {
 		if err != nil {
@@ -31,14 +34,14 @@ func Explain(c Config) Explanation {
 		}
 		return err == nil
 	}
-	if !note(checkFolder(c.Model)) {
+	if !note(b.findFolder(ctx)) || b.folder == "" {
 		return e
 	}
 	if note(b.openTokenizer()) {
 		defer b.tokenizer.Close()
 	}
 	var weightless bool
-	if b.weights, weightless = openWeights(c.Model, note); !weightless {
+	if b.weights, weightless = openWeights(b.folder, note); !weightless {
 		defer func() { _ = b.weights.Close() }()
 	}
 	e.Decisions = append(e.Decisions, b.decisions...)
@@ -54,7 +57,7 @@ func Explain(c Config) Explanation {
 		index = b.weights
 		e.Decisions = append(e.Decisions, dtypesOf(b.weights))
 	}
-	model, decisions, err := arch.Explain(c.Model, index, options)
+	model, decisions, err := arch.Explain(b.folder, index, options)
 	e.Decisions = append(e.Decisions, decisions...)
 	if weightless && status.CodeOf(err) == status.WeightsNotFound {
 		return e // said already

@@ -19,7 +19,7 @@ func TestExplainEveryFolder(t *testing.T) {
 	require.NotEmpty(t, folders)
 	for _, golden := range folders {
 		folder := filepath.Dir(golden)
-		e := Explain(Config{Model: folder})
+		e := Explain(background, Config{Model: folder})
 		require.Empty(t, e.Problems, folder)
 		said := make(map[string]bool)
 		for _, d := range e.Decisions {
@@ -67,10 +67,10 @@ func TestExplain(t *testing.T) {
 		"roberta-classifier":    {{What: "serves", Value: "classifier", File: config, Key: "architectures"}},
 		"bert-token-classifier": {{What: "serves", Value: "token_classifier", File: config, Key: "architectures"}},
 	} {
-		e := Explain(Config{Model: modelFolder(folder)})
+		e := Explain(background, Config{Model: modelFolder(folder)})
 		require.Subset(t, e.Decisions, want, folder)
 	}
-	require.Contains(t, Explain(Config{Model: modelFolder("bert-mean"), Pooling: "cls"}).Decisions, arch.Decision{What: "pooling", Value: "cls", Key: "option pooling"})
+	require.Contains(t, Explain(background, Config{Model: modelFolder("bert-mean"), Pooling: "cls"}).Decisions, arch.Decision{What: "pooling", Value: "cls", Key: "option pooling"})
 }
 
 // TestExplainOpen: an open backend tells the same, with its engine, in info's JSON too.
@@ -81,7 +81,7 @@ func TestExplainOpen(t *testing.T) {
 	var info struct{ Decisions []arch.Decision }
 	require.NoError(t, json.Unmarshal(text, &info))
 	require.Equal(t, b.Explanation().Decisions, info.Decisions)
-	require.Subset(t, info.Decisions, Explain(Config{Model: modelFolder("bert-mean")}).Decisions)
+	require.Subset(t, info.Decisions, Explain(background, Config{Model: modelFolder("bert-mean")}).Decisions)
 	require.Contains(t, info.Decisions, arch.Decision{What: "computed in", Value: "float32", Key: "default: the engine's choice"})
 	require.Regexp(t, `(?m)^pooling +mean +1_Pooling/config.json: pooling_mode_mean_tokens$`, b.Explanation().Text())
 }
@@ -89,11 +89,11 @@ func TestExplainOpen(t *testing.T) {
 // TestExplainProblems: everything that is missing is said, not the first alone.
 func TestExplainProblems(t *testing.T) {
 	dir := t.TempDir()
-	require.Contains(t, Explain(Config{Model: dir + "/none"}).Problems[0], "does not exist")
-	e := Explain(Config{Model: dir})
+	require.Contains(t, Explain(background, Config{Model: dir + "/none"}).Problems[0], "does not exist")
+	e := Explain(background, Config{Model: dir})
 	require.Len(t, e.Problems, 3, e.Problems)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), []byte(`{"model_type": "t5", "architectures": ["T5Model"]}`), 0o600))
-	e = Explain(Config{Model: dir})
+	e = Explain(background, Config{Model: dir})
 	text := e.Text()
 	for _, want := range []string{
 		"family", "t5", "config.json: model_type", "cannot be served: ", "tokenizer.json is missing", "neither model.safetensors nor",
@@ -106,10 +106,10 @@ func TestExplainProblems(t *testing.T) {
 	require.NoError(t, os.RemoveAll(dir))
 	require.NoError(t, os.CopyFS(dir, os.DirFS(modelFolder("bert-mean"))))
 	require.NoError(t, os.Remove(filepath.Join(dir, "model.safetensors")))
-	e = Explain(Config{Model: dir})
+	e = Explain(background, Config{Model: dir})
 	require.Len(t, e.Problems, 1)
 	require.Contains(t, e.Problems[0], "neither model.safetensors nor")
 
-	e = Explain(Config{Model: modelFolder("bert-mean"), Reranker: "qwen3"})
+	e = Explain(background, Config{Model: modelFolder("bert-mean"), Reranker: "qwen3"})
 	require.Len(t, e.Problems, 1, e.Problems)
 }

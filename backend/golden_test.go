@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -134,6 +136,40 @@ func TestMiniLMFrom64Goroutines(t *testing.T) {
 // maskedLM are the architectures of masked language models.
 var maskedLM = regexp.MustCompile("For(MaskedLM|PreTraining)$")
 
+// goldenText is an item of golden.json.
+type goldenText struct {
+	Text       string
+	Pair       *string
+	PromptName *string  `json:"prompt_name"`
+	InputIDs   []uint32 `json:"input_ids"`
+}
+
+// requireLabels: info's JSON has the labels of config.json.
+func requireLabels(t *testing.T, b *Backend, want []string) {
+	t.Helper()
+	text, err := b.InfoJSON()
+	require.NoError(t, err)
+	var info infoDocument
+	require.NoError(t, json.Unmarshal(text, &info))
+	if len(want) > 0 { // rerankers that are language models have none
+		require.Equal(t, want, info.Labels)
+		require.EqualValues(t, len(want), b.Info().Labels)
+	}
+}
+
+// requireTokenLogits holds a token classifier's logits of a text to transformers'.
+func requireTokenLogits(t *testing.T, b *Backend, item goldenText, want [][]float32) {
+	t.Helper()
+	var result Result
+	require.NoError(t, b.PredictTokensTexts(background, []Text{{Text: item.Text}}, CallOptions{}, Output{Result: &result}))
+	require.Equal(t, item.InputIDs, result.Items[0].Tokens.IDs)
+	got := result.Items[0].TokenVectors
+	require.Len(t, got, len(want)*int(b.Info().Labels))
+	for k, x := range slices.Concat(want...) {
+		require.InDelta(t, x, got[k], 1e-4, "%q: number %d", item.Text, k)
+	}
+}
+
 // TestTinyModelsFromText holds each tiny model to its own library, from text to vector or logits: prompts, pairs, truncation,
 // poolings, modules and heads.
 func TestTinyModelsFromText(t *testing.T) {
@@ -145,13 +181,10 @@ func TestTinyModelsFromText(t *testing.T) {
 			Name, Task string
 			Dim        int
 			Normalize  bool
-			Items      []struct {
-				Text       string
-				Pair       *string
-				PromptName *string  `json:"prompt_name"`
-				InputIDs   []uint32 `json:"input_ids"`
-			}
-			Pooled [][]float32
+			Labels     []string
+			Items      []goldenText
+			Pooled     [][]float32
+			Vectors    map[string][][]float32 `json:"token_vectors"`
 		}
 		readJSON(t, file, &golden)
 		t.Run(golden.Name, func(t *testing.T) {
@@ -161,8 +194,13 @@ func TestTinyModelsFromText(t *testing.T) {
 				config.Pooling = "splade"
 			}
 			b := open(t, config)
+			requireLabels(t, b, golden.Labels)
 			if b.Info().ModelType == ModelTokenClassifier {
-				// No row comes of a text: token logits have the engine suite.
+				for i, item := range golden.Items {
+					if item.Pair == nil {
+						requireTokenLogits(t, b, item, golden.Vectors[strconv.Itoa(i)])
+					}
+				}
 				err := b.PredictTexts(background, []Text{{Text: "a"}}, CallOptions{}, Output{Rows: make([]float32, golden.Dim)})
 				require.ErrorContains(t, err, "predict_texts needs a model of type classifier")
 				return

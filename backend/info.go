@@ -139,6 +139,8 @@ func poolingOf(h arch.Head) Pooling {
 type infoDocument struct {
 	Version         string            `json:"version"`
 	Model           string            `json:"model"`
+	Folder          string            `json:"folder,omitempty"`
+	Commit          string            `json:"commit,omitempty"` // of a hub's model
 	ModelType       string            `json:"model_type"`
 	Family          string            `json:"family,omitempty"`
 	Architecture    string            `json:"architecture,omitempty"`
@@ -152,6 +154,7 @@ type infoDocument struct {
 	TypeVocabSize   uint32            `json:"type_vocab_size"`
 	PositionOffset  uint32            `json:"position_offset"`
 	Labels          []string          `json:"labels,omitempty"`
+	EntityGroups    []string          `json:"entity_groups,omitempty"` // by label: what joined entities are called
 	Prompts         map[string]string `json:"prompts,omitempty"`
 	DefaultPrompt   string            `json:"default_prompt,omitempty"`
 	MaxLength       uint32            `json:"max_length"`
@@ -204,7 +207,7 @@ func newGPU(d device.Device) gpu {
 func (b *Backend) InfoJSON() ([]byte, error) {
 	e, i := b.engine.Info(), b.info
 	d := infoDocument{
-		Version: Version, Model: b.config.Model, ModelType: i.ModelType.String(), Normalizes: i.Normalizes,
+		Version: Version, Model: b.config.Model, Folder: b.folder, Commit: b.commit, ModelType: i.ModelType.String(), Normalizes: i.Normalizes,
 		Dimensions: i.Dimensions, TokenDimensions: i.TokenDimensions, VocabSize: i.VocabSize, TypeVocabSize: i.TypeVocabSize,
 		PositionOffset: i.PositionOffset, DefaultPrompt: b.prompt, MaxLength: i.MaxLength, MaxTokens: i.MaxTokens,
 		MaxSequences: i.MaxSequences, BestTokens: i.BestTokens, Slots: i.Slots, IsPadded: i.Padded, HasTokenizer: i.HasTokenizer,
@@ -222,9 +225,12 @@ func (b *Backend) InfoJSON() ([]byte, error) {
 	for _, g := range b.monitor.Devices() {
 		d.Devices = append(d.Devices, newGPU(g))
 	}
+	if d.Labels = b.labels(); b.tagger != nil {
+		d.EntityGroups = b.tagger.groups()
+	}
 	if m := b.model; m != nil {
 		d.Family, d.Architecture, d.Layers, d.HiddenSize = m.Family, m.Architecture, len(m.Layers), m.HiddenSize
-		d.Labels, d.Prompts = m.Head.Labels, m.Text.Prompts
+		d.Prompts = m.Text.Prompts
 		for _, mode := range m.Head.Pooling.Modes {
 			d.Pooling = append(d.Pooling, mode.String())
 		}
@@ -236,6 +242,18 @@ func (b *Backend) InfoJSON() ([]byte, error) {
 		return nil, status.Errorf(status.Internal, "info: %w", err)
 	}
 	return text, nil
+}
+
+// labels are the names of a classifier's labels, by index; those of the mock engine are as transformers names them by default.
+func (b *Backend) labels() []string {
+	if b.model != nil {
+		return b.model.Head.Labels
+	}
+	var names []string
+	for i := range b.info.Labels {
+		names = append(names, fmt.Sprintf("LABEL_%d", i))
+	}
+	return names
 }
 
 // promptNames lists prompts for a message.

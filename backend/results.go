@@ -3,6 +3,7 @@ package backend
 import (
 	"fmt"
 	"math"
+	"slices"
 	"sync/atomic"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine"
@@ -108,8 +109,11 @@ func (r *results) prepareStatus(n int) error {
 
 // Deliver is pipeline.Work's: it copies rows out, cut and normalised, unless one is not finite.
 func (r *results) Deliver(i int, rows pipeline.Rows) error {
-	if !finite(rows.Pooled) || !finite(rows.TokenVectors) || !finite(rows.Sparse) {
+	switch {
+	case !finite(rows.Pooled) || !finite(rows.TokenVectors) || !finite(rows.Sparse):
 		return status.Errorf(status.NonFinite, "item %d: the model's output holds NaN or infinity", i)
+	case r.normalize && rows.Pooled != nil && zeros(rows.Pooled[:r.width]):
+		return status.Errorf(status.NonFinite, "item %d: a vector of zeros cannot be normalised", i)
 	}
 	if r.out.Result != nil {
 		sparseIDs, sparse := sparseOf(rows.Sparse)
@@ -127,8 +131,8 @@ func (r *results) Deliver(i int, rows pipeline.Rows) error {
 		dst := r.out.Rows[i*r.width : (i+1)*r.width]
 		if !r.normalize {
 			copy(dst, rows.Pooled)
-		} else if !normalizeInto(dst, rows.Pooled) {
-			return status.Errorf(status.NonFinite, "item %d: a vector of zeros cannot be normalised", i)
+		} else {
+			normalizeInto(dst, rows.Pooled)
 		}
 	}
 	r.status[i] = status.OK
@@ -193,22 +197,20 @@ func finite(v []float32) bool {
 	return sum == 0
 }
 
-// normalizeInto writes the first len(dst) numbers of src, scaled to length 1 as sentence-transformers does it, but with the
-// sum of squares in float64. It reports false for zeros.
-func normalizeInto(dst, src []float32) bool {
+func zeros(v []float32) bool { return !slices.ContainsFunc(v, func(x float32) bool { return x != 0 }) }
+
+// normalizeInto writes the first len(dst) numbers of src, which are not all zero, scaled to length 1 as sentence-transformers does it,
+// but with the sum of squares in float64.
+func normalizeInto(dst, src []float32) {
 	src = src[:len(dst)]
 	var sum float64
 	for _, x := range src {
 		sum += float64(x) * float64(x)
 	}
-	if sum == 0 {
-		return false
-	}
 	scale := 1 / math.Sqrt(sum)
 	for i, x := range src {
 		dst[i] = float32(float64(x) * scale)
 	}
-	return true
 }
 
 // sparseOf returns the non-zero columns of a row.

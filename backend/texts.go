@@ -22,6 +22,9 @@ type textWork struct {
 	wants     []engine.Outputs
 	encoder   encoder
 	encodings []*tokenize.Encoding // [n] set while the item is between Prepare and its end
+	// Where entities are wanted:
+	tagger      *tagger // nil: they are not
+	aggregation Aggregation
 }
 
 // encoder is a call's resolved way to tokenize.
@@ -78,6 +81,27 @@ func (e *encoder) encode(t Text, named bool, out *tokenize.Encoding) error {
 		in.Prompt = ""
 	}
 	return e.tokenizer.Encode(in, e.options, out)
+}
+
+// newTaggedWork is newTextWork for texts whose entities are wanted, beside their tokens and the logits of these.
+func (b *Backend) newTaggedWork(texts []Text, o CallOptions, r *results) (*textWork, error) {
+	if err := b.CheckItems(len(texts)); err != nil {
+		return nil, err
+	}
+	if err := checkTagged(texts, o.Aggregation); err != nil {
+		return nil, err
+	}
+	wanted := make([]Text, len(texts))
+	for i, t := range texts {
+		t.Outputs = engine.TokenVectors | TokensOutput
+		wanted[i] = t
+	}
+	w, err := b.newTextWork(wanted, o, r)
+	if err != nil {
+		return nil, err
+	}
+	w.tagger, w.aggregation = b.tagger, o.Aggregation
+	return w, nil
 }
 
 // newTextWork checks what concerns the texts as a whole.
@@ -145,13 +169,18 @@ func (w *textWork) Prepare(i int, s *pipeline.Sequence) error {
 }
 
 func (w *textWork) Deliver(i int, rows pipeline.Rows) error {
+	if err := w.results.Deliver(i, rows); err != nil {
+		return err
+	}
 	if w.wants[i]&TokensOutput != 0 {
 		if err := w.takeTokens(i, &w.encoder, w.encodings[i]); err != nil {
 			return err
 		}
 	}
-	if err := w.results.Deliver(i, rows); err != nil {
-		return err
+	if w.tagger != nil {
+		if err := w.takeEntities(i); err != nil {
+			return err
+		}
 	}
 	w.recycle(i)
 	return nil

@@ -67,7 +67,7 @@ type CallOptions struct {
 	Priority          int // -1, 0, 1
 	AddSpecialTokens  Switch
 	SkipSpecialTokens Switch
-	Aggregation       int
+	Aggregation       Aggregation // of PredictTokensTexts
 }
 
 // Output is where a call's results go. Its slices are the caller's; nothing touches them after the call.
@@ -110,8 +110,8 @@ type Tokens struct {
 
 // Entity is a span that a token classifier named: bei_entity.
 type Entity struct {
-	Label      uint32
-	Score      float32
-	Start, End uint32 // code points
-	Token      uint32
+	Label      uint32  // of its first token or word
+	Score      float32 // 0 to 1; of joined ones the mean
+	Start, End uint32  // code points of prompt + text
+	Token      uint32  // its first
 }

@@ -34,7 +34,7 @@ func TestC(t *testing.T) {
 	env := append(cTestEnvironment(t, dir), libraryPath())
 	for _, name := range strings.Fields(run(t, env, plain, "list")) {
 		program := checked
-		if name == "growth" || strings.HasPrefix(name, "minilm") {
+		if name == "growth" || strings.HasPrefix(name, "minilm") || strings.HasPrefix(name, "golden") {
 			program = plain
 		}
 		t.Run(name, func(t *testing.T) { run(t, env, program, name) })
@@ -64,6 +64,9 @@ func cTestEnvironment(t *testing.T, dir string) []string {
 		"BEI_TEST_GOLDEN=" + filepath.Join(golden, "embeddings.f32"),
 		"BEI_TEST_TEXTS=" + filepath.Join(dir, "texts"),
 		"BEI_TEST_FOLDERS=" + modelFolders(t),
+		"BEI_TRT_SHIM_DIR=" + dir, // which has none
+		"BEI_TEST_PREDICTIONS=" + goldenPredictions(t, dir),
+		"BEI_TEST_ENTITIES=" + goldenEntities(t, dir),
 	}
 }
 

@@ -62,7 +62,7 @@ func readOptions(p address) (context.Context, backend.CallOptions, error) {
 		Priority:          int(s.priority),
 		AddSpecialTokens:  backend.Switch(s.addSpecialTokens),
 		SkipSpecialTokens: backend.Switch(s.skipSpecialTokens),
-		Aggregation:       int(s.aggregation),
+		Aggregation:       backend.Aggregation(s.aggregation),
 	}, nil
 }
 

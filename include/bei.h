@@ -73,7 +73,8 @@ enum {
   BEI_TOO_LONG = 33,           /* item: longer than max_length, and truncation is off or impossible */
   BEI_INVALID_UTF8 = 34,       /* item: the text is not UTF-8; the message gives the byte offset */
   BEI_TOKEN_OUT_OF_RANGE = 35, /* item: a token id, type id or position id is outside its table */
-  BEI_NON_FINITE = 36,         /* item: the result held NaN or infinity, or zeros to be normalised: withheld */
+  BEI_NON_FINITE = 36,         /* item: the result held NaN or infinity, or zeros to be normalised, also when run again
+                                  in float32 where that can be (option rerun_max_bytes): withheld */
   BEI_TOKENIZATION = 37,       /* item: the tokenizer failed on the text */
   BEI_NUL_BYTE = 38            /* item: the text holds a NUL byte; the message gives the byte offset */
 };
@@ -114,15 +115,16 @@ enum { BEI_SIDE_DEFAULT = 0, BEI_SIDE_RIGHT = 1, BEI_SIDE_LEFT = 2 };
 enum { BEI_PRIORITY_LOW = -1, BEI_PRIORITY_NORMAL = 0, BEI_PRIORITY_HIGH = 1 };
 
 /*
- * bei_call_options.aggregation: how bei_predict_tokens_texts joins tokens to entities, as transformers' pipeline
- * does.
+ * bei_call_options.aggregation: how bei_predict_tokens_texts joins tokens to entities, as transformers'
+ * TokenClassificationPipeline does. Labels B-X and I-X have the tag X; what follows joins what has the same tag
+ * before it, unless its label is B-X.
  */
 enum {
-  BEI_AGGREGATE_NONE = 0,
-  BEI_AGGREGATE_SIMPLE = 1,
-  BEI_AGGREGATE_FIRST = 2,
-  BEI_AGGREGATE_AVERAGE = 3,
-  BEI_AGGREGATE_MAX = 4
+  BEI_AGGREGATE_NONE = 0,    /* each token is one */
+  BEI_AGGREGATE_SIMPLE = 1,  /* tokens of one tag are joined */
+  BEI_AGGREGATE_FIRST = 2,   /* words of one tag are; a word's label is that of its first token */
+  BEI_AGGREGATE_AVERAGE = 3, /* ... of the mean of its tokens' scores */
+  BEI_AGGREGATE_MAX = 4      /* ... of its token with the highest score */
 };
 
 /* ---- Types ---- */
@@ -242,11 +244,15 @@ typedef struct bei_tokens {
 
 #define BEI_TOKENS_INIT {sizeof(bei_tokens), 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
-/* A span of a text that a token classifier named. */
+/*
+ * A span of a text that a token classifier named. What is called "O" is left out. label is an index into bei_info_json's
+ * labels; with an aggregation it is that of the first token or word, and the name is in entity_groups there, by the
+ * same index.
+ */
 typedef struct bei_entity {
-  uint32_t label; /* index into bei_info_json's labels */
-  float score;    /* 0 .. 1 */
-  uint32_t start; /* first code point in the text */
+  uint32_t label;
+  float score;    /* 0 .. 1: softmax over the labels; the mean of what was joined */
+  uint32_t start; /* first code point in prompt + text */
   uint32_t end;   /* one past the last */
   uint32_t token; /* index of its first token */
   uint32_t reserved;
@@ -312,8 +318,10 @@ const char *bei_status_name(int32_t status);
 
 /*
  * bei_init opens a model on an engine and warms it up, which may take seconds to minutes.
- * options, options_size: one JSON object, see bei_options_schema; "model" (a folder) is its only needed key, and
- * unknown keys are refused. backend: receives the handle; bei_shutdown ends it. Several backends may be open.
+ * options, options_size: one JSON object, see bei_options_schema; "model" (a folder, or a model's id on a Hugging Face
+ * hub where there is no such folder) is its only needed key, and unknown keys are refused. Only a model that is named by
+ * its id makes the library use the network, for files that the cache lacks; {"hub": {"offline": true}} forbids it.
+ * backend: receives the handle; bei_shutdown ends it. Several backends may be open.
  * Returns: NULL; BEI_INVALID_ARGUMENT, BEI_UNSUPPORTED, BEI_NO_BACKEND, BEI_START, BEI_WEIGHTS_NOT_FOUND. Since 1.
  */
 bei_error *bei_init(const char *options, size_t options_size, bei_handle *backend);
@@ -405,7 +413,7 @@ bei_error *bei_predict_texts(bei_handle backend, const bei_text *texts, size_t n
 
 /*
  * bei_predict_tokens_texts tokenizes texts and names their spans: bei_result_entities, bei_result_token_vectors
- * (logits) and bei_result_tokens are there for each item that is ok. Since 1.
+ * (logits) and bei_result_tokens are there for each item that is ok; texts[i].outputs is not used. Pairs are an error. Since 1.
  */
 bei_error *bei_predict_tokens_texts(bei_handle backend, const bei_text *texts, size_t n,
                                     const bei_call_options *options, int32_t *item_status, size_t item_status_size,

@@ -164,6 +164,9 @@ func read(fsys fs.FS, index Index, opts Options) (*Model, error) {
 	return m, nil
 }
 
+// adapterFile makes of a folder's weights a part of a model's.
+const adapterFile = "adapter_config.json"
+
 // checkWeightsAlone refuses what makes other weights of those in the files.
 func checkWeightsAlone(fsys fs.FS, c *object) error {
 	for _, key := range []string{"quantization_config", "compression_config", "quantization"} {
@@ -176,12 +179,11 @@ func checkWeightsAlone(fsys fs.FS, c *object) error {
 			return c.err
 		}
 	}
-	const adapter = "adapter_config.json"
-	switch _, err := fs.Stat(fsys, adapter); {
+	switch _, err := fs.Stat(fsys, adapterFile); {
 	case err == nil:
-		return status.Errorf(status.Unsupported, "%s: adapters (LoRA and others) are not supported; merge it into the weights with peft's merge_and_unload", adapter)
+		return status.Errorf(status.Unsupported, "%s: adapters (LoRA and others) are not supported; merge it into the weights with peft's merge_and_unload", adapterFile)
 	case !errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%s: %w", adapter, err)
+		return fmt.Errorf("%s: %w", adapterFile, err)
 	}
 	return nil
 }

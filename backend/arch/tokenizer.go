@@ -38,6 +38,8 @@ type AddedToken struct {
 
 const (
 	tokenizerConfigFile = "tokenizer_config.json"
+	specialTokensFile   = "special_tokens_map.json"
+	addedTokensFile     = "added_tokens.json"
 	maxAdded            = 1 << 16
 )
 
@@ -122,7 +124,7 @@ func (t *TokenizerConfig) decideOn(fsys fs.FS, c, model *object) {
 	if t.TruncationSide != "" {
 		c.decideBy(fsys, "truncation side", t.TruncationSide, "truncation_side")
 	} else {
-		decide(fsys, "truncation side", "as tokenizer.json says, or right", "", "default: "+c.file+" has no truncation_side")
+		decide(fsys, "truncation side", "as tokenizer.json says", "", "default: "+c.file+" has no truncation_side")
 	}
 }
 
@@ -170,7 +172,7 @@ func (t *TokenizerConfig) readAdded(fsys fs.FS, c *object) error {
 }
 
 func (t *TokenizerConfig) readOldAdded(fsys fs.FS) error {
-	for _, name := range []string{"special_tokens_map.json", "added_tokens.json"} {
+	for _, name := range []string{specialTokensFile, addedTokensFile} {
 		o, err := readObject(fsys, name)
 		if err != nil {
 			return err
@@ -178,7 +180,7 @@ func (t *TokenizerConfig) readOldAdded(fsys fs.FS) error {
 		if o == nil {
 			continue
 		}
-		if name == "special_tokens_map.json" {
+		if name == specialTokensFile {
 			t.readNamed(o)
 		} else {
 			for _, content := range o.keys() {

@@ -20,6 +20,7 @@ type Metrics struct {
 	tokens         prometheus.Counter
 	runs           *prometheus.CounterVec
 	isolationRuns  prometheus.Counter
+	reruns         *prometheus.CounterVec
 	slotsBusy      prometheus.Gauge
 	queueTokens    prometheus.Gauge
 	admittedItems  prometheus.Gauge
@@ -55,11 +56,13 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		tokens:         counter("bei_tokens_total", "Tokens computed."),
 		runs:           prometheus.NewCounterVec(prometheus.CounterOpts{Name: "bei_runs_total", Help: "Engine runs, by status."}, []string{"status"}),
 		isolationRuns:  counter("bei_isolation_runs_total", "Runs repeated to find the item that makes a run fail."),
-		slotsBusy:      gauge("bei_slots_busy", "Slots with a run under way."),
-		queueTokens:    gauge("bei_queue_tokens", "Tokens of items that are ready and wait for a run."),
-		admittedItems:  gauge("bei_admitted_items", "Items of calls under way."),
+		reruns: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "bei_reruns_total",
+			Help: "Items run again on another engine, in a higher precision, since their outputs were not finite; by their status then."}, []string{"status"}),
+		slotsBusy:     gauge("bei_slots_busy", "Slots with a run under way."),
+		queueTokens:   gauge("bei_queue_tokens", "Tokens of items that are ready and wait for a run."),
+		admittedItems: gauge("bei_admitted_items", "Items of calls under way."),
 	}
-	reg.MustRegister(m.runs)
+	reg.MustRegister(m.runs, m.reruns)
 	return m
 }
 

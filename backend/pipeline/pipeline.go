@@ -24,12 +24,13 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
-// Config sizes a pipeline. All fields must be set.
+// Config sizes a pipeline. All fields must be set but Fallback.
 type Config struct {
 	PrepareWorkers int           // goroutines that prepare sequences
 	MaxItems       int           // items admitted and not yet done, over all calls
 	MaxWait        time.Duration // longest wait of a ready item for others that are being prepared, while a slot is free
 	RunTimeout     time.Duration // a run that takes longer is given up, and its slot counts as hung until it returns
+	Fallback       Fallback      // nil: items whose outputs are not finite fail
 }
 
 // Pipeline schedules calls onto the slots of one engine. Its methods may be called from any goroutine.
@@ -46,6 +47,7 @@ type Pipeline struct {
 	stopRuns   context.CancelFunc
 	workers    sync.WaitGroup
 	runners    []*runner // of the slots, in their order
+	reruns     *reruns   // nil without Config.Fallback
 
 	mu          sync.Mutex // guards what follows, and the scheduling fields of calls
 	readyCond   *sync.Cond // a call became ready, a wait ended, or closing
@@ -83,6 +85,11 @@ func New(eng engine.Engine, config Config, metrics *Metrics, log *zap.Logger) *P
 	}
 	for range config.PrepareWorkers {
 		go p.prepareLoop()
+	}
+	if config.Fallback != nil {
+		p.reruns = newReruns(p, config.Fallback)
+		p.workers.Add(1)
+		go p.reruns.loop()
 	}
 	return p
 }
@@ -130,6 +137,9 @@ func (p *Pipeline) Close(ctx context.Context) error {
 	p.stopped = true
 	p.readyCond.Broadcast()
 	p.prepareCond.Broadcast()
+	if p.reruns != nil {
+		p.reruns.cond.Broadcast()
+	}
 	p.mu.Unlock()
 
 	p.stopRuns()
@@ -229,7 +239,9 @@ func (p *Pipeline) prepareItem(c *call, i int) bool {
 		return false
 	}
 	if len(it.sequence.IDs) == 0 {
-		p.handOut(c, i, Rows{})
+		if err := p.handOut(c, i, Rows{}); err != nil {
+			c.fail(i, err)
+		}
 		return false
 	}
 	return true

@@ -20,12 +20,15 @@ type pick struct {
 	i int32
 }
 
-// runner is the worker of one slot: it forms a run, runs it and hands the results out, again and again.
+// runner is the worker of one slot: it forms a run, runs it and hands the results out, again and again. That of a fallback engine runs
+// what it is given.
 type runner struct {
 	p     *Pipeline
 	index int
 	slot  engine.Slot
-	use   sync.Mutex // held by who uses slot: a run with its retries, or UseSlot
+	info  *engine.Info  // of the slot's engine
+	cause *status.Error // why its one item is run again, on a fallback engine; nil: it is none
+	use   sync.Mutex    // held by who uses slot: a run with its retries, or UseSlot
 	picks []pick
 	// staged[k] tells whether pick k of the current run is in the slot's batch: callers who have left are not.
 	staged []bool
@@ -33,7 +36,7 @@ type runner struct {
 }
 
 func newRunner(p *Pipeline, index int, slot engine.Slot) *runner {
-	r := &runner{p: p, index: index, slot: slot, picks: make([]pick, 0, p.info.Limits.MaxSequences)}
+	r := &runner{p: p, index: index, slot: slot, info: &p.info, picks: make([]pick, 0, p.info.Limits.MaxSequences)}
 	r.wait = time.AfterFunc(time.Hour, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -181,20 +184,12 @@ func (r *runner) run(picks []pick) *status.Error {
 			r.giveUp(picks, start)
 		}
 	})
-	p.metrics.slotsBusy.Inc()
 	out, err := r.callEngine(ctx)
-	if err == nil {
-		err = r.checkOutput(out)
-	}
-	p.metrics.slotsBusy.Dec()
 	took := time.Since(start)
 	watchdog.Stop()
 	if !settled.CompareAndSwap(false, true) {
 		<-watchdogDone
-		p.mu.Lock()
-		p.hung--
-		p.mu.Unlock()
-		p.log.Warn("hung slot came back", zap.Int("slot", r.index), zap.Duration("after", took))
+		r.comeBack(took)
 		return nil
 	}
 	if err != nil && ctx.Err() != nil && p.runContext.Err() == nil {
@@ -207,10 +202,7 @@ func (r *runner) run(picks []pick) *status.Error {
 		}
 	}
 	failure := status.Of(err, status.Inference)
-	p.mu.Lock()
-	p.lastFailure = failure
-	p.mu.Unlock()
-	p.metrics.observeRun(r.slot.Batch(), p.info.Limits, took, failure)
+	r.noteEnd(took, failure)
 	if failure != nil {
 		return failure
 	}
@@ -218,9 +210,24 @@ func (r *runner) run(picks []pick) *status.Error {
 	return nil
 }
 
+// noteEnd counts a run. How a fallback engine does says nothing of the health of the main one.
+func (r *runner) noteEnd(took time.Duration, failure *status.Error) {
+	if r.cause != nil {
+		return
+	}
+	r.p.mu.Lock()
+	r.p.lastFailure = failure
+	r.p.mu.Unlock()
+	r.p.metrics.observeRun(r.slot.Batch(), r.p.info.Limits, took, failure)
+}
+
 // giveUp counts the slot as hung and fails its items. It runs on the watchdog's goroutine.
 func (r *runner) giveUp(picks []pick, start time.Time) {
 	p := r.p
+	if r.cause != nil {
+		p.reruns.giveUp(r, picks, time.Since(start))
+		return
+	}
 	p.mu.Lock()
 	p.hung++
 	p.hungSince = time.Now()
@@ -239,23 +246,41 @@ func (r *runner) giveUp(picks []pick, start time.Time) {
 	}
 }
 
+// comeBack ends what giveUp began.
+func (r *runner) comeBack(after time.Duration) {
+	r.p.log.Warn("hung slot came back", zap.Int("slot", r.index), zap.Duration("after", after))
+	if r.cause != nil {
+		return // reruns takes items in again
+	}
+	r.p.mu.Lock()
+	defer r.p.mu.Unlock()
+	r.p.hung--
+}
+
 // watchdogGrace is how much longer than RunTimeout an engine has to come back before its slot counts as hung.
 const watchdogGrace = 100 * time.Millisecond
 
-// callEngine calls the slot's Run, and turns a panic into an error.
+// callEngine calls the slot's Run and checks what it gives. A panic is an error.
 func (r *runner) callEngine(ctx context.Context) (out engine.Output, err error) {
+	if r.cause == nil {
+		r.p.metrics.slotsBusy.Inc()
+		defer r.p.metrics.slotsBusy.Dec()
+	}
 	defer func() {
 		if v := recover(); v != nil {
 			r.p.log.Error("panic in the engine", zap.Any("panic", v), zap.ByteString("stack", debug.Stack()))
 			err = status.Errorf(status.Internal, "panic in the engine: %v", v)
 		}
 	}()
-	return r.slot.Run(ctx)
+	if out, err = r.slot.Run(ctx); err != nil {
+		return out, err
+	}
+	return out, r.checkOutput(out)
 }
 
 // checkOutput checks that the engine gave what the batch asked for: rows are cut out of it later.
 func (r *runner) checkOutput(out engine.Output) error {
-	b, info := r.slot.Batch(), &r.p.info
+	b, info := r.slot.Batch(), r.info
 	for _, o := range [...]struct {
 		bit         engine.Outputs
 		name        string
@@ -354,72 +379,5 @@ func (r *runner) noteStart(picks []pick, start time.Time) {
 			pk.c.started.Add(1)
 			pk.c.queueNs.Add(int64(queued))
 		}
-	}
-}
-
-// deliver hands each staged item its rows.
-func (r *runner) deliver(picks []pick, out engine.Output) {
-	b := r.slot.Batch()
-	row := 0
-	for k, pk := range picks {
-		if !r.staged[k] {
-			continue
-		}
-		if pk.c.touch() {
-			r.deliverItem(pk, row, int(b.CuSeqLens[row]), int(b.CuSeqLens[row+1]), out)
-			pk.c.release()
-		}
-		row++
-	}
-}
-
-// deliverItem hands pk the outputs of sequence row, tokens [first, last). The caller holds the call's use.
-func (r *runner) deliverItem(pk pick, row, first, last int, out engine.Output) {
-	info, want := &r.p.info, pk.c.items[pk.i].sequence.Outputs
-	var rows Rows
-	if want&engine.Pooled != 0 {
-		rows.Pooled = out.Pooled[row*info.PooledWidth : (row+1)*info.PooledWidth]
-	}
-	if want&engine.TokenVectors != 0 {
-		rows.TokenVectors = out.TokenVectors[first*info.TokenWidth : last*info.TokenWidth]
-	}
-	if want&engine.Sparse != 0 {
-		rows.Sparse = out.Sparse[row*info.SparseWidth : (row+1)*info.SparseWidth]
-	}
-	pk.c.tokens.Add(int64(last - first))
-	r.p.handOut(pk.c, int(pk.i), rows)
-}
-
-// handOut delivers rows to item i of c. The caller holds the call's use.
-func (p *Pipeline) handOut(c *call, i int, rows Rows) {
-	err := func() (err error) {
-		defer func() {
-			if v := recover(); v != nil {
-				p.log.Error("panic while delivering an item", zap.Any("panic", v), zap.ByteString("stack", debug.Stack()))
-				err = status.Errorf(status.Internal, "panic while delivering the item: %v", v)
-			}
-		}()
-		return c.work.Deliver(i, rows)
-	}()
-	if err != nil {
-		c.fail(i, status.Of(err, status.Inference))
-		return
-	}
-	c.end(i)
-}
-
-// failAll tells every item of picks that has not ended.
-func (r *runner) failAll(picks []pick, err *status.Error) {
-	if r.p.runContext.Err() != nil && err.Code != status.Unhealthy {
-		return // Close has aborted every call: each tells its own items, or fails as a whole when none was done
-	}
-	for _, pk := range picks {
-		if !pk.c.touch() {
-			continue
-		}
-		if !pk.c.items[pk.i].done {
-			pk.c.fail(int(pk.i), err)
-		}
-		pk.c.release()
 	}
 }

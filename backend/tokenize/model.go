@@ -125,3 +125,14 @@ func (m *model) checkMerges() error {
 	}
 	return nil
 }
+
+// unknown is the token for what the vocabulary lacks; "": none.
+func (m *model) unknown() string {
+	switch {
+	case m.UnkID != nil && *m.UnkID < uint64(len(m.pieces)):
+		return m.pieces[*m.UnkID]
+	case m.UnkToken != nil:
+		return *m.UnkToken
+	}
+	return ""
+}

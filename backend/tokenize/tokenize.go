@@ -93,6 +93,8 @@ type Tokenizer struct {
 	processor     *processor
 	cutter        *cutter // nil: a text must be tokenized whole
 	decodeRefusal string
+	unknown       string // the model's token for what it lacks; "": none
+	marksSubwords bool   // pieces inside a word begin with a prefix of their own
 
 	mu      sync.RWMutex // read: the library is in use; write: it is freed
 	library binding
@@ -129,7 +131,8 @@ func parse(data []byte, lowerCase bool, c *arch.TokenizerConfig) (*Tokenizer, er
 	if lowerCase {
 		f.lowerCase()
 	}
-	t := &Tokenizer{decodeRefusal: f.decodeRefusal, TruncationSide: f.truncationSide(c)}
+	t := &Tokenizer{decodeRefusal: f.decodeRefusal, unknown: f.model.unknown(), TruncationSide: f.truncationSide(c),
+		marksSubwords: f.model.Prefix != nil && *f.model.Prefix != ""}
 	if t.vocab, err = newVocabulary(f); err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,9 +17,9 @@ import (
 
 // Names of files, as transformers and sentence-transformers write them.
 const (
-	singleFile  = "model.safetensors"
-	indexFile   = "model.safetensors.index.json"
-	modulesFile = "modules.json"
+	SingleFile  = "model.safetensors"
+	IndexFile   = "model.safetensors.index.json"
+	ModulesFile = "modules.json"
 )
 
 const (
@@ -26,9 +27,9 @@ const (
 	maxShards = 1024        // each costs a file descriptor and a mapping
 )
 
-// moduleFolders returns the folders of dir that can have weights: those of modules.json in its order, or dir itself ("").
-func moduleFolders(dir string) ([]string, error) {
-	raw, err := readJSON(filepath.Join(dir, modulesFile))
+// Folders returns the folders of dir that can have weights: those of modules.json in its order, or dir itself ("").
+func Folders(dir string) ([]string, error) {
+	raw, err := readJSON(filepath.Join(dir, ModulesFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return []string{""}, nil
 	}
@@ -39,24 +40,62 @@ func moduleFolders(dir string) ([]string, error) {
 		Path string `json:"path"`
 	}
 	if err := json.Unmarshal(raw, &modules); err != nil {
-		return nil, fmt.Errorf("%s: %w", modulesFile, brief(err))
+		return nil, fmt.Errorf("%s: %w", ModulesFile, brief(err))
 	}
 	if len(modules) == 0 {
-		return nil, fmt.Errorf("%s lists no modules", modulesFile)
+		return nil, fmt.Errorf("%s lists no modules", ModulesFile)
 	}
 	var folders []string
 	for i, m := range modules {
 		if m.Path != "" && !(fs.ValidPath(m.Path) && m.Path != "." && !strings.Contains(m.Path, `\`)) {
-			return nil, fmt.Errorf("%s: path %s of module %d leaves the folder or is not plain", modulesFile, quote(m.Path), i)
+			return nil, fmt.Errorf("%s: path %s of module %d leaves the folder or is not plain", ModulesFile, quote(m.Path), i)
 		}
 		if !slices.Contains(folders, m.Path) {
 			folders = append(folders, m.Path)
 		}
 	}
 	if len(folders) > maxShards {
-		return nil, fmt.Errorf("%s has %d folders; the limit is %d", modulesFile, len(folders), maxShards)
+		return nil, fmt.Errorf("%s has %d folders; the limit is %d", ModulesFile, len(folders), maxShards)
 	}
 	return folders, nil
+}
+
+// Files returns the paths of the weights of dir, relative to it: of each module's folder its single file or, where exists says that
+// there is none, the shards that its index names; modules without parameters have neither. modules.json and the indices must be in dir,
+// the weights need not. An error of status.WeightsNotFound says that the transformer's folder has no weights.
+func Files(dir string, exists func(name string) bool) ([]string, error) {
+	folders, err := Folders(dir)
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	for i, folder := range folders {
+		if single := path.Join(folder, SingleFile); exists(single) {
+			files = append(files, single)
+			continue
+		}
+		index, err := readIndex(filepath.Join(dir, folder, IndexFile))
+		if err != nil {
+			return nil, err
+		}
+		if i == 0 && index == nil {
+			return nil, noWeights(folder, "")
+		}
+		shards := make(map[string]struct{})
+		for _, file := range index {
+			shards[path.Join(folder, file)] = struct{}{}
+		}
+		if len(shards) > maxShards {
+			return nil, fmt.Errorf("%s names %d files; the limit is %d", path.Join(folder, IndexFile), len(shards), maxShards)
+		}
+		files = append(files, sortedKeys(shards)...)
+	}
+	return files, nil
+}
+
+// noWeights says that the transformer's folder has none; poolings and normalisations may lack them. instead tells what lies there.
+func noWeights(folder, instead string) error {
+	return status.Errorf(status.WeightsNotFound, "neither %s nor %s%s", filepath.Join(folder, SingleFile), IndexFile, instead)
 }
 
 // readIndex returns the weight_map of a sharded checkpoint: file by tensor. nil: there is no index.
@@ -72,14 +111,14 @@ func readIndex(path string) (map[string]string, error) {
 		WeightMap map[string]string `json:"weight_map"`
 	}
 	if err := json.Unmarshal(raw, &index); err != nil {
-		return nil, fmt.Errorf("%s: %w", indexFile, brief(err))
+		return nil, fmt.Errorf("%s: %w", IndexFile, brief(err))
 	}
 	if len(index.WeightMap) == 0 {
-		return nil, fmt.Errorf("%s: weight_map is missing or empty", indexFile)
+		return nil, fmt.Errorf("%s: weight_map is missing or empty", IndexFile)
 	}
 	for tensor, file := range index.WeightMap {
 		if file == "" || file == "." || file == ".." || strings.ContainsAny(file, "/\\\x00") {
-			return nil, fmt.Errorf("%s: tensor %s lies in %s, which is not a plain file name in the same folder", indexFile, quote(tensor), quote(file))
+			return nil, fmt.Errorf("%s: tensor %s lies in %s, which is not a plain file name in the same folder", IndexFile, quote(tensor), quote(file))
 		}
 	}
 	return index.WeightMap, nil
@@ -93,14 +132,14 @@ func (s *Set) openFolder(folder string) (bool, error) {
 	if folder != "" {
 		prefix = folder + "/"
 	}
-	f, err := openFile(filepath.Join(dir, singleFile))
+	f, err := openFile(filepath.Join(dir, SingleFile))
 	if err == nil {
 		return true, s.add(f, prefix, nil)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
-	index, err := readIndex(filepath.Join(dir, indexFile))
+	index, err := readIndex(filepath.Join(dir, IndexFile))
 	if index == nil || err != nil {
 		return false, err
 	}
@@ -109,12 +148,12 @@ func (s *Set) openFolder(folder string) (bool, error) {
 		shards[file] = append(shards[file], tensor)
 	}
 	if len(shards) > maxShards {
-		return false, fmt.Errorf("%s names %d files; the limit is %d", indexFile, len(shards), maxShards)
+		return false, fmt.Errorf("%s names %d files; the limit is %d", IndexFile, len(shards), maxShards)
 	}
 	for _, name := range sortedKeys(shards) {
 		f, err := openFile(filepath.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
-			return false, status.Errorf(status.WeightsNotFound, "shard %s is missing; %s names it for %d tensors", quote(name), indexFile, len(shards[name]))
+			return false, status.Errorf(status.WeightsNotFound, "shard %s is missing; %s names it for %d tensors", quote(name), IndexFile, len(shards[name]))
 		}
 		if err != nil {
 			return false, err

@@ -76,7 +76,7 @@ func (s *Set) open() error {
 	} else if !info.IsDir() {
 		return status.Errorf(status.WeightsNotFound, "not a folder")
 	}
-	folders, err := moduleFolders(s.dir)
+	folders, err := Folders(s.dir)
 	if err != nil {
 		return err
 	}
@@ -85,8 +85,8 @@ func (s *Set) open() error {
 		if err != nil {
 			return err
 		}
-		if i == 0 && !found { // the transformer's; poolings and normalisations have none
-			return status.Errorf(status.WeightsNotFound, "neither %s nor %s%s", filepath.Join(folder, singleFile), indexFile, s.otherFormats(folder))
+		if i == 0 && !found {
+			return noWeights(folder, s.otherFormats(folder))
 		}
 	}
 	s.names = sortedKeys(s.tensors)
@@ -149,7 +149,7 @@ func (s *Set) add(f *file, prefix string, only []string) error {
 	for _, name := range only {
 		e, ok := own[name]
 		if !ok {
-			return status.Errorf(status.WeightsNotFound, "tensor %s is not in %s, where %s places it", quote(name), f.name, indexFile)
+			return status.Errorf(status.WeightsNotFound, "tensor %s is not in %s, where %s places it", quote(name), f.name, IndexFile)
 		}
 		if err := s.put(prefix+name, located{e, f}); err != nil {
 			return err

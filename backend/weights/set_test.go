@@ -55,7 +55,7 @@ func one(name string, value float32) []byte {
 }
 
 func TestSingleFile(t *testing.T) {
-	s := open(t, folder(t, singleFile, encode(0,
+	s := open(t, folder(t, SingleFile, encode(0,
 		stored{"w", F32, []int{2, 1}, floats(3, 4)}, stored{"h", F16, []int{1}, []byte{0, 0x3c}}, stored{"ids", "I64", []int{1, 1}, make([]byte, 8)})))
 	require.Equal(t, []string{"h", "ids", "w"}, s.Names())
 	require.EqualValues(t, 18, s.TotalBytes())
@@ -86,7 +86,7 @@ func TestSingleFile(t *testing.T) {
 // TestAlignment: a header of any length may put F32 data at any address.
 func TestAlignment(t *testing.T) {
 	for pad := range 4 {
-		s := open(t, folder(t, singleFile, encode(pad, stored{"w", F32, []int{2}, floats(3, 4)})))
+		s := open(t, folder(t, SingleFile, encode(pad, stored{"w", F32, []int{2}, floats(3, 4)})))
 		w, err := s.Tensor("w")
 		require.NoError(t, err)
 		view, ok := w.Float32()
@@ -99,7 +99,7 @@ func TestAlignment(t *testing.T) {
 }
 
 func TestNearNames(t *testing.T) {
-	dir := folder(t, singleFile, encode(0,
+	dir := folder(t, SingleFile, encode(0,
 		stored{"bert.encoder.layer.0.attention.self.query.weight", F32, []int{1}, floats(1)},
 		stored{"bert.encoder.layer.0.attention.self.query.bias", F32, []int{1}, floats(1)},
 		stored{"bert.encoder.layer.0.attention.self.key.weight", F32, []int{1}, floats(1)},
@@ -128,7 +128,7 @@ func TestEditDistance(t *testing.T) {
 func TestShards(t *testing.T) {
 	index := `{"metadata": {"total_size": 8}, "weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-1.safetensors"}}`
 	first := encode(0, stored{"a", F32, []int{1}, floats(1)}, stored{"c", F32, []int{1}, floats(3)}, stored{"b", F32, []int{1}, floats(-1)})
-	dir := folder(t, indexFile, index, "model-1.safetensors", first, "model-2.safetensors", one("b", 2))
+	dir := folder(t, IndexFile, index, "model-1.safetensors", first, "model-2.safetensors", one("b", 2))
 	s := open(t, dir)
 	require.Equal(t, []string{"a", "b", "c"}, s.Names())
 	require.Equal(t, []float32{2}, read(t, s, "b"), "the index says which of two files counts")
@@ -136,18 +136,18 @@ func TestShards(t *testing.T) {
 	require.EqualValues(t, 12, s.TotalBytes())
 
 	// As for transformers, a single file comes before an index.
-	require.NoError(t, os.WriteFile(filepath.Join(dir, singleFile), one("a", 5), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, SingleFile), one("a", 5), 0o600))
 	require.Equal(t, []float32{5}, read(t, open(t, dir), "a"))
 }
 
 func TestModuleFolders(t *testing.T) {
 	modules := `[{"path": "", "type": "x.Transformer"}, {"path": "1_Pooling"}, {"path": "2_Dense"}, {"path": "2_Dense"}]`
-	s := open(t, folder(t, "modules.json", modules, singleFile, one("a", 1), "1_Pooling/config.json", "{}", "2_Dense/"+singleFile, one("linear.weight", 2),
-		"3_Other/"+singleFile, "not looked at"))
+	s := open(t, folder(t, "modules.json", modules, SingleFile, one("a", 1), "1_Pooling/config.json", "{}", "2_Dense/"+SingleFile, one("linear.weight", 2),
+		"3_Other/"+SingleFile, "not looked at"))
 	require.Equal(t, []string{"2_Dense/linear.weight", "a"}, s.Names())
 	require.Equal(t, []float32{2}, read(t, s, "2_Dense/linear.weight"))
 
-	_, err := Open(folder(t, "modules.json", modules, singleFile, one("2_Dense/linear.weight", 1), "2_Dense/"+singleFile, one("linear.weight", 2)))
+	_, err := Open(folder(t, "modules.json", modules, SingleFile, one("2_Dense/linear.weight", 1), "2_Dense/"+SingleFile, one("linear.weight", 2)))
 	require.ErrorContains(t, err, `tensor "2_Dense/linear.weight" is in both model.safetensors and 2_Dense/model.safetensors`)
 }
 
@@ -166,30 +166,30 @@ func TestOpenFaults(t *testing.T) {
 	}{
 		{"empty folder", nil, "neither model.safetensors nor model.safetensors.index.json", status.WeightsNotFound},
 		{"another format", []any{"pytorch_model.bin", "x"}, "(there is pytorch_model.bin: save the model as safetensors)", status.WeightsNotFound},
-		{"empty file", []any{singleFile, ""}, "model.safetensors: file of 0 bytes is too short", status.Start},
-		{"not safetensors", []any{singleFile, "PK\x03\x04 and so on"}, "model.safetensors: header length", status.Start},
-		{"truncated", []any{singleFile, one("a", 1)[:60]}, "model.safetensors: ", status.Start},
-		{"data truncated", []any{singleFile, one("a", 1)[:len(one("a", 1))-1]}, `tensor "a": data_offsets [0, 4] exceed the 3 bytes of data: the file is truncated`, status.Start},
-		{"index is no JSON", []any{indexFile, "{"}, "model.safetensors.index.json: unexpected end", status.Start},
-		{"index of another shape", []any{indexFile, `{"weight_map": {"a": 1}}`}, "model.safetensors.index.json: json: cannot unmarshal", status.Start},
-		{"index without map", []any{indexFile, "{}"}, "weight_map is missing or empty", status.Start},
-		{"shard in a parent", []any{indexFile, index(`"a": "../model.safetensors"`)}, `tensor "a" lies in "../model.safetensors", which is not a plain file name`, status.Start},
-		{"shard is the parent", []any{indexFile, index(`"a": ".."`)}, `lies in "..", which`, status.Start},
-		{"shard at an absolute path", []any{indexFile, index(`"a": "/etc/passwd"`)}, `lies in "/etc/passwd", which`, status.Start},
-		{"shard with a backslash", []any{indexFile, index(`"a": "b\\c"`)}, "which is not a plain file name", status.Start},
-		{"shard with NUL", []any{indexFile, index(`"a": "b\u0000"`)}, "which is not a plain file name", status.Start},
-		{"shard without name", []any{indexFile, index(`"a": ""`)}, `lies in "", which`, status.Start},
-		{"shard missing", []any{indexFile, index(`"a": "s1", "b": "s2", "c": "s2"`), "s1", one("a", 1)}, `shard "s2" is missing; model.safetensors.index.json names it for 2 tensors`, status.WeightsNotFound},
-		{"shard damaged", []any{indexFile, index(`"a": "s1"`), "s1", "x"}, "s1: file of 1 bytes is too short", status.Start},
-		{"tensor not in its shard", []any{indexFile, index(`"a": "s1", "b": "s1"`), "s1", one("a", 1)}, `tensor "b" is not in s1, where model.safetensors.index.json places it`, status.WeightsNotFound},
-		{"too many shards", []any{indexFile, index(strings.Join(shards, ","))}, "names 1025 files; the limit is 1024", status.Start},
-		{"modules are no JSON", []any{"modules.json", "x", singleFile, one("a", 1)}, "modules.json: invalid character", status.Start},
-		{"no modules", []any{"modules.json", "[]", singleFile, one("a", 1)}, "modules.json lists no modules", status.Start},
-		{"module in a parent", []any{"modules.json", `[{"path": ""}, {"path": "../x"}]`, singleFile, one("a", 1)}, `path "../x" of module 1 leaves the folder`, status.Start},
+		{"empty file", []any{SingleFile, ""}, "model.safetensors: file of 0 bytes is too short", status.Start},
+		{"not safetensors", []any{SingleFile, "PK\x03\x04 and so on"}, "model.safetensors: header length", status.Start},
+		{"truncated", []any{SingleFile, one("a", 1)[:60]}, "model.safetensors: ", status.Start},
+		{"data truncated", []any{SingleFile, one("a", 1)[:len(one("a", 1))-1]}, `tensor "a": data_offsets [0, 4] exceed the 3 bytes of data: the file is truncated`, status.Start},
+		{"index is no JSON", []any{IndexFile, "{"}, "model.safetensors.index.json: unexpected end", status.Start},
+		{"index of another shape", []any{IndexFile, `{"weight_map": {"a": 1}}`}, "model.safetensors.index.json: json: cannot unmarshal", status.Start},
+		{"index without map", []any{IndexFile, "{}"}, "weight_map is missing or empty", status.Start},
+		{"shard in a parent", []any{IndexFile, index(`"a": "../model.safetensors"`)}, `tensor "a" lies in "../model.safetensors", which is not a plain file name`, status.Start},
+		{"shard is the parent", []any{IndexFile, index(`"a": ".."`)}, `lies in "..", which`, status.Start},
+		{"shard at an absolute path", []any{IndexFile, index(`"a": "/etc/passwd"`)}, `lies in "/etc/passwd", which`, status.Start},
+		{"shard with a backslash", []any{IndexFile, index(`"a": "b\\c"`)}, "which is not a plain file name", status.Start},
+		{"shard with NUL", []any{IndexFile, index(`"a": "b\u0000"`)}, "which is not a plain file name", status.Start},
+		{"shard without name", []any{IndexFile, index(`"a": ""`)}, `lies in "", which`, status.Start},
+		{"shard missing", []any{IndexFile, index(`"a": "s1", "b": "s2", "c": "s2"`), "s1", one("a", 1)}, `shard "s2" is missing; model.safetensors.index.json names it for 2 tensors`, status.WeightsNotFound},
+		{"shard damaged", []any{IndexFile, index(`"a": "s1"`), "s1", "x"}, "s1: file of 1 bytes is too short", status.Start},
+		{"tensor not in its shard", []any{IndexFile, index(`"a": "s1", "b": "s1"`), "s1", one("a", 1)}, `tensor "b" is not in s1, where model.safetensors.index.json places it`, status.WeightsNotFound},
+		{"too many shards", []any{IndexFile, index(strings.Join(shards, ","))}, "names 1025 files; the limit is 1024", status.Start},
+		{"modules are no JSON", []any{"modules.json", "x", SingleFile, one("a", 1)}, "modules.json: invalid character", status.Start},
+		{"no modules", []any{"modules.json", "[]", SingleFile, one("a", 1)}, "modules.json lists no modules", status.Start},
+		{"module in a parent", []any{"modules.json", `[{"path": ""}, {"path": "../x"}]`, SingleFile, one("a", 1)}, `path "../x" of module 1 leaves the folder`, status.Start},
 		{"too many modules", []any{"modules.json", "[" + strings.Join(folders, ",") + "]"}, "modules.json has 1025 folders; the limit is 1024", status.Start},
-		{"the transformer has none", []any{"modules.json", `[{"path": "0_Transformer"}]`, singleFile, one("a", 1)}, "neither 0_Transformer/model.safetensors nor", status.WeightsNotFound},
-		{"a module's are damaged", []any{"modules.json", `[{"path": ""}, {"path": "d"}]`, singleFile, one("a", 1), "d/" + singleFile, "x"}, "file of 1 bytes", status.Start},
-		{"a folder for a file", []any{singleFile + "/x", "x"}, "model.safetensors is no regular file", status.Start},
+		{"the transformer has none", []any{"modules.json", `[{"path": "0_Transformer"}]`, SingleFile, one("a", 1)}, "neither 0_Transformer/model.safetensors nor", status.WeightsNotFound},
+		{"a module's are damaged", []any{"modules.json", `[{"path": ""}, {"path": "d"}]`, SingleFile, one("a", 1), "d/" + SingleFile, "x"}, "file of 1 bytes", status.Start},
+		{"a folder for a file", []any{SingleFile + "/x", "x"}, "model.safetensors is no regular file", status.Start},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := folder(t, c.files...)
@@ -209,7 +209,7 @@ func TestOpenFaults(t *testing.T) {
 
 	// Opening a pipe would block for ever.
 	dir := t.TempDir()
-	require.NoError(t, syscall.Mkfifo(filepath.Join(dir, singleFile), 0o600))
+	require.NoError(t, syscall.Mkfifo(filepath.Join(dir, SingleFile), 0o600))
 	_, err = Open(dir)
 	require.ErrorContains(t, err, "is no regular file")
 }
@@ -223,10 +223,10 @@ func openFiles(t *testing.T) int {
 }
 
 func TestTruncatedWhileOpen(t *testing.T) {
-	dir := folder(t, singleFile, encode(0, stored{"a", F32, []int{5000}, make([]byte, 20000)}))
+	dir := folder(t, SingleFile, encode(0, stored{"a", F32, []int{5000}, make([]byte, 20000)}))
 	s := open(t, dir)
 	require.Len(t, read(t, s, "a"), 5000)
-	require.NoError(t, os.Truncate(filepath.Join(dir, singleFile), 100))
+	require.NoError(t, os.Truncate(filepath.Join(dir, SingleFile), 100))
 	_, err := s.Tensor("a")
 	require.Equal(t, status.Start, status.CodeOf(err))
 	require.ErrorContains(t, err, "model.safetensors in")
@@ -235,7 +235,7 @@ func TestTruncatedWhileOpen(t *testing.T) {
 
 func TestClose(t *testing.T) {
 	files := openFiles(t)
-	s, err := Open(folder(t, singleFile, one("a", 1)))
+	s, err := Open(folder(t, SingleFile, one("a", 1)))
 	require.NoError(t, err)
 	a, err := s.Tensor("a")
 	require.NoError(t, err)
@@ -272,7 +272,7 @@ func TestRelease(t *testing.T) {
 	for i := range data {
 		data[i] = byte(i * 7 >> 3)
 	}
-	s := open(t, folder(t, singleFile, encode(1,
+	s := open(t, folder(t, SingleFile, encode(1,
 		stored{"first", F32, []int{1}, floats(5)}, stored{"large", F32, []int{size / 4}, data}, stored{"last", F32, []int{1}, floats(6)})))
 	large, err := s.Tensor("large")
 	require.NoError(t, err)
@@ -292,19 +292,19 @@ func TestRelease(t *testing.T) {
 }
 
 func TestFingerprint(t *testing.T) {
-	base := []any{"modules.json", `[{"path": ""}, {"path": "d"}]`, singleFile, one("a", 1), "d/" + singleFile, one("b", 2)}
+	base := []any{"modules.json", `[{"path": ""}, {"path": "d"}]`, SingleFile, one("a", 1), "d/" + SingleFile, one("b", 2)}
 	print := func(pairs ...any) string { return open(t, folder(t, pairs...)).Fingerprint() }
 	want := print(base...)
 	require.Len(t, want, 64)
 	require.Equal(t, want, print(base...), "neither place nor time counts")
-	require.NotEqual(t, want, print(append(base, singleFile, one("a", 3))...), "a value")
-	require.NotEqual(t, want, print(append(base, singleFile, one("c", 1))...), "a name")
-	require.NotEqual(t, want, print(append(base, "d/"+singleFile, one("b", 9))...), "another file")
-	require.NotEqual(t, want, print(append(base, singleFile, encode(1, stored{"a", F32, []int{1}, floats(1)}))...), "the layout")
+	require.NotEqual(t, want, print(append(base, SingleFile, one("a", 3))...), "a value")
+	require.NotEqual(t, want, print(append(base, SingleFile, one("c", 1))...), "a name")
+	require.NotEqual(t, want, print(append(base, "d/"+SingleFile, one("b", 9))...), "another file")
+	require.NotEqual(t, want, print(append(base, SingleFile, encode(1, stored{"a", F32, []int{1}, floats(1)}))...), "the layout")
 }
 
 func TestConcurrentUse(t *testing.T) {
-	s, err := Open(folder(t, singleFile, one("a", 1)))
+	s, err := Open(folder(t, SingleFile, one("a", 1)))
 	require.NoError(t, err)
 	var wait sync.WaitGroup
 	for range 8 {
@@ -340,7 +340,7 @@ func FuzzFolder(f *testing.F) {
 	f.Add([]byte(`{"weight_map": {"a": "x.safetensors", "b": "x.safetensors"}}`), []byte(`[{"path": ""}, {"path": "2"}]`), one("a", 1), one("a", 2))
 	f.Add([]byte(`{"weight_map": {"a": "../x.safetensors"}}`), []byte(`[{"path": ".."}]`), []byte{}, []byte{})
 	f.Fuzz(func(t *testing.T, index, modules, x, y []byte) {
-		dir := folder(t, indexFile, index, modulesFile, modules, "x.safetensors", x, "y.safetensors", y, "2/"+singleFile, y)
+		dir := folder(t, IndexFile, index, ModulesFile, modules, "x.safetensors", x, "y.safetensors", y, "2/"+SingleFile, y)
 		s, err := Open(dir)
 		if err != nil {
 			require.Less(t, len(err.Error()), 4000)

@@ -61,10 +61,23 @@ bei_handle open_mock_texts(const char *more) {
   return open_with(before, more);
 }
 
-bei_handle open_minilm(const char *more) {
+bei_handle open_model(const char *folder, const char *more) {
   char before[1024];
-  snprintf(before, sizeof before, "\"engine\": \"onnxruntime\", \"model\": \"%s\"", setting("BEI_TEST_MODEL"));
+  snprintf(before, sizeof before, "\"engine\": \"onnxruntime\", \"model\": \"%s\"", folder);
   return open_with(before, more);
+}
+
+bei_handle open_minilm(const char *more) { return open_model(setting("BEI_TEST_MODEL"), more); }
+
+char *read_file(const char *path, size_t *size) {
+  FILE *f = fopen(path, "rb");
+  CHECK(f != NULL && fseek(f, 0, SEEK_END) == 0);
+  *size = (size_t)ftell(f);
+  rewind(f);
+  char *data = malloc(*size);
+  CHECK(data != NULL && fread(data, 1, *size, f) == *size);
+  fclose(f);
+  return data;
 }
 
 packed packed_new(size_t n, uint32_t length) {
@@ -144,8 +157,8 @@ void run_threads(int n, void (*work)(int)) {
 }
 
 int main(int argc, char **argv) {
-  const test *const groups[] = {library_tests, backend_tests, argument_tests, batch_tests,  text_tests, result_tests,
-                                waiting_tests, thread_tests,  log_tests,      minilm_tests, leak_tests};
+  const test *const groups[] = {library_tests, backend_tests, argument_tests, batch_tests,  text_tests,   result_tests,
+                                waiting_tests, thread_tests,  log_tests,      minilm_tests, golden_tests, leak_tests};
   const char *name = argc == 2 ? argv[1] : "list";
   int listing = strcmp(name, "list") == 0;
   alarm(120);

@@ -42,8 +42,12 @@ const char *setting(const char *name);
 bei_handle open_mock(const char *more);
 /* The same with the tokenizer of all-MiniLM-L6-v2. */
 bei_handle open_mock_texts(const char *more);
-/* all-MiniLM-L6-v2 on ONNX Runtime. */
+/* A model on ONNX Runtime: of a folder, and all-MiniLM-L6-v2. */
+bei_handle open_model(const char *folder, const char *more);
 bei_handle open_minilm(const char *more);
+
+/* All bytes of a file, which the caller frees. */
+char *read_file(const char *path, size_t *size);
 
 /* A batch of n items of length tokens each, with all lists of its own; index lists are of all items. */
 typedef struct {
@@ -69,6 +73,6 @@ typedef struct {
   void (*run)(void);
 } test;
 extern const test library_tests[], backend_tests[], argument_tests[], batch_tests[], text_tests[], result_tests[],
-    waiting_tests[], thread_tests[], log_tests[], minilm_tests[], leak_tests[];
+    waiting_tests[], thread_tests[], log_tests[], minilm_tests[], golden_tests[], leak_tests[];
 
 #endif /* CHECK_H */

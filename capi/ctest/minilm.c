@@ -10,17 +10,6 @@ static bei_text texts[MAX_TEXTS];
 static size_t n;
 static float *golden; /* [n x D] */
 
-static char *read_file(const char *path, size_t *size) {
-  FILE *f = fopen(path, "rb");
-  CHECK(f != NULL && fseek(f, 0, SEEK_END) == 0);
-  *size = (size_t)ftell(f);
-  rewind(f);
-  char *data = malloc(*size);
-  CHECK(data != NULL && fread(data, 1, *size, f) == *size);
-  fclose(f);
-  return data;
-}
-
 /* The Go test writes the texts as a 32-bit size and the bytes of each. */
 static void load(void) {
   size_t size = 0, golden_size = 0;

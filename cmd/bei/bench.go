@@ -33,9 +33,9 @@ type benchFlags struct {
 func newBenchCommand() *cobra.Command {
 	var flags benchFlags
 	c := &cobra.Command{
-		Use:   "bench FOLDER",
+		Use:   "bench MODEL",
 		Short: "Measure token batches: the runtime beside its bare engine",
-		Long: `bench runs batches of seeded random tokens through the model in FOLDER and prints medians of wall times.
+		Long: `bench runs batches of seeded random tokens through the model MODEL and prints medians of wall times.
 
   engine    the engine alone: the runs that the batch is split into, one after another on one slot, vectors in its own memory
   runtime   the same batch as one embed call of the library: checks, queue, runs over all slots, normalised vectors copied out
@@ -56,7 +56,7 @@ or with {"error": MESSAGE}, and goes on until standard input ends.`,
 		Example: `  bei bench models/all-MiniLM-L6-v2 --batches 1x32,32x128,mixed64:8-256
   bei bench models/bge-base --engine tensorrt --dtype float16 --batches 32x512 --in-flight 2
   echo '{"batch": "1x32", "iterations": 3, "kind": "engine"}' | bei bench models/all-MiniLM-L6-v2 --worker`,
-		Args: oneFolder,
+		Args: oneModel,
 		RunE: func(c *cobra.Command, args []string) error {
 			if flags.worker {
 				return flags.serve(c, args[0])
@@ -90,7 +90,7 @@ type benchRow struct {
 	TokensPerSec   float64   `json:"tokens_per_second"`
 }
 
-func (f *benchFlags) run(c *cobra.Command, folder string) error {
+func (f *benchFlags) run(c *cobra.Command, model string) error {
 	if f.rounds < 1 {
 		return fmt.Errorf("--rounds is %d; it must be at least 1", f.rounds)
 	}
@@ -99,7 +99,7 @@ func (f *benchFlags) run(c *cobra.Command, folder string) error {
 			return err
 		}
 	}
-	b, err := f.open.open(c.Context(), folder)
+	b, err := f.open.open(c.Context(), model)
 	if err != nil {
 		return err
 	}
@@ -184,9 +184,9 @@ type request struct {
 }
 
 // serve is the worker. A model that does not open is told on standard output as well, where the other program reads.
-func (f *benchFlags) serve(c *cobra.Command, folder string) error {
+func (f *benchFlags) serve(c *cobra.Command, model string) error {
 	answers := json.NewEncoder(c.OutOrStdout())
-	m, ready, err := f.openWorker(c.Context(), folder)
+	m, ready, err := f.openWorker(c.Context(), model)
 	if err != nil {
 		_ = answers.Encode(map[string]string{"error": err.Error()})
 		return err
@@ -208,8 +208,8 @@ func (f *benchFlags) serve(c *cobra.Command, folder string) error {
 	return err
 }
 
-func (f *benchFlags) openWorker(ctx context.Context, folder string) (*bencher, json.RawMessage, error) {
-	b, err := f.open.open(ctx, folder)
+func (f *benchFlags) openWorker(ctx context.Context, model string) (*bencher, json.RawMessage, error) {
+	b, err := f.open.open(ctx, model)
 	if err != nil {
 		return nil, nil, err
 	}

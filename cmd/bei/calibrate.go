@@ -28,9 +28,9 @@ type calibrateFlags struct {
 func newCalibrateCommand() *cobra.Command {
 	var flags calibrateFlags
 	c := &cobra.Command{
-		Use:   "calibrate FOLDER --texts FILE",
+		Use:   "calibrate MODEL --texts FILE",
 		Short: "Measure what FP8 needs to know of a model: the range of its activations",
-		Long: `calibrate runs the UTF-8 lines of FILE through the model in FOLDER, in float32 on the CPU, and keeps the largest
+		Long: `calibrate runs the UTF-8 lines of FILE through the model MODEL, in float32 on the CPU, and keeps the largest
 magnitude (amax) of what each linear map is given. It writes them to ` + calibration.FileName + ` beside the model, from where engines that
 multiply in FP8 take their scales: what lies above a map's amax later is cut off.
 
@@ -40,18 +40,18 @@ too long for the model are cut. A line that cannot be run, such as an empty one,
 and an older ` + calibration.FileName + ` stays.`,
 		Example: `  bei calibrate models/Qwen3-Embedding-0.6B --texts questions.txt
   bei calibrate models/Qwen3-Embedding-0.6B --texts corpus.txt --max-texts 512 --output /tmp/` + calibration.FileName,
-		Args: oneFolder,
+		Args: oneModel,
 		RunE: func(c *cobra.Command, args []string) error { return flags.run(c, args[0]) },
 	}
 	flags.open.register(c)
 	c.Flags().StringVar(&flags.texts, "texts", "", "file with a text in each line (needed)")
-	c.Flags().StringVarP(&flags.output, "output", "o", "", "file to write to (default: FOLDER/"+calibration.FileName+")")
+	c.Flags().StringVarP(&flags.output, "output", "o", "", "file to write to (default: "+calibration.FileName+" in the model's folder)")
 	c.Flags().IntVar(&flags.maxTexts, "max-texts", 0, "use the first lines only, so many (default: all)")
 	c.Flags().StringVar(&flags.promptName, "prompt-name", "", "the model's prompt to put before each line")
 	return c
 }
 
-func (f *calibrateFlags) run(c *cobra.Command, folder string) (err error) {
+func (f *calibrateFlags) run(c *cobra.Command, model string) (err error) {
 	if f.texts == "" {
 		return fmt.Errorf("--texts is missing: a file with a text in each line; see '%s --help'", c.CommandPath())
 	}
@@ -63,7 +63,7 @@ func (f *calibrateFlags) run(c *cobra.Command, folder string) (err error) {
 		return err
 	}
 	defer texts.Close()
-	config, err := f.open.config(folder)
+	config, err := f.open.config(model)
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func (f *calibrateFlags) run(c *cobra.Command, folder string) (err error) {
 	}
 	path := f.output
 	if path == "" {
-		path = filepath.Join(folder, calibration.FileName)
+		path = filepath.Join(k.Folder(), calibration.FileName)
 	}
 	if err := scales.Write(path); err != nil {
 		return err

@@ -127,13 +127,13 @@ func TestCalibrateNamesWhatIsWrong(t *testing.T) {
 		{"a", []string{"--options", mock}, `engine "mock" cannot calibrate; leave it out or use "onnxruntime"`},
 		{"a", []string{"--options", `{"device": "cuda"}`}, `device "cuda" cannot calibrate`},
 		{"a", []string{"--output", "no/such/folder/file"}, "no/such/folder"},
-		{"a", []string{"second"}, "takes one argument, the model's folder, and got 2; see 'bei calibrate --help'"},
+		{"a", []string{"second"}, "takes one argument, the model's folder or its id on a hub, and got 2; see 'bei calibrate --help'"},
 	} {
 		_, err := calibrate(t, folder, c.lines, c.args...)
 		require.ErrorContains(t, err, c.want)
 	}
-	_, err := calibrate(t, "no-such-folder", "a")
-	require.ErrorContains(t, err, `model "no-such-folder" does not exist`)
+	_, err := calibrate(t, "./no-such-folder", "a")
+	require.ErrorContains(t, err, `model "./no-such-folder" does not exist`)
 	left, err := os.ReadFile(old)
 	require.NoError(t, err)
 	require.Equal(t, "old", string(left))

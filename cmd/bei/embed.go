@@ -34,7 +34,7 @@ type embedFlags struct {
 func newEmbedCommand() *cobra.Command {
 	var flags embedFlags
 	c := &cobra.Command{
-		Use:   "embed FOLDER < lines",
+		Use:   "embed MODEL < lines",
 		Short: "Embed each line of standard input",
 		Long: `embed reads UTF-8 lines from standard input and writes a vector for each, in order.
 
@@ -43,7 +43,7 @@ needs a file (--output, or standard output redirected to a file). Lines that are
 cannot be embedded, such as an empty one, ends the command with an error that names it.`,
 		Example: `  printf 'one\ntwo\n' | bei embed models/all-MiniLM-L6-v2
   bei embed models/all-MiniLM-L6-v2 --format npy --output vectors.npy < lines.txt`,
-		Args: oneFolder,
+		Args: oneModel,
 		RunE: func(c *cobra.Command, args []string) error { return flags.run(c, args[0]) },
 	}
 	flags.open.register(c)
@@ -55,11 +55,11 @@ cannot be embedded, such as an empty one, ends the command with an error that na
 	return c
 }
 
-func (f *embedFlags) run(c *cobra.Command, folder string) (err error) {
+func (f *embedFlags) run(c *cobra.Command, model string) (err error) {
 	if f.format != "json" && f.format != "npy" {
 		return fmt.Errorf("--format %q: it is json or npy", f.format)
 	}
-	b, err := f.open.open(c.Context(), folder)
+	b, err := f.open.open(c.Context(), model)
 	if err != nil {
 		return err
 	}

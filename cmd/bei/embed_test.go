@@ -85,13 +85,13 @@ func TestEmbedNamesWhatIsWrong(t *testing.T) {
 		{"a", []string{"--threads", "-1"}, "threads"},
 		{"a", []string{"--options", `{"colour": 1}`}, "colour"},
 		{"a", []string{"--output", "no/such/folder"}, "no/such/folder"},
-		{"a", []string{"second"}, "takes one argument, the model's folder, and got 2; see 'bei embed --help'"},
+		{"a", []string{"second"}, "takes one argument, the model's folder or its id on a hub, and got 2; see 'bei embed --help'"},
 	} {
 		_, err := embed(t, c.in, c.args...)
 		require.ErrorContains(t, err, c.want)
 	}
-	_, err := bei(t.Context(), nil, "info", "no-such-folder")
-	require.ErrorContains(t, err, `model "no-such-folder" does not exist`)
+	_, err := bei(t.Context(), nil, "info", "./no-such-folder")
+	require.ErrorContains(t, err, `model "./no-such-folder" does not exist`)
 	_, err = bei(t.Context(), nil, "info")
 	require.ErrorContains(t, err, "got 0; see 'bei info --help'")
 }

@@ -16,9 +16,9 @@ func newInfoCommand() *cobra.Command {
 	var flags openFlags
 	var schema, text bool
 	c := &cobra.Command{
-		Use:   "info FOLDER",
+		Use:   "info MODEL",
 		Short: "Tell what a model is and how it runs here",
-		Long: `info opens the model in FOLDER and prints what is known of it as one JSON object: its kind, modules, prompts and limits, each
+		Long: `info opens MODEL and prints what is known of it as one JSON object: its kind, modules, prompts and limits, each
 decision with the file and key that made it, the engine that runs it here and why it was chosen (with measured times, where there was a
 choice), and what the engine chose. Of a folder that cannot be served it prints what its files decide, and all that keeps it from being
 served. With --text it prints the decisions as a table.`,
@@ -30,7 +30,7 @@ served. With --text it prints the decisions as a table.`,
 			if schema {
 				return cobra.NoArgs(c, args)
 			}
-			return oneFolder(c, args)
+			return oneModel(c, args)
 		},
 		RunE: func(c *cobra.Command, args []string) error {
 			if schema {
@@ -43,7 +43,7 @@ served. With --text it prints the decisions as a table.`,
 			}
 			b, err := backend.Open(c.Context(), config)
 			if err != nil {
-				return errors.Join(err, printInfo(c.OutOrStdout(), text, backend.Explain(config)))
+				return errors.Join(err, printInfo(c.OutOrStdout(), text, backend.Explain(c.Context(), config)))
 			}
 			defer func() { _ = b.Close(context.Background()) }()
 			if text {

@@ -2,6 +2,7 @@ package auto
 
 import (
 	"context"
+	"math"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -143,6 +144,49 @@ func TestDifferentResults(t *testing.T) {
 			require.Contains(t, choice, "tensorrt, the faster one over all sizes (1x32: 0.66 / 6.53 ms")
 			require.Contains(t, choice, "onnxruntime is not used for some of them, since "+reason)
 			require.Equal(t, []int{0, 1}, []int{a.closed, b.closed})
+		})
+	}
+}
+
+// bent gives other vectors than the engine that it wraps.
+type bent struct {
+	engine.Slot
+	bend func(row []float32)
+}
+
+func (s bent) Run(ctx context.Context) (engine.Output, error) {
+	out, err := s.Slot.Run(ctx)
+	if s.bend(out.Pooled); len(out.TokenVectors) > 0 {
+		s.bend(out.TokenVectors)
+	}
+	return out, err
+}
+
+// TestWrongVectors: the faster engine computes something else, so that it is not used.
+func TestWrongVectors(t *testing.T) {
+	for name, bend := range map[string]func([]float32){
+		"signs":   func(r []float32) { r[0], r[1], r[2] = -r[0], -r[1], -r[2] },
+		"a NaN":   func(r []float32) { r[5] = float32(math.NaN()) },
+		"nothing": func([]float32) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				fast, slow := watch(mock.Config{RunMicros: 100, TokenMicros: 1}, 1, fourK), watch(cheapRun, 1, fourK)
+				fast.slots[0] = bent{fast.slots[0], bend}
+				var told []string
+				e, choice, err := Open(t.Context(), [2]Candidate{{"tensorrt", fast}, {"onnxruntime", slow}}, tables, func(m string) { told = append(told, m) })
+				require.NoError(t, err)
+				if name == "nothing" {
+					require.Same(t, fast, e)
+					require.Empty(t, told)
+				} else {
+					require.Same(t, slow, e)
+					require.Contains(t, choice, "onnxruntime; tensorrt: not used: its vectors are not those of onnxruntime: the least cosine is ")
+					require.Equal(t, 1, fast.closed)
+					require.Len(t, told, 1)
+				}
+				require.NoError(t, e.Close())
+			})
 		})
 	}
 }

@@ -75,10 +75,15 @@ func Measure(ctx context.Context, e engine.Engine, shapes []Shape, t Tables) ([]
 
 // fill makes b a batch of the shape.
 func fill(b *engine.Batch, s Shape, t Tables, want engine.Outputs) {
-	random := rand.New(rand.NewPCG(uint64(s.Sequences), uint64(s.Length)))
+	fillLengths(b, slices.Repeat([]int{s.Length}, s.Sequences), t, want)
+}
+
+// fillLengths makes b a batch of seeded sequences of these lengths.
+func fillLengths(b *engine.Batch, lengths []int, t Tables, want engine.Outputs) {
+	random := rand.New(rand.NewPCG(uint64(len(lengths)), uint64(lengths[0])))
 	b.Reset()
-	for range s.Sequences {
-		for k := range s.Length {
+	for _, length := range lengths {
+		for k := range length {
 			b.InputIDs = append(b.InputIDs, random.Int32N(int32(max(t.Vocab, 1))))
 			b.TypeIDs = append(b.TypeIDs, random.Int32N(int32(max(t.Types, 1))))
 			b.PositionIDs = append(b.PositionIDs, int32(t.FirstPosition+k))

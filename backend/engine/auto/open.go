@@ -17,7 +17,7 @@ type Candidate struct {
 }
 
 // Open measures two engines of one model, and returns the faster one, or a Pair of them where each is faster in some sizes; and in a
-// sentence why. It owns the engines from then on: what it does not return is closed. log receives what goes wrong, later from any
+// sentence why. Where their vectors differ by more than rounding, the second one is believed, and returned. It owns the engines from then on: what it does not return is closed. log receives what goes wrong, later from any
 // goroutine: the loss of an engine. Errors: when neither engine can run, or ctx ends.
 func Open(ctx context.Context, candidates [2]Candidate, t Tables, log func(message string)) (engine.Engine, string, error) {
 	infos := [2]engine.Info{candidates[0].Engine.Info(), candidates[1].Engine.Info()}
@@ -43,6 +43,17 @@ func Open(ctx context.Context, candidates [2]Candidate, t Tables, log func(messa
 		log(fmt.Sprintf("engine %s is not used: %v", failed.Name, err))
 		return alone(used, failed, fmt.Sprintf("%s; %s: not used: %v", used.Name, failed.Name, err))
 	}
+	if reason, err := disagree(ctx, candidates, infos, t); err != nil || reason != "" {
+		if ctx.Err() != nil {
+			return nil, "", errors.Join(status.Errorf(status.Cancelled, "opening the engine: %w", context.Cause(ctx)), closeAll(candidates[:]...))
+		}
+		if err != nil {
+			return nil, "", errors.Join(err, closeAll(candidates[:]...))
+		}
+		doubted, trusted := candidates[0], candidates[1]
+		log(fmt.Sprintf("engine %s is not used: %s", doubted.Name, reason))
+		return alone(trusted, doubted, fmt.Sprintf("%s; %s: not used: %s", trusted.Name, doubted.Name, reason))
+	}
 	all := make([]measurement, len(sizes))
 	for i, s := range sizes {
 		all[i] = measurement{s, [2]time.Duration{max(times[0][i], 1), max(times[1][i], 1)}}
@@ -66,6 +77,18 @@ func Open(ctx context.Context, candidates [2]Candidate, t Tables, log func(messa
 			small.Name, milliseconds(m.times[r.small]), large.Name, milliseconds(m.times[1-r.small]))
 	}
 	return p, fmt.Sprintf("%s (%s)", choice, figures), nil
+}
+
+// disagree says how the candidates' vectors differ; "": they agree, or are of other outputs.
+func disagree(ctx context.Context, candidates [2]Candidate, infos [2]engine.Info, t Tables) (string, error) {
+	if infos[0].PooledWidth != infos[1].PooledWidth || infos[0].TokenWidth != infos[1].TokenWidth {
+		return "", nil
+	}
+	least, err := Agreement(ctx, candidates[0].Engine, candidates[1].Engine, t)
+	if err != nil || least >= leastAgreement {
+		return "", err
+	}
+	return fmt.Sprintf("its vectors are not those of %s: the least cosine is %.4f; please report this", candidates[1].Name, least), nil
 }
 
 // alone returns the engine that is used, and closes the other one.

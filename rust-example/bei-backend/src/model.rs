@@ -101,7 +101,7 @@ impl Model {
     }
 
     /// Tokenizes texts and names their spans: `bei_predict_tokens_texts`. Entities, token vectors (logits) and tokens are
-    /// there for each item that is ok.
+    /// there for each item that is ok. A pair is an error.
     pub fn predict_tokens_texts(&self, texts: &[Text], options: &CallOptions) -> Result<BatchResult, Error> {
         let outcome = self.raw.call_texts(TextCall::PredictTokens, texts, options, 0)?;
         let wanted = sys::BEI_OUTPUT_TOKEN_VECTORS | sys::BEI_OUTPUT_TOKENS;

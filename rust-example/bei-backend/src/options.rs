@@ -12,7 +12,7 @@ use crate::ffi::CancelToken;
 pub struct Options(Map<String, Value>);
 
 impl Options {
-    /// Options for a model's folder; all else stays at its default.
+    /// Options for a model's folder, or its id on a hub; all else stays at its default.
     pub fn new(model: impl Into<String>) -> Options {
         Options(Map::new()).with("model", model.into())
     }

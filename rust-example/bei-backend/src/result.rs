@@ -6,7 +6,8 @@ use bei_sys as sys;
 use crate::error::{Error, Status};
 use crate::ffi::{Outcome, RawResult};
 
-/// A span of a text that a token classifier named.
+/// A span of a text that a token classifier named. `label` is an index into `labels` of [`crate::Model::info_json`], and with an
+/// aggregation into `entity_groups` there; `start` and `end` are code points of prompt + text.
 pub use bei_sys::bei_entity as Entity;
 
 /// The answer to a batch: each item succeeded or failed on its own.

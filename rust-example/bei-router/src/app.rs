@@ -101,7 +101,12 @@ impl App {
         start_up(&backend, backend.model_type(), longest, tokens, Some(budget.inputs))?;
 
         let name = |key: &str| model_json[key].as_str().unwrap_or_default();
-        let folder = Path::new(&args.model_id).file_name().map(|name| name.to_string_lossy().into_owned());
+        let folder = match &model_json["commit"] {
+            Value::Null => {
+                Path::new(&args.model_id).file_name().map(|name| name.to_string_lossy().into_owned())
+            }
+            _ => None, // a model of a hub goes by its id
+        };
         let backend = Arc::new(backend);
         Ok(Arc::new(App {
             tokenizer: Arc::new(Tokenizer::new(backend.clone(), limits.tokenization_workers)),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 const AFTER_HELP: &str = "\
 Example:
-  bei-router --model-id models/all-MiniLM-L6-v2 --port 8080
+  bei-router --model-id sentence-transformers/all-MiniLM-L6-v2 --port 8080
   curl localhost:8080/embed -H 'Content-Type: application/json' -d '{\"inputs\": \"Hello\"}'
 
 The variable LOG_LEVEL sets what is logged: error, warn, info (default), debug, or targets such as info,libbei=debug.
@@ -17,11 +17,25 @@ SIGINT and SIGTERM let the server finish what is under way; a second one ends it
 #[derive(Clone, Debug, Parser)]
 #[command(name = "bei-router", version, args_override_self = true, after_help = AFTER_HELP)]
 pub struct Args {
-    /// Folder of the model (config.json, model.safetensors, tokenizer.json and the files of sentence-transformers).
+    /// Folder of the model (config.json, model.safetensors, tokenizer.json and the files of sentence-transformers), or, where
+    /// there is no such folder, its id on the Hugging Face hub. The variables HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT and others
+    /// of huggingface_hub count.
     #[arg(long, env)]
     pub model_id: String,
 
-    /// Name of the model in replies; default: the name of its folder.
+    /// Branch, tag or commit of a model of the hub; default: main.
+    #[arg(long, env)]
+    pub revision: Option<String>,
+
+    /// Token for private and gated models of the hub; default: the variable HF_TOKEN, or the token file of a login.
+    #[arg(long)]
+    pub hf_token: Option<String>,
+
+    /// Folder where models of the hub are kept; default: the variable HF_HUB_CACHE or HUGGINGFACE_HUB_CACHE, or hub in HF_HOME.
+    #[arg(long)]
+    pub huggingface_hub_cache: Option<String>,
+
+    /// Name of the model in replies; default: the name of its folder, or its id.
     #[arg(long, env)]
     pub served_model_name: Option<String>,
 
@@ -140,6 +154,7 @@ impl Args {
     pub fn options(&self) -> Options {
         let mut options = Options::new(&self.model_id);
         for (key, value) in [
+            ("revision", &self.revision),
             ("engine", &self.engine),
             ("dtype", &self.dtype),
             ("default_prompt_name", &self.default_prompt_name),
@@ -148,6 +163,12 @@ impl Args {
             if let Some(value) = value {
                 options = options.with(key, json!(value));
             }
+        }
+        let hub = [("token", &self.hf_token), ("cache", &self.huggingface_hub_cache)];
+        let hub: Map<String, Value> =
+            hub.iter().filter_map(|(key, value)| Some((key.to_string(), json!(value.as_ref()?)))).collect();
+        if !hub.is_empty() {
+            options = options.with("hub", hub);
         }
         if let Some(pooling) = self.pooling {
             options = options.with("pooling", Pool::from(pooling).option());

@@ -26,7 +26,7 @@ pub async fn info(State(app): State<Arc<App>>) -> Json<Value> {
     };
     Json(json!({
         "model_id": app.model_id,
-        "model_sha": null,
+        "model_sha": model["commit"],
         "model_dtype": model["dtype"],
         "served_model_name": app.served_model_name,
         "model_type": model_type,
