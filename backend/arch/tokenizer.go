@@ -251,8 +251,12 @@ func (o *object) addedTokens(key string) (tokens []AddedToken) {
 func (o *object) addedToken(key string) AddedToken {
 	special := true
 	token := AddedToken{ID: -1, From: o.file + ": " + key}
-	if raw := o.values[key]; raw[0] == '"' {
+	switch raw := string(o.values[key]); {
+	case strings.HasPrefix(raw, `"`):
 		token.Content, token.IsSpecial = o.text(key, ""), &special
+		return token
+	case !strings.HasPrefix(raw, "{"):
+		o.fail(status.Start, "%s is neither a string nor an object with content", key)
 		return token
 	}
 	inner := o.object(key)
