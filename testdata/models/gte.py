@@ -89,6 +89,7 @@ SPECS = (
     Gte("gte-mean", hidden=30, heads=3, intermediate=37, act="gelu_new"),
     Gte("gte-no-types", hidden=24, heads=2, intermediate=30, types=1, pooling=("cls",), dtype=torch.float16, prefix="gte.", more={"type_vocab_size": 0}),
     Gte("gte-classifier", hidden=20, heads=2, intermediate=24, task="GteForSequenceClassification", labels=("a", "b", "c")),
+    Gte("gte-reranker", hidden=20, heads=2, intermediate=26, act="silu", task="GteForSequenceClassification", labels=("LABEL_0",), dtype=torch.float16),
     Gte("gte-token-classifier", hidden=20, heads=2, intermediate=24, task="GteForTokenClassification", labels=("O", "B", "I")),
     Gte("gte-masked-lm", hidden=16, heads=2, intermediate=20, layers=1, act="silu", task="GteForMaskedLM", vector_items=(1,)),
     New("gte-hub", hidden=20, heads=2, intermediate=24, task="GteModel", model_type="gte"),

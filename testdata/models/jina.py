@@ -238,6 +238,7 @@ SPECS = (
     JinaPostNorm("jina-v2-post-norm-original", hidden=20, heads=5, intermediate=26, act="gelu_new", feed_forward="original", dtype=torch.bfloat16),
     JinaV3("jina-v3-mean", hidden=30, heads=3, intermediate=37, act="gelu_new"),
     JinaV3("jina-v3-classifier", hidden=20, heads=2, intermediate=24, task="JinaEmbeddingsV3ForSequenceClassification", labels=("a", "b", "c")),
+    JinaV3("jina-v3-reranker", hidden=22, heads=1, intermediate=26, act="gelu_new", task="JinaEmbeddingsV3ForSequenceClassification", labels=("LABEL_0",), dtype=torch.bfloat16),
     JinaV3("jina-v3-token-classifier", hidden=20, heads=2, intermediate=24, task="JinaEmbeddingsV3ForTokenClassification", labels=("O", "B", "I")),
     JinaV3("jina-v3-masked-lm", hidden=16, heads=2, intermediate=20, layers=1, task="JinaEmbeddingsV3ForMaskedLM", vector_items=(1,)),
     Flash("jina-v3-hub", hidden=24, heads=2, intermediate=30, adapters=3),
