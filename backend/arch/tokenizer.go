@@ -23,9 +23,12 @@ type TokenizerConfig struct {
 	AddPrefixSpace *bool  // add_prefix_space
 	TrimOffsets    *bool  // trim_offsets
 	SplitByPunct   *bool  // split_by_punct
+	Legacy         *bool  // legacy
 	TruncationSide string // "left", "right"; "": as tokenizer.json says
-	CLS, SEP       string // the tokens that classes put round a text; "": their own
 	Added          []AddedToken
+
+	// Special are the special tokens by their keys, as cls_token; "": null. What is not here is the class's own.
+	Special map[string]string
 }
 
 // AddedToken is a token that is found in texts before anything else happens to them. nil flags: as tokenizer.json has the token.
@@ -51,10 +54,14 @@ var tokenizerClasses = map[string]string{
 	"bert": "BertTokenizer", "distilbert": "BertTokenizer", "nomic_bert": "BertTokenizer", "mpnet": "MPNetTokenizer",
 	"roberta": "RobertaTokenizer", "deberta-v2": "DebertaV2Tokenizer", "camembert": "CamembertTokenizer",
 	"xlm-roberta": "XLMRobertaTokenizer", "gte": "XLMRobertaTokenizer", "jina_embeddings_v3": "XLMRobertaTokenizer",
+	"gemma": "GemmaTokenizer", "gemma2": "GemmaTokenizer", "gemma3_text": "GemmaTokenizer",
 }
 
 // takesAnyTokenizer are values of model_type for which tokenizer.json stands as it is, whatever class is named.
 var takesAnyTokenizer = []string{"modernbert", "mistral"}
+
+// ownTokenizer has the model_type that has its class, whatever class is named.
+var ownTokenizer = map[string]string{"qwen2": "Qwen2Tokenizer"}
 
 // ReadTokenizer reads what changes the tokens of the model in folder dir, and tells what its files decided. Errors are *status.Error, as
 // Read's.
@@ -83,13 +90,14 @@ func readTokenizerConfig(fsys fs.FS) (TokenizerConfig, error) {
 	if c == nil {
 		c = &object{file: tokenizerConfigFile}
 	}
-	t := TokenizerConfig{Class: c.tokenizerClass(model)}
+	t := TokenizerConfig{Class: c.tokenizerClass(model), Special: make(map[string]string)}
 	if c.boolean("split_special_tokens", false) {
 		c.fail(status.Unsupported, "split_special_tokens true is not supported: special tokens in a text are tokens")
 	}
 	for key, flag := range map[string]**bool{
 		"do_lower_case": &t.LowerCase, "tokenize_chinese_chars": &t.ChineseChars, "strip_accents": &t.StripAccents,
 		"add_prefix_space": &t.AddPrefixSpace, "trim_offsets": &t.TrimOffsets, "split_by_punct": &t.SplitByPunct,
+		"legacy": &t.Legacy,
 	} {
 		*flag = c.maybe(key)
 	}
@@ -133,6 +141,9 @@ func (o *object) tokenizerClass(model *object) string {
 	family := model.text("model_type", "")
 	if slices.Contains(takesAnyTokenizer, family) {
 		return ""
+	}
+	if own, ok := ownTokenizer[family]; ok {
+		return own
 	}
 	class := o.text("tokenizer_class", model.text("tokenizer_class", tokenizerClasses[family]))
 	return strings.TrimSuffix(class, "Fast")
@@ -202,17 +213,17 @@ func (t *TokenizerConfig) readNamed(o *object) {
 		}
 	}
 	for _, key := range namedTokens {
-		if !o.present(key) {
+		if _, said := o.values[key]; !said {
 			continue
 		}
-		token := o.addedToken(key)
-		switch { // the older file's, read first, stands
-		case key == "cls_token" && t.CLS == "":
-			t.CLS = token.Content
-		case key == "sep_token" && t.SEP == "":
-			t.SEP = token.Content
+		var token AddedToken
+		if o.present(key) {
+			token = o.addedToken(key)
+			add(token)
 		}
-		add(token)
+		if t.Special[key] == "" { // else the older file's, read first, stands
+			t.Special[key] = token.Content
+		}
 	}
 	for _, key := range []string{"extra_special_tokens", "additional_special_tokens"} {
 		for _, token := range o.addedTokens(key) {

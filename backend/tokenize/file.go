@@ -45,6 +45,7 @@ type file struct {
 	postProcessor json.RawMessage
 	model         model
 	truncation    struct{ Direction string }
+	isByteLevel   bool // the file says ByteLevel somewhere, which is what transformers looks for
 
 	// decodeRefusal says why the decoder may not run; the library is then opened without it.
 	decodeRefusal string
@@ -94,7 +95,7 @@ func parseFile(data []byte) (*file, error) {
 	if version != nil && *version != supportedVersion {
 		return nil, fmt.Errorf("version is %q, supported: %q", *version, supportedVersion)
 	}
-	var f file
+	f := file{isByteLevel: bytes.Contains(data, []byte(`"`+typeByteLevel+`"`))}
 	if err := f.parseAdded(sections); err != nil {
 		return nil, err
 	}

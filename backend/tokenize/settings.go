@@ -14,6 +14,7 @@ const (
 	typeBertPreTokenizer = "BertPreTokenizer"
 	typePunctuation      = "Punctuation"
 	typeMetaspace        = "Metaspace"
+	keyUnk               = "unk_token"
 )
 
 // classes are the tokenizer classes of transformers 5.23 that make their own of tokenizer.json, by settings of tokenizer_config.json
@@ -29,6 +30,8 @@ var classes = map[string]func(f *file, c *arch.TokenizerConfig) error{
 	"XLMRobertaTokenizer": (*file).checkPrefixSpace,
 	"CamembertTokenizer":  (*file).checkPrefixSpace,
 	"Qwen2Tokenizer":      (*file).checkPrefixSpace,
+	"LlamaTokenizer":      llamaClass,
+	"GemmaTokenizer":      gemmaClass,
 }
 
 // apply makes of tokenizer.json what transformers makes of it by the files beside it.
@@ -121,11 +124,11 @@ func (f *file) named(name, own string) (special, error) {
 
 // setProcessor sets what puts the special tokens of a class round a text.
 func (f *file) setProcessor(c *arch.TokenizerConfig, ownCLS, ownSEP string, processor func(cls, sep special) any) error {
-	cls, err := f.named(c.CLS, ownCLS)
+	cls, err := f.named(c.Special["cls_token"], ownCLS)
 	if err != nil {
 		return err
 	}
-	sep, err := f.named(c.SEP, ownSEP)
+	sep, err := f.named(c.Special["sep_token"], ownSEP)
 	if err != nil {
 		return err
 	}
@@ -164,6 +167,69 @@ func robertaClass(f *file, c *arch.TokenizerConfig) error {
 	f.normalizer = nil
 	f.preTokenizer = map[string]any{"type": typeByteLevel, "add_prefix_space": prefix, "trim_offsets": true, "use_regex": true}
 	return f.setProcessor(c, "<s>", "</s>", func(cls, sep special) any { return robertaProcessing(cls, sep, is(c.TrimOffsets, true), prefix) })
+}
+
+// llamaClass leaves byte-level files as they stand, as AutoTokenizer does: those of Llama 3 name this class, too.
+func llamaClass(f *file, c *arch.TokenizerConfig) error {
+	if f.isByteLevel {
+		return nil
+	}
+	if err := f.addOwn(c, []ownToken{{keyUnk, "<unk>"}, {"bos_token", "<s>"}, {"eos_token", "</s>"}}); err != nil {
+		return err
+	}
+	scheme := "first"
+	switch {
+	case !is(c.AddPrefixSpace, true):
+		scheme = "never"
+	case is(c.Legacy, false):
+		scheme = "always"
+	}
+	f.normalizer = nil
+	f.preTokenizer = map[string]any{"type": typeMetaspace, "replacement": "▁", "prepend_scheme": scheme, "split": false}
+	return f.setByteFallback(nil)
+}
+
+func gemmaClass(f *file, c *arch.TokenizerConfig) error {
+	own := []ownToken{{keyUnk, "<unk>"}, {"bos_token", "<bos>"}, {"eos_token", "<eos>"}, {"pad_token", "<pad>"}, {"mask_token", "<mask>"}}
+	if err := f.addOwn(c, own); err != nil {
+		return err
+	}
+	unk, err := f.named(c.Special[keyUnk], "<unk>")
+	if err != nil {
+		return err
+	}
+	space := map[string]any{"String": " "}
+	f.normalizer = map[string]any{"type": "Replace", "pattern": space, "content": "▁"}
+	f.preTokenizer = map[string]any{"type": "Split", "pattern": space, "behavior": "MergedWithPrevious", "invert": false}
+	return f.setByteFallback(&unk.token)
+}
+
+// ownToken is a special token that a class has where the files do not say its key.
+type ownToken struct{ key, content string }
+
+func (f *file) addOwn(c *arch.TokenizerConfig, own []ownToken) error {
+	isSpecial := true
+	for _, t := range own {
+		if _, said := c.Special[t.key]; said {
+			continue
+		}
+		if err := f.applyAdded(arch.AddedToken{Content: t.content, ID: -1, IsSpecial: &isSpecial, From: "its own " + t.key}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setByteFallback makes the model BPE that takes bytes for what its vocabulary lacks; of tokenizer.json it keeps vocabulary and merges.
+func (f *file) setByteFallback(unk *string) error {
+	const kind = "BPE"
+	if err := f.wantModel(kind); err != nil {
+		return err
+	}
+	name, yes := kind, true
+	f.model = model{Type: &name, UnkToken: unk, FuseUnk: &yes, ByteFallback: &yes, Vocab: f.model.Vocab, Merges: f.model.Merges,
+		ids: f.model.ids, pieces: f.model.pieces}
+	return nil
 }
 
 // debertaClass lowers texts by do_lower_case; tokenizer.json must agree with the rest.

@@ -56,6 +56,20 @@ CASES = [
     ("xlm-roberta-cls", {CONFIG: {"tokenizer_class": "XLMRobertaTokenizer"}}),
     ("qwen3-lasttoken", {CONFIG: {"tokenizer_class": "Qwen2Tokenizer"}}),
     ("llama-lasttoken", {CONFIG: {"add_bos_token": False, "add_eos_token": True}}),
+    ("llama-lasttoken", {CONFIG: {"tokenizer_class": None}}),
+    ("llama-lasttoken", {CONFIG: {"tokenizer_class": "LlamaTokenizer", "add_bos_token": False, "add_eos_token": True}}),
+    ("llama-lasttoken", {CONFIG: {"tokenizer_class": "LlamaTokenizerFast", "legacy": True, "bos_token": None, "unk_token": None}}),
+    ("llama-lasttoken", {CONFIG: {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": False}, TOKENIZER: {"post_processor": None}}),
+    ("llama-lasttoken", {CONFIG: {"tokenizer_class": "LlamaTokenizer"}, TOKENIZER: {"model": {"byte_fallback": False, "fuse_unk": False}}}),
+    ("llama-lasttoken", {CONFIG: {"tokenizer_class": "LlamaTokenizer", "bos_token": None, "unk_token": None}, TOKENIZER: {"added_tokens": []}}),
+    ("llama-lasttoken", {CONFIG: {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": None, "unk_token": None}, TOKENIZER: {"added_tokens": []}}),
+    ("llama-classifier", {CONFIG: {"tokenizer_class": "LlamaTokenizer"}}),
+    ("mistral-window", {CONFIG: {"tokenizer_class": "LlamaTokenizer"}}),
+    ("qwen2-window", {CONFIG: {"tokenizer_class": "LlamaTokenizer"}}),
+    ("gemma-lasttoken", {CONFIG: {"tokenizer_class": "GemmaTokenizer", "mask_token": "he"}}),
+    ("gemma2-softcap", {CONFIG: {"tokenizer_class": "GemmaTokenizerFast", "mask_token": "he", "add_prefix_space": True, "unk_token": None}}),
+    ("gemma3-embedding", {CONFIG: {"tokenizer_class": None, "mask_token": "</s>"}}),
+    ("gemma-lasttoken", {CONFIG: {"tokenizer_class": "LlamaTokenizer"}}),
 ]
 
 
