@@ -116,14 +116,17 @@ func readTokenizerConfig(fsys fs.FS) (TokenizerConfig, error) {
 
 // decideOn notes what tokens are made by.
 func (t *TokenizerConfig) decideOn(fsys fs.FS, c, model *object) {
-	from, value := c, t.Class
-	if !c.present("tokenizer_class") && model.present("tokenizer_class") {
+	from, key, value := c, "tokenizer_class", t.Class
+	switch family := model.text("model_type", ""); {
+	case ownTokenizer[family] != "" || slices.Contains(takesAnyTokenizer, family):
+		from, key = model, "model_type"
+	case !c.present(key) && model.present(key):
 		from = model
 	}
 	if value == "" {
 		value = "none of its own: tokenizer.json stands as it is"
 	}
-	from.decideBy(fsys, "tokenizer class", value, "tokenizer_class")
+	from.decideBy(fsys, "tokenizer class", value, key)
 	for key, flag := range map[string]*bool{"do_lower_case": t.LowerCase, "add_prefix_space": t.AddPrefixSpace} {
 		if flag != nil {
 			c.decideBy(fsys, "tokenizer's "+key, *flag, key)
