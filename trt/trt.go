@@ -157,7 +157,7 @@ func storedType(m *arch.Model, w *weights.Set) weights.DType {
 }
 
 func open(ctx context.Context, d driver, lib *nvinfer.Library, m *arch.Model, w *weights.Set, o Options) (engine.Engine, error) {
-	devices, err := pickDevices(d, o.Devices)
+	devices, err := pickDevices(d, o.Devices, o.Precision)
 	if err != nil {
 		return nil, err
 	}
@@ -227,19 +227,43 @@ func (b *builder) open(ctx context.Context, devices []nvinfer.Device, p *found, 
 	})
 }
 
-func pickDevices(d driver, wanted []int) ([]nvinfer.Device, error) {
-	all, err := d.Devices()
+// pickDevices describes the wanted devices. Others are left alone: they may be another process's, or out of order.
+func pickDevices(d driver, wanted []int, precision string) ([]nvinfer.Device, error) {
+	count, err := d.DeviceCount()
 	if err != nil {
 		return nil, err
 	}
+	for _, i := range wanted {
+		if i < 0 || i >= count {
+			return nil, status.Errorf(status.InvalidArgument, "devices: there is no CUDA device %d; this process sees %d (CUDA_VISIBLE_DEVICES chooses them)", i, count)
+		}
+	}
 	var devices []nvinfer.Device
 	for _, i := range wanted {
-		if i < 0 || i >= len(all) {
-			return nil, status.Errorf(status.InvalidArgument, "devices: there is no CUDA device %d; this process sees %d (CUDA_VISIBLE_DEVICES chooses them)", i, len(all))
+		device, err := d.Device(i)
+		if err != nil {
+			return nil, status.Errorf(status.CodeOf(err), "CUDA device %d: %w", i, err)
 		}
-		devices = append(devices, all[i])
+		if err := capable(device, precision); err != nil {
+			return nil, err
+		}
+		devices = append(devices, device)
 	}
 	return devices, nil
+}
+
+// leastCapability is the compute capability from which on GPUs multiply in a precision (CUDA C++ Programming Guide, "Compute
+// Capabilities"); others need none that TensorRT's own minimum does not bring.
+var leastCapability = map[string][2]int{"bfloat16": {8, 0}, "float8": {8, 9}}
+
+// capable refuses a precision that the device does not have.
+func capable(d nvinfer.Device, precision string) error {
+	least := leastCapability[precision]
+	if d.ComputeMajor > least[0] || d.ComputeMajor == least[0] && d.ComputeMinor >= least[1] {
+		return nil
+	}
+	return status.Errorf(status.Unsupported, "dtype %q: cuda:%d (%s) has compute capability %d.%d; it begins with %d.%d: use dtype float16 or float32",
+		precision, d.Index, d.Name, d.ComputeMajor, d.ComputeMinor, least[0], least[1])
 }
 
 // builder finds or makes a plan, and opens replicas of it.
