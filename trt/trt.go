@@ -380,7 +380,8 @@ const progressEvery = 5 * time.Second
 // replica opens the plan on a device, with the kernels that earlier processes made for such a device.
 func (b *builder) replica(ctx context.Context, device nvinfer.Device, p *found, s sizes) (*replica, error) {
 	begin, last := time.Now(), time.Now()
-	kernels, err := key(b.name, device.Name, device.ComputeMajor, device.ComputeMinor, device.Driver)
+	// Kernels made in TF32 are none of a process that wants all bits.
+	kernels, err := key(b.name, device.Name, device.ComputeMajor, device.ComputeMinor, device.Driver, os.Getenv(tf32Variable) == "0")
 	if err != nil {
 		return nil, err
 	}

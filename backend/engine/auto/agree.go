@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 )
@@ -19,9 +20,9 @@ const fewColumns = 8
 var uneven = []int{1, 18, 5, 47, 130, 3}
 
 // Agreement runs a batch of uneven seeded sequences on the first slots of two engines of one model, and returns the least cosine of their
-// pooled rows and token vectors; NaN where one has numbers that are not finite. Nobody else may use the slots meanwhile. Errors are the
-// engines'.
-func Agreement(ctx context.Context, a, b engine.Engine, t Tables) (float64, error) {
+// pooled rows and token vectors, and whose numbers are all finite; NaN where one's of a row are and the other's are not. Nobody else may
+// use the slots meanwhile. Errors are the engines'.
+func Agreement(ctx context.Context, a, b engine.Engine, t Tables) (least float64, finite [2]bool, err error) {
 	infos, slots := [2]engine.Info{a.Info(), b.Info()}, [2]engine.Slot{a.Slots()[0], b.Slots()[0]}
 	limits := common(infos[0].Limits, infos[1].Limits)
 	want := infos[0].Outputs & infos[1].Outputs & (engine.Pooled | engine.TokenVectors)
@@ -37,16 +38,20 @@ func Agreement(ctx context.Context, a, b engine.Engine, t Tables) (float64, erro
 	for i, slot := range slots {
 		defer slot.Batch().Reset()
 		fillLengths(slot.Batch(), lengths, t, want)
-		var err error
 		if outputs[i], err = slot.Run(ctx); err != nil {
-			return 0, fmt.Errorf("comparing the vectors: %w", err)
+			return 0, finite, fmt.Errorf("comparing the vectors: %w", err)
 		}
+		finite[i] = allFinite(outputs[i].TokenVectors) && allFinite(outputs[i].Pooled)
 	}
-	least := rows(outputs[0].TokenVectors, outputs[1].TokenVectors, infos[0].TokenWidth)
-	return min(least, rows(outputs[0].Pooled, outputs[1].Pooled, infos[0].PooledWidth)), nil
+	least = rows(outputs[0].TokenVectors, outputs[1].TokenVectors, infos[0].TokenWidth)
+	return min(least, rows(outputs[0].Pooled, outputs[1].Pooled, infos[0].PooledWidth)), finite, nil
 }
 
-// rows returns the least cosine of two matrices' rows; 1 where there are none, or none with a direction.
+func allFinite(numbers []float32) bool {
+	return !slices.ContainsFunc(numbers, func(x float32) bool { return math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) })
+}
+
+// rows returns the least cosine of two matrices' rows; 1 where there are none, or none with a direction in either.
 func rows(a, b []float32, width int) float64 {
 	least := 1.0
 	if width < fewColumns {
