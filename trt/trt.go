@@ -174,7 +174,7 @@ func open(ctx context.Context, d driver, lib *nvinfer.Library, m *arch.Model, w 
 		}
 		b.scales = o.Scales
 	}
-	if err := b.identify(devices[0]); err != nil {
+	if err := b.identify(ctx, devices[0]); err != nil {
 		return nil, err
 	}
 	p, err := b.plan(ctx)
@@ -278,8 +278,16 @@ type builder struct {
 	name    string // of the plan's file, without suffix
 }
 
-// identify derives the plan's name from all that decides it. Plans of TensorRT proper hold kernels of one kind of device.
-func (b *builder) identify(d nvinfer.Device) error {
+// identify derives the plan's name from all that decides it: a plan holds the weights, so that every byte of them counts, not only a
+// sample. Plans of TensorRT proper hold kernels of one kind of device. Without a cache nothing needs a name.
+func (b *builder) identify(ctx context.Context, d nvinfer.Device) error {
+	if b.cache.folder == "" {
+		return nil
+	}
+	digest, err := b.weights.Digest(ctx)
+	if err != nil {
+		return err
+	}
 	target := ""
 	if b.library.Features&nvinfer.HasRuntimeCache == 0 {
 		target = d.Name
@@ -294,8 +302,7 @@ func (b *builder) identify(d nvinfer.Device) error {
 			amax[k] = x
 		}
 	}
-	var err error
-	b.name, err = key(planFormat, b.weights.Fingerprint(), b.design.model, b.design.precision, b.design.limits, b.design.form.fused, b.design.form.lengths,
+	b.name, err = key(planFormat, digest, b.design.model, b.design.precision, b.design.limits, b.design.form.fused, b.design.form.lengths,
 		b.library.Flavour, b.library.Version, target, amax)
 	return err
 }
