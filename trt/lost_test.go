@@ -173,6 +173,20 @@ func TestRebuildThatFails(t *testing.T) {
 	require.Len(t, f.logged("could not be rebuilt"), 2)
 }
 
+// TestPlanOfARebuild: nobody keeps the plan, which is as large as the weights, for a rebuild that may never come.
+func TestPlanOfARebuild(t *testing.T) {
+	for cache, builds := range map[string]int{t.TempDir(): 1, "off": 2} {
+		f := newFake(t, 1)
+		o := f.options()
+		o.Cache = cache
+		e := f.engine(o)
+		f.kill(0)
+		require.NoError(t, f.check(e, e.slots[0], f.sequences(newRandom(1), 7)))
+		require.Equal(t, 2, f.count("load", 0))
+		require.Equal(t, builds, f.count("build", 0), "cache %s", cache)
+	}
+}
+
 // TestSecondLossOfTheLastDevice ends the runs that wait for it.
 func TestSecondLossOfTheLastDevice(t *testing.T) {
 	f := newFake(t, 1)

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
@@ -216,11 +217,22 @@ func (b *builder) open(ctx context.Context, devices []nvinfer.Device, p *found, 
 	if b.design.precision == "float32" {
 		details["products"] = b.products()
 	}
+	// Let go of once all replicas are open: it is as large as the weights. A rebuild takes it from the cache, or builds it again.
+	var held atomic.Pointer[found]
+	held.Store(p)
+	defer held.Store(nil)
 	return newEngine(ctx, setUp{
 		info:  engine.Info{Name: "tensorrt", Version: lib.Version, Precision: o.Precision, Limits: o.Limits, Details: details},
 		model: m, layout: p.layout, positions: max(m.MaxPositions, m.Embeddings.PositionOffset+o.Limits.MaxLength), devices: len(devices), workers: o.Slots,
 		log: func(message string) { o.Logger(nvinfer.Error, message) },
 		open: func(ctx context.Context, i int) (*replica, error) {
+			p := held.Load()
+			if p == nil {
+				var err error
+				if p, err = b.plan(ctx); err != nil {
+					return nil, err
+				}
+			}
 			return b.replica(ctx, devices[i], p, sizes{limits: o.Limits, workers: o.Slots, graphs: maxGraphs,
 				memoryBytes: o.MemoryBytes, memoryShare: o.MemoryShare})
 		},
