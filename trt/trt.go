@@ -217,10 +217,13 @@ func (b *builder) open(ctx context.Context, devices []nvinfer.Device, p *found, 
 	if b.design.precision == "float32" {
 		details["products"] = b.products()
 	}
-	// Let go of once all replicas are open: it is as large as the weights. A rebuild takes it from the cache, or builds it again.
+	// A plan is as large as the weights: one that the cache has is let go of once all replicas are open, and a rebuild reads it again. A
+	// rebuild builds none, since the weights may be closed by the end of a build that nobody can interrupt.
 	var held atomic.Pointer[found]
 	held.Store(p)
-	defer held.Store(nil)
+	if p.kept {
+		defer held.Store(nil)
+	}
 	return newEngine(ctx, setUp{
 		info:  engine.Info{Name: "tensorrt", Version: lib.Version, Precision: o.Precision, Limits: o.Limits, Details: details},
 		model: m, layout: p.layout, positions: max(m.MaxPositions, m.Embeddings.PositionOffset+o.Limits.MaxLength), devices: len(devices), workers: o.Slots,
@@ -228,9 +231,8 @@ func (b *builder) open(ctx context.Context, devices []nvinfer.Device, p *found, 
 		open: func(ctx context.Context, i int) (*replica, error) {
 			p := held.Load()
 			if p == nil {
-				var err error
-				if p, err = b.plan(ctx); err != nil {
-					return nil, err
+				if p = b.cached(); p == nil {
+					return nil, status.Errorf(status.Start, "its plan is not in %s any more", b.cache.folder)
 				}
 			}
 			return b.replica(ctx, devices[i], p, sizes{limits: o.Limits, workers: o.Slots, graphs: maxGraphs,
@@ -325,17 +327,16 @@ type found struct {
 	layout layout
 	origin string
 	cached bool // it came from the cache
+	kept   bool // the cache has it
 }
 
 // plan takes the plan from the cache, or builds it.
 func (b *builder) plan(ctx context.Context) (*found, error) {
 	var p *found
 	err := b.cache.locked(ctx, b.name, func() (err error) {
-		p, err = b.cached()
-		if p != nil || err != nil {
-			return err
+		if p = b.cached(); p == nil {
+			p, err = b.build(ctx)
 		}
-		p, err = b.build(ctx)
 		return err
 	})
 	return p, err
@@ -354,21 +355,21 @@ type description struct {
 }
 
 // cached returns the plan from the cache; nil: it is not there.
-func (b *builder) cached() (*found, error) {
+func (b *builder) cached() *found {
 	payload := b.cache.load(b.name + planSuffix)
 	if len(payload) < 4 {
-		return nil, nil
+		return nil
 	}
 	size := binary.LittleEndian.Uint32(payload)
 	if uint64(size) > uint64(len(payload)-4) {
-		return nil, nil
+		return nil
 	}
 	var d description
 	if json.Unmarshal(payload[4:4+size], &d) != nil || d.Token < 1 || d.Pooled < 0 {
-		return nil, nil
+		return nil
 	}
 	p := &plan{bytes: payload[4+size:], outputs: d.Outputs, pooled: d.Pooled, token: d.Token, notes: d.Notes}
-	return &found{plan: p, layout: b.layout(p), origin: "from " + b.cache.folder, cached: true}, nil
+	return &found{plan: p, layout: b.layout(p), origin: "from " + b.cache.folder, cached: true, kept: true}
 }
 
 // build makes the plan and keeps it. A folder that cannot be written to is worth a warning, not an end.
@@ -387,10 +388,13 @@ func (b *builder) build(ctx context.Context) (*found, error) {
 		return nil, status.Errorf(status.Internal, "plan: %w", err)
 	}
 	payload := append(binary.LittleEndian.AppendUint32(nil, uint32(len(meta))), meta...)
-	if err := b.cache.store(b.name+planSuffix, payload, p.bytes); err != nil {
+	err = b.cache.store(b.name+planSuffix, payload, p.bytes)
+	if err != nil {
 		b.log(nvinfer.Warning, err.Error())
 	}
-	return &found{plan: p, layout: b.layout(p), origin: "built in " + p.took.Round(time.Millisecond).String()}, nil
+	return &found{
+		plan: p, layout: b.layout(p), origin: "built in " + p.took.Round(time.Millisecond).String(), kept: err == nil && b.cache.folder != "",
+	}, nil
 }
 
 // progressEvery is how often a warm-up tells how far it is.
