@@ -58,7 +58,8 @@ type Backend struct {
 	closed    atomic.Bool
 	// calibrates: the engine is an onnx.Engine that keeps maxima, for a Calibrator.
 	calibrates bool
-	choice     string // why the engine is what it is
+	weightless []uint32 // token ids without a weight, of models with an arch.TokenHead
+	choice     string   // why the engine is what it is
 	// tokenizerUse is held for reading by calls that use the tokenizer outside the pipeline; for writing to close it.
 	tokenizerUse sync.RWMutex
 	cut          atomic.Bool  // these calls must end: the time that Close gives them is over
@@ -106,6 +107,9 @@ func (b *Backend) open(ctx context.Context) (err error) {
 		return err
 	}
 	if b.prompt, err = b.defaultPrompt(); err != nil {
+		return err
+	}
+	if b.weightless, err = b.readSpecialTokens(); err != nil {
 		return err
 	}
 	b.info = b.describe()

@@ -92,7 +92,7 @@ func (w *batchWork) Prepare(i int, s *pipeline.Sequence) error {
 		return status.Errorf(status.TooLong, "item %d has %d tokens, the limit is %d (max_length)", i, last-first, info.MaxLength)
 	}
 	s.IDs = w.batch.InputIDs[first:last]
-	s.FirstPosition, s.Outputs = info.PositionOffset, w.wants[i]
+	s.FirstPosition, s.Outputs = info.PositionOffset, w.backend.engineOutputs(w.wants[i])
 	if err := below(i, "input_ids", s.IDs, first, info.VocabSize, "vocab_size"); err != nil {
 		return err
 	}
@@ -113,6 +113,14 @@ func (w *batchWork) Prepare(i int, s *pipeline.Sequence) error {
 		}
 	}
 	return w.backend.cutPadding(i, s)
+}
+
+func (w *batchWork) Deliver(i int, rows pipeline.Rows) error {
+	split, err := w.split(i, rows, w.wants[i], w.batch.InputIDs[w.batch.CumulativeSeqLengths[i]:w.batch.CumulativeSeqLengths[i+1]])
+	if err != nil {
+		return err
+	}
+	return w.deliver(i, split)
 }
 
 // padToken is the token that a classifier does not take for an item's last one; nil: there is none.

@@ -75,7 +75,13 @@ func (b *Backend) runBatch(ctx context.Context, name string, batch Batch, o Call
 }
 
 func (b *Backend) runTexts(ctx context.Context, name string, texts []Text, o CallOptions, out Output, allowed engine.Outputs) error {
-	return b.run(ctx, name, o, out, allowed, func(r *results) (pipeline.Work, error) { return b.newTextWork(texts, o, r) },
+	return b.run(ctx, name, o, out, allowed, func(r *results) (pipeline.Work, error) {
+		w, err := b.newTextWork(texts, o, r)
+		if err != nil {
+			return nil, err
+		}
+		return w, w.checkOutputs(len(texts), w.wants)
+	},
 		pipeline.Options{Priority: o.Priority})
 }
 

@@ -104,7 +104,7 @@ func (b *Backend) describe() Info {
 			i.ModelType, i.Pooling = ModelTokenClassifier, PoolingNone
 		}
 	}
-	i.TokenDimensions = uint32(e.TokenWidth)
+	i.TokenDimensions = uint32(b.tokenColumns())
 	if i.ModelType == ModelEmbedding {
 		if e.Outputs&engine.Pooled != 0 {
 			i.Dimensions = uint32(e.PooledWidth)
@@ -217,7 +217,7 @@ func (b *Backend) InfoJSON() ([]byte, error) {
 		bit  engine.Outputs
 		name string
 	}{{engine.Pooled, "pooled"}, {engine.TokenVectors, "token_vectors"}, {engine.Sparse, "sparse"}} {
-		if e.Outputs&o.bit != 0 {
+		if b.outputs()&o.bit != 0 {
 			d.Outputs = append(d.Outputs, o.name)
 		}
 	}

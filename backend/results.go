@@ -67,7 +67,7 @@ func (r *results) checkOutputs(n int, wants []engine.Outputs) error {
 		name string
 	}{{engine.Pooled, "pooled"}, {engine.TokenVectors, "token vectors"}, {engine.Sparse, "sparse"}, {TokensOutput, "tokens"}}
 	known := engine.Outputs(0)
-	can := r.backend.engine.Info().Outputs | TokensOutput
+	can := r.backend.outputs() | TokensOutput
 	for _, o := range names {
 		known |= o.bit
 		if all&o.bit == 0 {
@@ -107,21 +107,24 @@ func (r *results) prepareStatus(n int) error {
 	return nil
 }
 
-// Deliver is pipeline.Work's: it copies rows out, cut and normalised, unless one is not finite.
-func (r *results) Deliver(i int, rows pipeline.Rows) error {
+// deliver copies rows of item i out, cut and normalised, unless one is not finite.
+func (r *results) deliver(i int, rows itemRows) error {
 	switch {
 	case !finite(rows.Pooled) || !finite(rows.TokenVectors) || !finite(rows.Sparse):
-		return status.Errorf(status.NonFinite, "item %d: the model's output holds NaN or infinity", i)
+		return nonFinite(i)
 	case r.normalize && rows.Pooled != nil && zeros(rows.Pooled[:r.width]):
 		return status.Errorf(status.NonFinite, "item %d: a vector of zeros cannot be normalised", i)
 	}
 	if r.out.Result != nil {
-		sparseIDs, sparse := sparseOf(rows.Sparse)
+		sparseIDs, sparse := rows.SparseIDs, rows.Sparse
+		if sparseIDs == nil {
+			sparseIDs, sparse = sparseOf(rows.Sparse)
+		}
 		if err := r.take(i, 4*len(rows.TokenVectors)+8*len(sparse)); err != nil {
 			return err
 		}
 		it := &r.out.Result.Items[i]
-		it.Columns = r.backend.engine.Info().TokenWidth
+		it.Columns = r.backend.tokenColumns()
 		if rows.TokenVectors != nil {
 			it.TokenVectors = append([]float32(nil), rows.TokenVectors...)
 		}
@@ -139,13 +142,17 @@ func (r *results) Deliver(i int, rows pipeline.Rows) error {
 	return nil
 }
 
+func nonFinite(i int) error {
+	return status.Errorf(status.NonFinite, "item %d: the model's output holds NaN or infinity", i)
+}
+
 // take counts n bytes of item i's outputs in, or refuses them: one call must not fill the memory of all.
 func (r *results) take(i, n int) error {
 	limit := r.backend.config.maxResultBytes()
 	if total := r.resultBytes.Add(int64(n)); total > limit {
 		r.resultBytes.Add(int64(-n))
 		return status.Errorf(status.Overloaded, "item %d: its %d bytes would make the call's result %d bytes, the limit is %d (queue.max_result_bytes): "+
-			"ask for token vectors of fewer items a call", i, n, total, limit)
+			"ask for fewer items a call", i, n, total, limit)
 	}
 	return nil
 }

@@ -92,7 +92,7 @@ func (b *Backend) newTaggedWork(texts []Text, o CallOptions, r *results) (*textW
 		return nil, err
 	}
 	w.tagger, w.aggregation = b.tagger, o.Aggregation
-	return w, nil
+	return w, w.checkOutputs(len(texts), w.wants)
 }
 
 // newTextWork checks what concerns the texts as a whole.
@@ -123,7 +123,7 @@ func (b *Backend) newTextWork(texts []Text, o CallOptions, r *results) (*textWor
 			return nil, status.Errorf(status.InvalidArgument, "item %d is a text alone: this reranker needs pairs of query and document", i)
 		}
 	}
-	return w, w.checkOutputs(len(texts), w.wants)
+	return w, nil
 }
 
 func (w *textWork) Items() int { return len(w.texts) }
@@ -139,7 +139,7 @@ func (w *textWork) Prepare(i int, s *pipeline.Sequence) error {
 	}
 	s.IDs = enc.IDs
 	s.FirstPosition = w.backend.info.PositionOffset
-	s.Outputs = w.wants[i] &^ TokensOutput
+	s.Outputs = w.backend.engineOutputs(w.wants[i] &^ TokensOutput)
 	if w.backend.model != nil && w.backend.model.Head.Pooling.ExcludePrompt {
 		s.PoolSkip = uint32(enc.PromptTokens)
 	}
@@ -160,7 +160,11 @@ func (w *textWork) Prepare(i int, s *pipeline.Sequence) error {
 }
 
 func (w *textWork) Deliver(i int, rows pipeline.Rows) error {
-	if err := w.results.Deliver(i, rows); err != nil {
+	split, err := w.split(i, rows, w.wants[i], w.encodings[i].IDs)
+	if err != nil {
+		return err
+	}
+	if err := w.deliver(i, split); err != nil {
 		return err
 	}
 	if w.wants[i]&TokensOutput != 0 {

@@ -81,6 +81,26 @@ func goEmbedTexts(handle uint64, texts, n, options, pooled, pooledSize, itemStat
 	return o.runTexts(handle, options, texts, n, (*backend.Backend).EmbedTexts)
 }
 
+//export goEmbedSpans
+func goEmbedSpans(handle uint64, texts, n, spans, numSpans, cumulativeSpans, options, vectors, vectorsSize, itemStatus, statusSize, result uintptr) *C.bei_error {
+	o := output{rowsName: "vectors", rows: vectors, rowsSize: vectorsSize, status: itemStatus, statusSize: statusSize, result: result}
+	return o.run(handle, options, func(b *backend.Backend, ctx context.Context, co backend.CallOptions, out backend.Output) error {
+		read, err := readTexts(b, texts, n)
+		if err != nil {
+			return err
+		}
+		parts, err := sliceAt[backend.Span]("spans", spans, "num_spans", numSpans)
+		if err != nil {
+			return err
+		}
+		cumulative, err := offsetsAt("cumulative_spans", cumulativeSpans, "n", n)
+		if err != nil {
+			return err
+		}
+		return b.EmbedSpans(ctx, read, parts, cumulative, co, out)
+	})
+}
+
 //export goPredictTexts
 func goPredictTexts(handle uint64, texts, n, options, logits, logitsSize, itemStatus, statusSize, result uintptr) *C.bei_error {
 	o := output{rowsName: "logits", rows: logits, rowsSize: logitsSize, status: itemStatus, statusSize: statusSize, result: result}

@@ -26,7 +26,7 @@ func compileCTests(t *testing.T, dir, name string, flags ...string) string {
 }
 
 // TestC runs each C test in a process of its own: under the address and leak sanitizers, but for those that measure memory or
-// compute on the real model.
+// compute on ONNX Runtime.
 func TestC(t *testing.T) {
 	dir := t.TempDir()
 	plain := compileCTests(t, dir, "plain")
@@ -34,7 +34,7 @@ func TestC(t *testing.T) {
 	env := append(cTestEnvironment(t, dir), libraryPath())
 	for _, name := range strings.Fields(run(t, env, plain, "list")) {
 		program := checked
-		if name == "growth" || strings.HasPrefix(name, "minilm") || strings.HasPrefix(name, "golden") {
+		if name == "growth" || slices.ContainsFunc([]string{"minilm", "golden", "outputs"}, func(p string) bool { return strings.HasPrefix(name, p) }) {
 			program = plain
 		}
 		t.Run(name, func(t *testing.T) { run(t, env, program, name) })
@@ -67,6 +67,7 @@ func cTestEnvironment(t *testing.T, dir string) []string {
 		"BEI_TRT_SHIM_DIR=" + dir, // which has none
 		"BEI_TEST_PREDICTIONS=" + goldenPredictions(t, dir),
 		"BEI_TEST_ENTITIES=" + goldenEntities(t, dir),
+		"BEI_TEST_OUTPUTS=" + outputs(t),
 	}
 }
 

@@ -35,6 +35,10 @@ AT(bei_text, pair_size, 24);
 AT(bei_text, outputs, 32);
 AT(bei_text, reserved, 36);
 
+SIZE(bei_span, 8);
+AT(bei_span, start, 0);
+AT(bei_span, end, 4);
+
 SIZE(bei_call_options, 72);
 AT(bei_call_options, struct_size, 0);
 AT(bei_call_options, timeout_us, 8);

@@ -109,6 +109,10 @@ var (
 	_ [unsafe.Offsetof(textStruct{}.outputs)]struct{}  = [unsafe.Offsetof(C.bei_text{}.outputs)]struct{}{}
 	_ [unsafe.Offsetof(textStruct{}.reserved)]struct{} = [unsafe.Offsetof(C.bei_text{}.reserved)]struct{}{}
 
+	_ [unsafe.Sizeof(backend.Span{})]struct{}         = [C.sizeof_bei_span]struct{}{}
+	_ [unsafe.Offsetof(backend.Span{}.Start)]struct{} = [unsafe.Offsetof(C.bei_span{}.start)]struct{}{}
+	_ [unsafe.Offsetof(backend.Span{}.End)]struct{}   = [unsafe.Offsetof(C.bei_span{}.end)]struct{}{}
+
 	_ [unsafe.Sizeof(callOptionsStruct{})]struct{}                     = [C.sizeof_bei_call_options]struct{}{}
 	_ [unsafe.Offsetof(callOptionsStruct{}.structSize)]struct{}        = [unsafe.Offsetof(C.bei_call_options{}.struct_size)]struct{}{}
 	_ [unsafe.Offsetof(callOptionsStruct{}.timeoutUS)]struct{}         = [unsafe.Offsetof(C.bei_call_options{}.timeout_us)]struct{}{}

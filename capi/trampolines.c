@@ -217,6 +217,15 @@ bei_error *bei_embed_texts(bei_handle backend, const bei_text *texts, size_t n, 
                       item_status_size, ADDRESS(result));
 }
 
+bei_error *bei_embed_spans(bei_handle backend, const bei_text *texts, size_t n, const bei_span *spans, size_t num_spans,
+                           const uint32_t *cumulative_spans, const bei_call_options *options, float *vectors,
+                           size_t vectors_size, int32_t *item_status, size_t item_status_size, bei_result *result) {
+  RETURN_IF_REFUSED();
+  return goEmbedSpans(backend, ADDRESS(texts), n, ADDRESS(spans), num_spans, ADDRESS(cumulative_spans),
+                      ADDRESS(options), ADDRESS(vectors), vectors_size, ADDRESS(item_status), item_status_size,
+                      ADDRESS(result));
+}
+
 bei_error *bei_predict_texts(bei_handle backend, const bei_text *texts, size_t n, const bei_call_options *options,
                              float *logits, size_t logits_size, int32_t *item_status, size_t item_status_size,
                              bei_result *result) {

@@ -101,7 +101,7 @@ enum {
 enum {
   BEI_OUTPUT_POOLED = 1,        /* one vector, in the pooled buffer */
   BEI_OUTPUT_TOKEN_VECTORS = 2, /* one vector for each token: bei_result_token_vectors */
-  BEI_OUTPUT_SPARSE = 4,        /* vocabulary weights (SPLADE): bei_result_sparse */
+  BEI_OUTPUT_SPARSE = 4,        /* vocabulary weights (SPLADE, bge-m3): bei_result_sparse */
   BEI_OUTPUT_TOKENS = 8         /* the tokens themselves, with offsets: bei_result_tokens */
 };
 
@@ -174,6 +174,12 @@ typedef struct bei_text {
   uint32_t outputs;  /* BEI_OUTPUT_* bits; 0: pooled */
   uint32_t reserved; /* 0 */
 } bei_text;
+
+/* A part of a text in Unicode code points: start is its first, end is one past its last. */
+typedef struct bei_span {
+  uint32_t start;
+  uint32_t end;
+} bei_span;
 
 /*
  * Options of one call. Every zero means the default. A NULL pointer to options means all defaults.
@@ -406,6 +412,30 @@ bei_error *bei_embed_texts(bei_handle backend, const bei_text *texts, size_t n, 
                            float *pooled, size_t pooled_size, int32_t *item_status, size_t item_status_size,
                            bei_result *result);
 
+/*
+ * bei_embed_spans computes a vector for each span of each text from one forward pass over the whole text, so that each
+ * span's vector knows what is round it (late chunking). m = num_spans, d as for bei_embed.
+ *
+ * texts:            [n], no pairs; outputs must be 0 or BEI_OUTPUT_POOLED.
+ * spans:            [m], of the first text, then of the second, ... Spans may overlap, be in any order, leave parts out.
+ * cumulative_spans: [n + 1]: text i has spans cumulative_spans[i] .. cumulative_spans[i+1]-1. First 0, last m.
+ * vectors:          [m x d] floats: row k is of span k. Rows of items that failed may have been written.
+ *
+ * A token belongs to the spans that its last code point lies in, so that parts that follow each other share none;
+ * special tokens and the prompt belong to none. Its tokens' vectors are pooled as the model pools a text's, by their
+ * mean where that takes the first token, then cut and normalised as for bei_embed.
+ *
+ * An item fails as a whole: BEI_INVALID_ARGUMENT for no span at all, one that ends at or before its start or beyond the
+ * text, and for spans that together hold more than 64 times the item's tokens; BEI_EMPTY for a span without a token
+ * (white space, a part of a token, or what truncation cut off).
+ * Returns as bei_embed, and BEI_UNSUPPORTED where vectors are more than a pooling of token vectors: models with modules
+ * between pooling and normalisation, joined poolings, sparse models, bge-m3. result receives messages and stats, and may
+ * be NULL. Since 1.
+ */
+bei_error *bei_embed_spans(bei_handle backend, const bei_text *texts, size_t n, const bei_span *spans, size_t num_spans,
+                           const uint32_t *cumulative_spans, const bei_call_options *options, float *vectors,
+                           size_t vectors_size, int32_t *item_status, size_t item_status_size, bei_result *result);
+
 /* bei_predict_texts tokenizes texts or pairs and computes their class logits, as bei_predict. Since 1. */
 bei_error *bei_predict_texts(bei_handle backend, const bei_text *texts, size_t n, const bei_call_options *options,
                              float *logits, size_t logits_size, int32_t *item_status, size_t item_status_size,
@@ -450,12 +480,16 @@ size_t bei_result_count(bei_result result);
 /* bei_result_item_message returns why item i failed, as a C string; "" for an item that is ok. Since 1. */
 const char *bei_result_item_message(bei_result result, size_t i);
 
-/* bei_result_token_vectors returns item i's token vectors, [rows x columns] floats, row-major. Since 1. */
+/*
+ * bei_result_token_vectors returns item i's token vectors, [rows x columns] floats, row-major: the last hidden state of
+ * every token. bge-m3's are for late interaction (ColBERT) instead: of every token but the first, always normalised.
+ * Since 1.
+ */
 const float *bei_result_token_vectors(bei_result result, size_t i, size_t *rows, size_t *columns);
 
 /*
- * bei_result_sparse returns item i's non-zero vocabulary weights: values, with their token ids ascending in *ids.
- * Since 1.
+ * bei_result_sparse returns item i's vocabulary weights above zero: values, with their token ids ascending in *ids.
+ * NULL and a count of 0 where there is none. Since 1.
  */
 const float *bei_result_sparse(bei_result result, size_t i, const uint32_t **ids, size_t *count);
 

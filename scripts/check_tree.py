@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Check the rules of the tracked files that no other linter knows.
 
-Source files stay under 500 lines and tracked files under 16 MiB; nothing names a package registry's host or a folder of one
+Source files stay under 500 lines (the header: 600) and tracked files under 16 MiB; nothing names a package registry's host or a folder of one
 machine; no unfinished work is announced; Python files compile.
 """
 
@@ -13,6 +13,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SOURCES = (".go", ".c", ".cpp", ".h", ".rs", ".py", ".sh")
 MAX_LINES = 500
+HEADER, HEADER_LINES = "include/bei.h", 600  # the one public header is its own manual, and cannot be cut
 MAX_BYTES = 16 << 20
 # Written in pieces, so that this file does not match itself.
 FORBIDDEN = [
@@ -34,8 +35,9 @@ def problems(path):
     if b"\0" in data[:8192] or path.startswith("testdata/"):
         return
     lines = data.decode("utf-8", "replace").splitlines()
-    if path.endswith(SOURCES) and len(lines) > MAX_LINES:
-        yield f"{path}: {len(lines)} lines, limit {MAX_LINES}"
+    limit = HEADER_LINES if path == HEADER else MAX_LINES
+    if path.endswith(SOURCES) and len(lines) > limit:
+        yield f"{path}: {len(lines)} lines, limit {limit}"
     for number, line in enumerate(lines, start=1):
         for pattern, text in FORBIDDEN:
             if pattern.search(line):

@@ -35,6 +35,9 @@ func (l *lowering) head(hidden tensor) {
 		parts = append(parts, l.pool(hidden, mode))
 	}
 	pooled := l.chain(g.concat(1, parts...), h.Chain)
+	if h.Tokens != nil { // a product with a row for each token: in the stream's type
+		hidden = g.cast(l.linear(g.cast(hidden, l.dtype), calibration.TokenHead, h.Tokens.Maps()...), nvinfer.Float32)
+	}
 	l.outputs, l.token, l.pooled = engine.Pooled|engine.TokenVectors, l.widthOf(hidden, 2), l.widthOf(pooled, 2)
 	// An output of its own: TensorRT refuses to name one tensor twice where the head is only a gather.
 	g.output(hidden, outputTokenVectors)
@@ -72,7 +75,9 @@ func (l *lowering) chain(x tensor, chain []arch.Dense) tensor {
 	defer func() { l.dtype = stream }()
 	l.dtype = nvinfer.Float32 // few rows: float32 costs nothing that counts
 	for i := range chain {
-		x = l.activate(l.linear(x, calibration.Head(i), chain[i].Linear), chain[i].Activation, 2)
+		if !chain[i].Linear.Absent() {
+			x = l.activate(l.linear(x, calibration.Head(i), chain[i].Linear), chain[i].Activation, 2)
+		}
 		x = l.norm(x, chain[i].Norm, 2)
 	}
 	return x

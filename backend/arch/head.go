@@ -81,13 +81,24 @@ func embeddingHead(fsys fs.FS, t *tensors, m *Model, a architecture, mods module
 	if want.modes != nil {
 		m.Head.Pooling.Modes = want.modes
 	}
-	return checkChain(m)
+	if err := checkChain(m); err != nil {
+		return err
+	}
+	var err error
+	m.Head.Tokens, err = tokenHead(fsys, t, m)
+	return err
 }
 
 // checkChain checks that each layer takes what the one before gives.
 func checkChain(m *Model) error {
 	width := m.HiddenSize * len(m.Head.Pooling.Modes)
 	for i, d := range m.Head.Chain {
+		if d.Linear.Absent() {
+			if n := d.Norm.Weight.Shape[0]; n != width {
+				return status.Errorf(status.Start, "LayerNorm module (%s) takes %d columns, but gets %d", d.Norm.Weight.Name, n, width)
+			}
+			continue
+		}
 		if d.Linear.In != width {
 			return status.Errorf(status.Start, "Dense module %d (%s) takes %d columns, but gets %d", i+1, d.Linear.Weight.Name, d.Linear.In, width)
 		}

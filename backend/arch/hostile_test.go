@@ -68,6 +68,7 @@ func TestHostileModules(t *testing.T) {
 	pooled := pipeline("Transformer", "Pooling:p")
 	dense := pipeline("Transformer", "Pooling:p", "Dense:2_Dense")
 	masked := config(`"architectures": ["BertForMaskedLM"]`)
+	normed := pipeline("Transformer", "Pooling:p", "LayerNorm:l")
 	splade := pipeline("Transformer", "SpladePooling:s")
 	for _, c := range []struct {
 		files []string
@@ -118,6 +119,11 @@ func TestHostileModules(t *testing.T) {
 		{[]string{"modules.json", dense, "p/config.json", `{}`, "2_Dense/config.json", `{"in_features": 8, "out_features": 5, "module_output_name": "x"}`}, `module_output_name "x"`, status.Unsupported},
 		{[]string{"modules.json", pipeline("Transformer", "Pooling:p", "Normalize:n"), "p/config.json", `{}`, "n/config.json", `{"module_input_name": "token_embeddings"}`},
 			`module_input_name "token_embeddings" is not supported`, status.Unsupported},
+		{[]string{"modules.json", pipeline("Transformer", "Pooling:p", "Normalize:n", "LayerNorm:l"), "p/config.json", `{}`}, "LayerNorm as module 3 is not supported", status.Unsupported},
+		{[]string{"modules.json", pipeline("Transformer", "Pooling:p", "LayerNorm"), "p/config.json", `{}`}, "config.json is missing", status.Start},
+		{[]string{"modules.json", normed, "p/config.json", `{}`, "l/config.json", `{}`}, "l/config.json: dimension is missing", status.Start},
+		{[]string{"modules.json", normed, "p/config.json", `{}`, "l/config.json", `{"dimension": 0}`}, "dimension is 0; it must be 1 to 1048576", status.Start},
+		{[]string{"modules.json", normed, "p/config.json", `{}`, "l/config.json", `{"dimension": 8}`}, `no tensor "l/norm.weight" of shape [8]`, status.WeightsNotFound},
 		{[]string{"modules.json", splade}, "splade pooling needs a masked-LM head", status.Unsupported},
 		{[]string{"config.json", masked, "modules.json", splade, "s/config.json", `{"pooling_strategy": "sum"}`}, `pooling_strategy "sum" is not supported`, status.Unsupported},
 		{[]string{"config.json", masked, "modules.json", splade, "s/config.json", `{"activation_function": "log1p_relu"}`}, `activation_function "log1p_relu"`, status.Unsupported},

@@ -30,6 +30,9 @@ type Tensor struct {
 // Absent reports that the model has no such weight.
 func (t Tensor) Absent() bool { return t.Name == "" }
 
+// Absent reports that there is no map: its input is what comes next.
+func (l *Linear) Absent() bool { return l.Weight.Absent() }
+
 // Linear is y = x W^T + b with W [Out, In], as torch stores it; Transposed: W is stored [In, Out] (Conv1D).
 type Linear struct {
 	Weight     Tensor
@@ -203,11 +206,25 @@ type Head struct {
 	Chain     []Dense
 	Normalize bool     // an embedding's default: L2-normalise
 	Labels    []string // of classifiers, by index; from id2label
+	Tokens    *TokenHead
 }
 
-// Dense is act(linear(x)), then a norm where there is one. sentence-transformers' Dense, BERT's pooler and the layers of classification heads.
+// TokenHead is what bge-m3 computes of each token beside the pooled vector (https://arxiv.org/abs/2402.03216). A token's row in the engine's
+// output is then Vector's columns followed by Weight's, instead of the last hidden state. Callers do the rest, as FlagEmbedding does: they
+// leave out the first token's vector, normalise the others, and make of the weights above zero one for each token id, the largest.
+type TokenHead struct {
+	Vector        Linear   // HiddenSize -> width of token vectors, which late interaction (ColBERT) compares
+	Weight        Linear   // HiddenSize -> 1
+	SpecialTokens []string // tokens that have no weight
+}
+
+// Maps are the linear maps whose outputs, joined, are a token's row.
+func (h *TokenHead) Maps() []Linear { return []Linear{h.Vector, h.Weight} }
+
+// Dense is act(linear(x)), then a norm where there is one. sentence-transformers' Dense and LayerNorm, BERT's pooler and the layers of
+// classification heads.
 type Dense struct {
-	Linear     Linear
+	Linear     Linear // absent: there is only the norm
 	Activation Activation
 	Norm       *Norm
 }

@@ -44,13 +44,13 @@ func readModules(fsys fs.FS, transformer string) (modules, error) {
 		ours = ours || (transformer != "" && l.Type == transformer)
 		class = class[strings.LastIndexByte(class, '.')+1:]
 		switch class {
-		case "Transformer", "MLMTransformer", "Pooling", "SpladePooling", "Dense", "Normalize", "Dropout", scoreModule:
+		case "Transformer", "MLMTransformer", "Pooling", "SpladePooling", "Dense", "LayerNorm", "Normalize", "Dropout", scoreModule:
 		default:
 			ours = false
 		}
 		if !ours {
 			return nil, status.Errorf(status.Unsupported, "%s: type %s of module %d is not supported; supported of sentence_transformers: "+
-				"Transformer, Pooling, SpladePooling, Dense, Normalize, Dropout, LogitScore", modulesFile, quote(l.Type), i)
+				"Transformer, Pooling, SpladePooling, Dense, LayerNorm, Normalize, Dropout, LogitScore", modulesFile, quote(l.Type), i)
 		}
 		if l.Path != "" && !(fs.ValidPath(l.Path) && l.Path != "." && !strings.Contains(l.Path, `\`)) {
 			return nil, fmt.Errorf("%s: path %s of module %d leaves the folder or is not plain", modulesFile, quote(l.Path), i)
@@ -75,7 +75,7 @@ func (mods modules) has(class string) bool {
 }
 
 func (mods modules) outOfOrder(i int) error {
-	return status.Errorf(status.Unsupported, "%s: %s as module %d is not supported; supported: Transformer, Pooling, any Dense, Normalize; "+
+	return status.Errorf(status.Unsupported, "%s: %s as module %d is not supported; supported: Transformer, Pooling, any Dense and LayerNorm, Normalize; "+
 		"Transformer, SpladePooling; or Transformer, LogitScore", modulesFile, mods[i].class, i)
 }
 
@@ -89,7 +89,7 @@ func (mods modules) transformerOnly() error {
 	return nil
 }
 
-// embedding reads Transformer, Pooling, Dense*, Normalize into m.Head. Dropout does nothing outside training. A normalisation that
+// embedding reads Transformer, Pooling, any Dense and LayerNorm, Normalize into m.Head. Dropout does nothing outside training. A normalisation that
 // is not last would change what the Dense after it sees, so it is refused rather than moved.
 func (mods modules) embedding(fsys fs.FS, t *tensors, m *Model, want asked) (err error) {
 	h := &m.Head
@@ -103,6 +103,11 @@ func (mods modules) embedding(fsys fs.FS, t *tensors, m *Model, want asked) (err
 		case mod.class == "Dense" && pooled && !h.Normalize:
 			var d Dense
 			if d, err = readDense(fsys, t, mod.folder); err == nil {
+				h.Chain = append(h.Chain, d)
+			}
+		case mod.class == "LayerNorm" && pooled && !h.Normalize:
+			var d Dense
+			if d, err = readLayerNorm(fsys, t, mod.folder); err == nil {
 				h.Chain = append(h.Chain, d)
 			}
 		case mod.class == "Normalize" && pooled:
@@ -186,6 +191,26 @@ func readDense(fsys fs.FS, t *tensors, folder string) (Dense, error) {
 		d.Linear.Bias = t.need(folder+"/linear.bias", out)
 	}
 	return d, t.err
+}
+
+// readLayerNorm reads a LayerNorm module, whose eps is that of torch: it is no choice.
+func readLayerNorm(fsys fs.FS, t *tensors, folder string) (Dense, error) {
+	const torchEps = 1e-5
+	c, err := moduleConfig(fsys, folder)
+	if err != nil {
+		return Dense{}, err
+	}
+	if c == nil {
+		return Dense{}, status.Errorf(status.Start, "%s is missing", configOf(folder))
+	}
+	if !c.present("dimension") {
+		c.fail(status.Start, "dimension is missing")
+	}
+	width := c.integer("dimension", 1, 1, maxWide)
+	if c.err != nil {
+		return Dense{}, c.err
+	}
+	return Dense{Norm: t.layerNorm(folder+"/norm", width, torchEps)}, t.err
 }
 
 func readNormalize(fsys fs.FS, folder string) error {

@@ -43,15 +43,3 @@ func readUnknownToken(fsys fs.FS) (token string, named bool, err error) {
 	class := config.text("tokenizer_class", "")
 	return "", class == "PreTrainedTokenizerFast" || class == "TokenizersBackend", config.err
 }
-
-// token is a token's text, which stands alone or as "content" of an object; "" for null.
-func (o *object) token(key string) string {
-	var added struct {
-		Content string `json:"content"`
-	}
-	if raw := o.values[key]; len(raw) > 0 && raw[0] == '{' {
-		o.get(key, "a token", &added)
-		return added.Content
-	}
-	return o.text(key, "")
-}

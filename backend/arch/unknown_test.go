@@ -22,7 +22,7 @@ func TestUnknownToken(t *testing.T) {
 		"the older file":     {config: `{"unk_token": "[UNK]"}`, special: `{"unk_token": {"content": "<unk>"}}`, token: "<unk>", named: true},
 		"without a default":  {config: `{"tokenizer_class": "PreTrainedTokenizerFast"}`, special: `{}`, named: true},
 		"with a default":     {config: `{"tokenizer_class": "BertTokenizer"}`},
-		"of another type":    {config: `{"unk_token": 7}`, err: "tokenizer_config.json: unk_token is 7; it must be a string"},
+		"of another type":    {config: `{"unk_token": 7}`, err: "tokenizer_config.json: unk_token is neither a string nor an object with content"},
 		"content of another": {special: `{"unk_token": {"content": 7}}`, err: "special_tokens_map.json: unk_token is"},
 		"class of another":   {config: `{"tokenizer_class": []}`, err: "tokenizer_class"},
 		"no JSON":            {config: `{`, err: "tokenizer_config.json"},

@@ -32,6 +32,9 @@ func MLPDown(layer int) string { return layerKey(layer, "mlp.down") }
 // Head is the key of the input of an arch.Dense of the head's chain.
 func Head(dense int) string { return "head." + strconv.Itoa(dense) }
 
+// TokenHead is the key of the one input of arch.TokenHead's maps.
+const TokenHead = "head.tokens"
+
 func layerKey(layer int, name string) string { return "layers." + strconv.Itoa(layer) + "." + name }
 
 // Keys returns the keys of a model's linear maps in the order of computation: one for each input, so that maps of one input share it.
@@ -44,7 +47,12 @@ func Keys(m *arch.Model) []string {
 		keys = append(keys, AttentionQKV(i), AttentionOut(i), MLPUp(i), MLPDown(i))
 	}
 	for i := range m.Head.Chain {
-		keys = append(keys, Head(i))
+		if !m.Head.Chain[i].Linear.Absent() {
+			keys = append(keys, Head(i))
+		}
+	}
+	if m.Head.Tokens != nil {
+		keys = append(keys, TokenHead)
 	}
 	return keys
 }

@@ -15,16 +15,18 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
-// model has the keys of one layer, a projection and two dense layers.
+// model has the keys of one layer, a projection and two dense layers with a norm between them, which has none.
 var model = &arch.Model{
 	Embeddings: arch.Embeddings{Projection: new(arch.Linear)},
 	Layers:     make([]arch.Layer, 1),
-	Head:       arch.Head{Chain: make([]arch.Dense, 2)},
+	Head: arch.Head{Chain: []arch.Dense{
+		{Linear: arch.Linear{Weight: arch.Tensor{Name: "a"}}}, {Norm: new(arch.Norm)}, {Linear: arch.Linear{Weight: arch.Tensor{Name: "b"}}},
+	}},
 }
 
 func maxima() map[string]float32 {
 	return map[string]float32{"embeddings.projection": 1, "layers.0.attention.qkv": 3.21, "layers.0.attention.out": 1e-30,
-		"layers.0.mlp.up": math.MaxFloat32, "layers.0.mlp.down": 1e10, "head.0": 0.1, "head.1": 7}
+		"layers.0.mlp.up": math.MaxFloat32, "layers.0.mlp.down": 1e10, "head.0": 0.1, "head.2": 7}
 }
 
 const file = `{
@@ -40,7 +42,7 @@ const file = `{
     "layers.0.mlp.up": 3.4028235e+38,
     "layers.0.mlp.down": 1e+10,
     "head.0": 0.1,
-    "head.1": 7
+    "head.2": 7
   }
 }
 `
@@ -121,19 +123,19 @@ func TestHostileFiles(t *testing.T) {
 		{`"tokens": 5000000000`, `"tokens": 0`}:                   "of 0 tokens",
 		{`"tokens": 5000000000`, `"tokens": 1e30`}:                `tokens is "1e30"; it must be a whole number`,
 		{`"texts": 3`, `"texts": 3, "colour": "red"`}:             `has an unknown key "colour"`,
-		{`"head.1": 7`, `"head.1": 0`}:                            `amax of "head.1" is 0; it must be above 0 and finite`,
-		{`"head.1": 7`, `"head.1": -7`}:                           `amax of "head.1" is -7; it must be above 0 and finite`,
-		{`"head.1": 7`, `"head.1": 1e-60`}:                        `amax of "head.1" is 0; it must be above 0 and finite`,
-		{`"head.1": 7`, `"head.1": 1e60`}:                         `amax of "head.1" is +Inf; it must be above 0 and finite`,
-		{`"head.1": 7`, `"head.1": "7"`}:                          `amax of "head.1" is "\"7\""; it must be a number`,
-		{`"head.1": 7`, `"head.1": "NaN"`}:                        `amax of "head.1" is "\"NaN\""; it must be a number`,
-		{`"head.1": 7`, `"head.1": NaN`}:                          "invalid character 'N'",
-		{`"head.1": 7`, `"head.1": null`}:                         `amax of "head.1" is "null"; it must be a number`,
-		{`"head.1": 7`, `"head.1": [7]`}:                          `amax of "head.1" is "[7]"; it must be a number`,
-		{`"head.1": 7`, `"head.2": 7`}:                            `amax has no key "head.1" of the model`,
-		{`"head.1": 7`, `"head.1": 7, "head.2": 7`}:               `amax has the key "head.2", which the model has not`,
-		{`"head.1": 7`, `"head.1": 7, "head.1": 7`}:               `amax has the key "head.1" twice`,
-		{`"head.1": 7`, `"` + strings.Repeat("x", 5000) + `": 7`}: `amax has no key "head.1" of the model`,
+		{`"head.2": 7`, `"head.2": 0`}:                            `amax of "head.2" is 0; it must be above 0 and finite`,
+		{`"head.2": 7`, `"head.2": -7`}:                           `amax of "head.2" is -7; it must be above 0 and finite`,
+		{`"head.2": 7`, `"head.2": 1e-60`}:                        `amax of "head.2" is 0; it must be above 0 and finite`,
+		{`"head.2": 7`, `"head.2": 1e60`}:                         `amax of "head.2" is +Inf; it must be above 0 and finite`,
+		{`"head.2": 7`, `"head.2": "7"`}:                          `amax of "head.2" is "\"7\""; it must be a number`,
+		{`"head.2": 7`, `"head.2": "NaN"`}:                        `amax of "head.2" is "\"NaN\""; it must be a number`,
+		{`"head.2": 7`, `"head.2": NaN`}:                          "invalid character 'N'",
+		{`"head.2": 7`, `"head.2": null`}:                         `amax of "head.2" is "null"; it must be a number`,
+		{`"head.2": 7`, `"head.2": [7]`}:                          `amax of "head.2" is "[7]"; it must be a number`,
+		{`"head.2": 7`, `"head.1": 7`}:                            `amax has no key "head.2" of the model`,
+		{`"head.2": 7`, `"head.2": 7, "head.1": 7`}:               `amax has the key "head.1", which the model has not`,
+		{`"head.2": 7`, `"head.2": 7, "head.2": 7`}:               `amax has the key "head.2" twice`,
+		{`"head.2": 7`, `"` + strings.Repeat("x", 5000) + `": 7`}: `amax has no key "head.2" of the model`,
 		{`"amax": {`, `"amax": 5, "b": {`}:                        `amax holds "5"; it must be an object`,
 	} {
 		raw := strings.Replace(file, change[0], change[1], 1)

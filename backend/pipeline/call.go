@@ -24,7 +24,7 @@ type Sequence struct {
 	Outputs  engine.Outputs
 }
 
-// Rows are one item's outputs, in memory of the slot: valid during Deliver only.
+// Rows are one item's outputs, in memory of the slot: valid during Deliver only, which may overwrite them.
 type Rows struct {
 	Pooled       []float32
 	TokenVectors []float32 // [tokens, TokenWidth]

@@ -178,6 +178,9 @@ func (t *Tokenizer) Decode(ids []uint32, skipSpecial bool) (string, error) {
 // Piece returns the token string of id as the vocabulary has it, "" for an id without a token.
 func (t *Tokenizer) Piece(id uint32) string { return t.vocab.piece(id) }
 
+// ID returns the least id of a token as the vocabulary has it; false: there is none. It looks at the whole vocabulary.
+func (t *Tokenizer) ID(token string) (uint32, bool) { return t.vocab.id(token) }
+
 // VocabSize returns the number one above the largest token id, added tokens included.
 func (t *Tokenizer) VocabSize() int { return t.vocab.size() }
 

@@ -78,3 +78,13 @@ func (v *vocabulary) piece(id uint32) string {
 	}
 	return v.text[start:v.ends[id]]
 }
+
+// id finds a token; false: there is none of that text.
+func (v *vocabulary) id(token string) (uint32, bool) {
+	for id := range v.ends {
+		if token != "" && v.piece(uint32(id)) == token {
+			return uint32(id), true
+		}
+	}
+	return 0, false
+}

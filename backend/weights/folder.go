@@ -90,7 +90,21 @@ func Files(dir string, exists func(name string) bool) ([]string, error) {
 		}
 		files = append(files, sortedKeys(shards)...)
 	}
-	return files, nil
+	return append(files, heads(exists)...), nil
+}
+
+// heads are the files of heads beside the model that there are: of each the one that is read.
+func heads(exists func(name string) bool) []string {
+	var files []string
+	for _, head := range headFiles {
+		for _, suffix := range []string{".safetensors", ".pt"} {
+			if exists(head + suffix) {
+				files = append(files, head+suffix)
+				break
+			}
+		}
+	}
+	return files
 }
 
 // noWeights says that the transformer's folder has none; poolings and normalisations may lack them. instead tells what lies there.

@@ -43,7 +43,7 @@ type located struct {
 	file *file
 }
 
-// file is an open, mapped safetensors file.
+// file is an open, mapped file of safetensors, or of torch.save.
 type file struct {
 	name    string // base name, for messages
 	f       *os.File
@@ -54,7 +54,8 @@ type file struct {
 
 // Open maps the safetensors files of a model folder: model.safetensors, or the shards of model.safetensors.index.json. Where the folder has
 // modules.json (sentence-transformers), the folders of its modules are opened as well, and a tensor there is named
-// "<folder>/<tensor>", such as "2_Dense/linear.weight".
+// "<folder>/<tensor>", such as "2_Dense/linear.weight". The heads that bge-m3 has in files of their own, as safetensors or as torch saves
+// them, are opened too: tensors of sparse_linear.pt are named "sparse_linear.<tensor>".
 //
 // Errors are *status.Error: WeightsNotFound for missing files and tensors, Start for damaged ones.
 func Open(dir string) (*Set, error) {
@@ -89,6 +90,11 @@ func (s *Set) open() error {
 			return noWeights(folder, s.otherFormats(folder))
 		}
 	}
+	for _, name := range headFiles {
+		if err := s.openHead(name); err != nil {
+			return err
+		}
+	}
 	s.names = sortedKeys(s.tensors)
 	s.fingerprint, err = s.digest()
 	return err
@@ -104,8 +110,11 @@ func (s *Set) otherFormats(folder string) string {
 	return ""
 }
 
-// openFile maps a file and reads its header. Errors other than fs.ErrNotExist name the file.
-func openFile(path string) (*file, error) {
+// openFile maps a safetensors file and reads its header. Errors other than fs.ErrNotExist name the file.
+func openFile(path string) (*file, error) { return mapFile(path, "safetensors", parse) }
+
+// mapFile maps a file of a format whose header parse reads.
+func mapFile(path, format string, parse func(file []byte) ([]entry, []byte, error)) (*file, error) {
 	f, err := openRegular(path)
 	if err != nil {
 		return nil, err
@@ -119,7 +128,7 @@ func openFile(path string) (*file, error) {
 		return fail(err)
 	}
 	if size := info.Size(); size < 8 || size > math.MaxInt { // an empty file cannot be mapped
-		return fail(fmt.Errorf("file of %d bytes is too short for a safetensors header (8 bytes and more)", size))
+		return fail(fmt.Errorf("file of %d bytes is too short for a %s header (8 bytes and more)", size, format))
 	}
 	data, err := unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {

@@ -157,8 +157,9 @@ void run_threads(int n, void (*work)(int)) {
 }
 
 int main(int argc, char **argv) {
-  const test *const groups[] = {library_tests, backend_tests, argument_tests, batch_tests,  text_tests,   result_tests,
-                                waiting_tests, thread_tests,  log_tests,      minilm_tests, golden_tests, leak_tests};
+  const test *const groups[] = {library_tests, backend_tests, argument_tests, batch_tests, text_tests,
+                                result_tests,  waiting_tests, thread_tests,   log_tests,   minilm_tests,
+                                golden_tests,  output_tests,  leak_tests};
   const char *name = argc == 2 ? argv[1] : "list";
   int listing = strcmp(name, "list") == 0;
   alarm(120);

@@ -73,6 +73,6 @@ typedef struct {
   void (*run)(void);
 } test;
 extern const test library_tests[], backend_tests[], argument_tests[], batch_tests[], text_tests[], result_tests[],
-    waiting_tests[], thread_tests[], log_tests[], minilm_tests[], golden_tests[], leak_tests[];
+    waiting_tests[], thread_tests[], log_tests[], minilm_tests[], golden_tests[], output_tests[], leak_tests[];
 
 #endif /* CHECK_H */

@@ -95,6 +95,10 @@ static void embed_texts(void) {
   texts[1].outputs = texts[2].outputs = 0;
   OK(bei_embed_texts(backend, texts, 3, NULL, rows, 3 * D, NULL, 0, NULL));
   OK(bei_embed_texts(backend, NULL, 0, NULL, NULL, 0, NULL, 0, NULL));
+  bei_span spans[] = {{0, 3}, {0, 3}, {4, 9}};
+  uint32_t cumulative[] = {0, 1, 3};
+  OK(bei_embed_spans(backend, texts, 2, spans, 3, cumulative, NULL, rows, 3 * D, status, 2, NULL));
+  CHECK(status[0] == BEI_OK && status[1] == BEI_OK && memcmp(rows + D, rows + 2 * D, sizeof from_tokens) != 0);
   FAILS(bei_predict_texts(backend, texts, 3, NULL, rows, 3 * D, status, 3, NULL), BEI_UNSUPPORTED);
   FAILS(bei_predict_tokens_texts(backend, texts, 3, NULL, status, 3, &result), BEI_UNSUPPORTED);
   OK(bei_shutdown(backend, 1000));

@@ -1,12 +1,13 @@
 """BERT's descendants: RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, MPNet, DeBERTa v2, each with every head that transformers has for it."""
 
 import dataclasses
+import io
 import pathlib
 
 import torch
 
 from bert import Bert
-from spec import MASKED, SEQUENCE, TOKEN, TOKENIZERS, Dense, Spec, positions_after
+from spec import MASKED, SEQUENCE, TOKEN, TOKENIZERS, Dense, LayerNorm, Spec, positions_after, random_tensor
 
 CLASSES = {"roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert", "distilbert": "DistilBert", "mpnet": "MPNet", "deberta-v2": "DebertaV2"}
 PADDED = ("the <pad> dog<pad><pad>", "<pad>")
@@ -133,6 +134,48 @@ class Deberta(Encoder):
         return config
 
 
+@dataclasses.dataclass(frozen=True)
+class BGEM3(Encoder):
+    """bge-m3 as it is published: the heads lie beside the model, as torch saves them, and only FlagEmbedding knows them."""
+
+    family: str = "xlm-roberta"
+    tokenizer_name: str = "unigram"
+    types: int = 1
+    pooling: tuple[str, ...] = ("cls",)
+    columns: int = 14  # of a token vector
+
+    def token_heads(self) -> dict[str, dict[str, torch.Tensor]]:
+        """float16, as bge-m3's are."""
+        rows = {"colbert_linear": self.columns, "sparse_linear": 1}
+        return {name: {
+            "weight": random_tensor(f"{self.name}/{name}.weight", torch.Size((n, self.hidden))).half(),
+            "bias": random_tensor(f"{self.name}/{name}.bias", torch.Size((n,))).half(),
+        } for name, n in rows.items()}
+
+    def extra_files(self) -> dict[str, bytes]:
+        files = {}
+        for name, tensors in self.token_heads().items():
+            linear = torch.nn.Linear(*reversed(tensors["weight"].shape), dtype=torch.half)
+            linear.load_state_dict(tensors)
+            file = io.BytesIO()
+            torch.save(linear.state_dict(), file)
+            files[name + ".pt"] = file.getvalue()
+        return files
+
+    def token_rows(self, hidden: torch.Tensor) -> torch.Tensor:
+        maps = [{name: tensor.to(hidden.dtype) for name, tensor in head.items()} for head in self.token_heads().values()]
+        return torch.cat([torch.nn.functional.linear(hidden, head["weight"], head["bias"]) for head in maps], dim=-1)
+
+    def token_results(self, item: dict, rows: torch.Tensor) -> dict:
+        """As FlagEmbedding's inference/embedder/encoder_only/m3.py: _process_token_weights and _process_colbert_vecs."""
+        weights, unused = {}, (0, 1, 2, 3)  # <s>, <pad>, </s>, <unk>
+        for token, weight in zip(item["input_ids"], torch.relu(rows[:, -1]).tolist()):
+            if token not in unused and weight > 0:
+                weights[token] = max(weight, weights.get(token, 0))
+        vectors = torch.nn.functional.normalize(rows[1:, :-1], dim=-1)
+        return {"sparse": {str(token): float(f"{weight:.9g}") for token, weight in sorted(weights.items())}, "colbert": vectors.numpy()}
+
+
 def heads(spec: type[Encoder], prefix: str, **sizes) -> tuple[Encoder, ...]:
     """The classifier, the reranker, the token classifier and the masked-LM model of a family."""
     return (
@@ -144,10 +187,10 @@ def heads(spec: type[Encoder], prefix: str, **sizes) -> tuple[Encoder, ...]:
 
 
 SPECS = (
-    Encoder("roberta-mean", hidden=28, heads=4, intermediate=34, eps=1e-3, types=1, prefix="roberta.", texts=PADDED),
+    Encoder("roberta-mean", hidden=28, heads=4, intermediate=34, eps=1e-3, types=1, prefix="roberta.", texts=PADDED, spans=True),
     Encoder("roberta-cls-dense", hidden=30, heads=3, intermediate=41, act="relu", pad=4, positions=34, max_seq_length=20, pooling=("cls",), dense=(Dense(17),), dtype=torch.float16),
     *heads(Encoder, "roberta", hidden=21, heads=3, intermediate=26, act="gelu_new", eps=1e-2),
-    Encoder("xlm-roberta-cls", family="xlm-roberta", tokenizer_name="unigram", hidden=35, heads=5, intermediate=35, eps=1e-5, types=1, pooling=("cls",), gamma_beta=True, texts=PADDED),
+    Encoder("xlm-roberta-cls", family="xlm-roberta", tokenizer_name="unigram", hidden=35, heads=5, intermediate=35, eps=1e-5, types=1, pooling=("cls",), gamma_beta=True, texts=PADDED, spans=True),
     *heads(Encoder, "xlm-roberta", family="xlm-roberta", tokenizer_name="unigram", hidden=22, heads=2, intermediate=30, eps=1e-4, types=1),
     Encoder("camembert-max", family="camembert", tokenizer_name="unigram", hidden=27, heads=3, intermediate=40, layers=1, act="silu", eps=1e-5, types=1, pooling=("max",), normalize=False),
     *heads(Encoder, "camembert", family="camembert", tokenizer_name="unigram", hidden=20, heads=4, intermediate=24, act="gelu_pytorch_tanh", eps=1e-3, types=1),
@@ -164,6 +207,8 @@ SPECS = (
     Deberta("deberta-absolute", hidden=24, heads=3, intermediate=30, layers=1, max_seq_length=40, lengths=(5, 33), more={"relative_attention": False, "position_biased_input": True}),
     *heads(Deberta, "deberta", hidden=21, heads=3, intermediate=30, act="gelu_new", eps=1e-4),
     DistilBert("distilbert-splade", hidden=22, heads=2, intermediate=30, layers=1, head=MASKED, splade=True, vector_items=(1,)),
+    BGEM3("bge-m3", hidden=26, heads=2, intermediate=31, eps=1e-5, texts=("the dog and the dog and the dog", *PADDED)),
+    Encoder("xlm-roberta-layernorm", family="xlm-roberta", tokenizer_name="unigram", hidden=24, heads=3, intermediate=30, layers=1, pooling=("mean", "max"), dense=(LayerNorm(), Dense(20), LayerNorm(), Dense(18, "torch.nn.modules.linear.Identity", bias=False)), dimensions=7),
     Deberta("deberta-masked-lm-new", hidden=20, heads=2, intermediate=24, head=MASKED, vector_items=(1,), more={"legacy": False, "pooler_hidden_act": "relu"}),
     Deberta("deberta-classifier-tanh", hidden=20, heads=2, intermediate=24, layers=1, head=SEQUENCE, labels=("no", "yes"), more={"pooler_hidden_act": "tanh", "share_att_key": False}),
     Encoder("roberta-masked-lm-untied", hidden=18, heads=2, intermediate=24, layers=1, head=MASKED, vector_items=(1,), more={"tie_word_embeddings": False}),

@@ -7,13 +7,14 @@ import shutil
 import safetensors.torch
 import torch
 
-from spec import CLASSIC, NEW, Spec, random_tensor
+from spec import CLASSIC, NEW, LayerNorm, Spec, random_tensor
 
 TYPES = {
     CLASSIC: {
         "Transformer": "sentence_transformers.models.Transformer",
         "Pooling": "sentence_transformers.models.Pooling",
         "Dense": "sentence_transformers.models.Dense",
+        "LayerNorm": "sentence_transformers.models.LayerNorm",
         "Normalize": "sentence_transformers.models.Normalize",
         "MLMTransformer": "sentence_transformers.sparse_encoder.models.MLMTransformer.MLMTransformer",
         "SpladePooling": "sentence_transformers.sparse_encoder.models.SpladePooling.SpladePooling",
@@ -69,15 +70,21 @@ def write_modules(spec: Spec) -> None:
         write_json(spec.folder / "1_Pooling/config.json", pooling)
         write_json(spec.folder / "sentence_bert_config.json", {"max_seq_length": spec.max_seq_length, "do_lower_case": False})
     for i, dense in enumerate(spec.dense, start=2):
-        folder = f"{i}_Dense"
-        names.append(("Dense", folder))
-        write_json(spec.folder / folder / "config.json", {
-            "in_features": width, "out_features": dense.out_features, "bias": dense.bias, "activation_function": dense.activation,
-        })
-        shapes = {"linear.weight": (dense.out_features, width)} | ({"linear.bias": (dense.out_features,)} if dense.bias else {})
+        if isinstance(dense, LayerNorm):
+            folder = f"{i}_LayerNorm"
+            names.append(("LayerNorm", folder))
+            write_json(spec.folder / folder / "config.json", {"dimension": width})
+            shapes = {"norm.weight": (width,), "norm.bias": (width,)}
+        else:
+            folder = f"{i}_Dense"
+            names.append(("Dense", folder))
+            write_json(spec.folder / folder / "config.json", {
+                "in_features": width, "out_features": dense.out_features, "bias": dense.bias, "activation_function": dense.activation,
+            })
+            shapes = {"linear.weight": (dense.out_features, width)} | ({"linear.bias": (dense.out_features,)} if dense.bias else {})
+            width = dense.out_features
         tensors = {name: random_tensor(f"{spec.name}/{folder}/{name}", torch.Size(shape)) for name, shape in shapes.items()}
         safetensors.torch.save_file(tensors, spec.folder / folder / "model.safetensors", {"format": "pt"})
-        width = dense.out_features
     if spec.normalize:
         names.append(("Normalize", f"{len(names)}_Normalize"))
     write_pipeline(spec, names)
@@ -132,6 +139,8 @@ def write_folder(spec: Spec) -> None:
     for name, content in spec.extra_files().items():
         if isinstance(content, str):
             (spec.folder / name).write_text(content, encoding="utf-8")
+        elif isinstance(content, bytes):
+            (spec.folder / name).write_bytes(content)
         else:
             write_json(spec.folder / name, content)
     write_weights(spec)

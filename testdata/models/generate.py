@@ -9,7 +9,11 @@ All numbers are fp32 on the CPU, one item at a time, from the weights as they ar
     batch                all of them packed in order, items first: input_ids, token_type_ids, position_ids, cumulative_seq_lengths
     pooled[]             one row an item, in that order: after all modules; for classifiers the logits; for the masked-LM
                          model max over the tokens of log(1 + relu(logits)), which is SPLADE
-    token_vectors        item index -> rows: the last hidden state; for token classifiers (all items) and the masked-LM model logits
+    token_vectors        item index -> rows: the last hidden state; for token classifiers (all items) and the masked-LM model logits; for
+                         bge-m3 the outputs of its heads' linear maps, side by side
+    sparse[], colbert[]  of bge-m3, one an item: weights by token id, and the vectors of its tokens
+    spans[]              one a text, in the order of items: [start, end, vector], start and end in code points; of some models
+    matryoshka           {dimensions, rows}: normalised vectors of so many columns, one an item; of some models
     bfloat16_cosine      the least cosine of the same model in bfloat16 to pooled and token_vectors (an item's rows joined; single
                          numbers have none). Kernels of bfloat16 differ between processors, so its last digits may, too
 """
@@ -17,6 +21,7 @@ All numbers are fp32 on the CPU, one item at a time, from the weights as they ar
 import json
 import os
 import random
+import re
 import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -82,7 +87,37 @@ class Reference:
             for module in list(self.sentence)[1:]:
                 features = module(features)
             pooled = features["sentence_embedding"][0]
+        if self.spec.is_embedding:
+            rows = self.spec.token_rows(rows)
         return None if pooled is None else pooled.float().numpy(), rows.float().numpy()
+
+    def spans(self, item: dict) -> list:
+        """Vectors of parts of an item's text, from one pass over the whole: the pooling sees the tokens whose last code point lies in the part."""
+        prompt = self.spec.prompts.get(item["prompt_name"] or self.spec.default_prompt or "", "")
+        encoding, text = self.tokenizer.encode(prompt + item["text"]), item["text"]
+        assert encoding.ids == item["input_ids"]
+        _, rows = self.spec.results(self.model, self.spec.inputs(item))
+        words = [word.span() for word in re.finditer(r"\S+", text)]
+        parts = [(0, len(text)), (0, len(text) // 2), (len(text) // 2, len(text)), (1, 4), *words[:3], *words[-1:]]
+        spans = []
+        for start, end in parts:
+            within = [start < last - len(prompt) <= end for _, last in encoding.offsets]
+            chosen = [k for k, (first, last) in enumerate(encoding.offsets) if first < last and within[k] and not encoding.special_tokens_mask[k]]
+            if end > len(text) or not chosen:
+                continue
+            features = {"token_embeddings": rows[chosen].unsqueeze(0), "attention_mask": torch.ones(1, len(chosen), dtype=torch.long)}
+            for module in list(self.sentence)[1:]:
+                if self.spec.pooling == ("cls",) and isinstance(module, sentence_transformers.models.Pooling):
+                    features["sentence_embedding"] = rows[chosen].mean(dim=0, keepdim=True)
+                else:
+                    features = module(features)
+            spans.append([start, end, numbers(features["sentence_embedding"][0].float().numpy())])
+        return spans
+
+    def matryoshka(self, items: list[dict]) -> dict:
+        texts = [item for item in items if item["pair"] is None]
+        rows = [self.sentence.encode(item["text"], prompt_name=item["prompt_name"], truncate_dim=self.spec.dimensions, normalize_embeddings=True) for item in texts]
+        return {"dimensions": self.spec.dimensions, "rows": [numbers(row) for row in rows]}
 
     def items(self) -> list[dict]:
         singles, prompted = TEXTS + self.spec.texts, (TEXTS[0], None)
@@ -177,6 +212,13 @@ def make(spec: Spec) -> None:
         "pooled": [numbers(row) for row in pooled] if has_pooled else None,
         "token_vectors": {str(i): numbers(results[i][1]) for i in wanted},
     }
+    for item, (_, rows) in zip(items + extra, results):
+        for key, value in spec.token_results(item, torch.from_numpy(rows)).items():
+            golden.setdefault(key, []).append(numbers(value) if isinstance(value, numpy.ndarray) else value)
+    if spec.spans:
+        golden["spans"] = [reference.spans(item) for item in items if item["pair"] is None]
+    if spec.dimensions:
+        golden["matryoshka"] = reference.matryoshka(items)
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in golden.items()]
     (spec.folder / "golden.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     sizes = sum(file.stat().st_size for file in spec.folder.rglob("*") if file.is_file())

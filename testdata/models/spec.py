@@ -29,6 +29,11 @@ class Dense:
 
 
 @dataclasses.dataclass(frozen=True)
+class LayerNorm:
+    """A module of that name, between or after Dense modules."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Spec:
     """One folder. task: a transformers class, as architectures[0] names it; pooling, dense, normalize and prompts are for embedding
     models only, and pooling () means: no sentence-transformers files. more: what config.json has beside what config() says.
@@ -52,7 +57,9 @@ class Spec:
     task: str = ""
     labels: tuple[str, ...] = ()
     pooling: tuple[str, ...] = ("mean",)
-    dense: tuple[Dense, ...] = ()
+    dense: tuple[Dense | LayerNorm, ...] = ()
+    spans: bool = False  # golden.json has vectors of parts of the texts
+    dimensions: int = 0  # golden.json has vectors of so many columns, too
     normalize: bool = True
     splade: bool = False  # a masked-LM model with the files of a SparseEncoder
     prompts: dict = dataclasses.field(default_factory=dict)
@@ -97,8 +104,8 @@ class Spec:
     def tokenizer_json(self) -> str:
         return self.tokenizer.read_text(encoding="utf-8")
 
-    def extra_files(self) -> dict[str, dict | list | str]:
-        """Other files of the folder by name: JSON, or text as it is."""
+    def extra_files(self) -> dict[str, dict | list | str | bytes]:
+        """Other files of the folder by name: JSON, or text and bytes as they are."""
         return {}
 
     # The weights.
@@ -170,6 +177,14 @@ class Spec:
         if self.task.endswith((MASKED, PRETRAINING)):
             return torch.log1p(torch.relu(logits)).max(dim=0).values, logits
         return None, logits
+
+    def token_rows(self, hidden: torch.Tensor) -> torch.Tensor:
+        """An embedding model's token vectors [tokens, columns], of its last hidden state."""
+        return hidden
+
+    def token_results(self, item: dict, rows: torch.Tensor) -> dict:
+        """More entries of golden.json, one an item, of an item's token rows."""
+        return {}
 
 
 def positions_after(pad: int, input_ids: list[int]) -> list[int]:

@@ -112,6 +112,9 @@ func rowBytes(m *arch.Model) int {
 	if m.Head.Kind == arch.HeadTokenClassifier {
 		widest = max(widest, pooledWidth(m))
 	}
+	if h := m.Head.Tokens; h != nil {
+		widest = max(widest, h.Vector.Out+h.Weight.Out)
+	}
 	if m.Head.Kind == arch.HeadSparse {
 		widest = max(widest, min(m.VocabSize, vocabularyPart))
 	}

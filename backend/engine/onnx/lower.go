@@ -279,10 +279,25 @@ func (l *lowering) head(hidden rows) error {
 	if err != nil {
 		return err
 	}
-	l.g.output(hidden, outputTokenVectors)
+	vectors, err := l.tokenRows(hidden)
+	if err != nil {
+		return err
+	}
+	l.g.output(vectors, outputTokenVectors)
 	l.g.output(pooled, outputPooled)
-	l.outputs, l.tokens, l.pooled = engine.Pooled|engine.TokenVectors, hidden.width, pooled.width
+	l.outputs, l.tokens, l.pooled = engine.Pooled|engine.TokenVectors, vectors.width, pooled.width
 	return nil
+}
+
+// tokenRows are the rows of tokens in the output: the last hidden state, or what the model's head makes of it.
+func (l *lowering) tokenRows(hidden rows) (rows, error) {
+	h := l.m.Head.Tokens
+	if h == nil {
+		return hidden, nil
+	}
+	l.observe(calibration.TokenHead, hidden)
+	y, bias, err := l.linear(hidden, h.Maps()...)
+	return l.activate(y, bias, arch.Identity), err
 }
 
 // vocabularyPart is how many columns of the vocabulary have their logits in memory at once.
@@ -335,13 +350,16 @@ func (l *lowering) vocabulary(hidden rows) error {
 
 func (l *lowering) chain(x rows, chain []arch.Dense) (rows, error) {
 	for i := range chain {
-		l.observe(calibration.Head(i), x)
-		y, bias, err := l.linear(x, chain[i].Linear)
-		if err != nil {
-			return x, err
+		if !chain[i].Linear.Absent() {
+			l.observe(calibration.Head(i), x)
+			y, bias, err := l.linear(x, chain[i].Linear)
+			if err != nil {
+				return x, err
+			}
+			x = l.activate(y, bias, chain[i].Activation)
 		}
-		x = l.activate(y, bias, chain[i].Activation)
 		if chain[i].Norm != nil {
+			var err error
 			if x, err = l.norm(x, "", chain[i].Norm, rows{}, nil); err != nil {
 				return x, err
 			}

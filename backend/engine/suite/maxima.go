@@ -33,7 +33,12 @@ func Maxima(t testing.TB, c *Case) map[string]float64 {
 		}
 	}
 	for i := range c.Model.Head.Chain {
-		see(calibration.Head(i), c.Model.Head.Chain[i].Linear)
+		if l := c.Model.Head.Chain[i].Linear; !l.Absent() {
+			see(calibration.Head(i), l)
+		}
+	}
+	if h := c.Model.Head.Tokens; h != nil {
+		see(calibration.TokenHead, h.Vector)
 	}
 	return found
 }

@@ -73,6 +73,10 @@ var mutations = []mutation{
 		m.Layers[0].Attention.Rope = (&maker{}).rope(arch.RopeInterleaved, 6, 500, 1)
 	}},
 	{"bias of the vocabulary forgotten", "sparse", withHead(1, func(d *arch.Dense) { d.Linear.Bias = arch.Tensor{} })},
+	{"head of tokens forgotten", "heads", func(m *arch.Model) { m.Head.Tokens = nil }},
+	{"bias of the weights of tokens forgotten", "heads", withTokenHead(func(h *arch.TokenHead) { h.Weight.Bias = arch.Tensor{} })},
+	{"norm before the dense layers forgotten", "heads", func(m *arch.Model) { m.Head.Chain = m.Head.Chain[1:] }},
+	{"wrong eps of a norm between dense layers", "heads", withHead(2, func(d *arch.Dense) { d.Norm = withEps(d.Norm, 0.1) })},
 	{"prompt pooled", "projected", func(m *arch.Model) { m.Head.Pooling.ExcludePrompt = false }},
 	{"poolings in another order", "projected", func(m *arch.Model) {
 		p := m.Head.Pooling.Modes
@@ -149,6 +153,10 @@ var familyMutations = []mutation{
 		m.Layers[0].Attention.QKNorm = &arch.QKNorm{Q: arch.Norm{Eps: 1e-3}, K: arch.Norm{Eps: 1e-3}}
 	}},
 	{"wrong gelu", "jina-v3-mean", withActivation(arch.GELU)},
+	{"heads of tokens exchanged", "bge-m3", withTokenHead(func(h *arch.TokenHead) { h.Vector, h.Weight = h.Weight, h.Vector })},
+	{"bias of the vectors of tokens forgotten", "bge-m3", withTokenHead(func(h *arch.TokenHead) { h.Vector.Bias = arch.Tensor{} })},
+	{"norm between dense layers forgotten", "xlm-roberta-layernorm", withHead(2, func(d *arch.Dense) { d.Norm = nil })},
+	{"norms with the model's eps", "xlm-roberta-layernorm", withHead(0, func(d *arch.Dense) { d.Norm = withEps(d.Norm, 1e-2) })},
 	{"head without its tanh", "jina-reranker-v2", withHead(0, func(d *arch.Dense) { d.Activation = arch.Identity })},
 }
 
@@ -172,6 +180,15 @@ func withHead(layer int, change func(d *arch.Dense)) func(m *arch.Model) {
 	return func(m *arch.Model) {
 		m.Head.Chain = append([]arch.Dense(nil), m.Head.Chain...)
 		change(&m.Head.Chain[layer])
+	}
+}
+
+// withTokenHead changes the head of tokens.
+func withTokenHead(change func(h *arch.TokenHead)) func(m *arch.Model) {
+	return func(m *arch.Model) {
+		h := *m.Head.Tokens
+		change(&h)
+		m.Head.Tokens = &h
 	}
 }
 

@@ -51,6 +51,7 @@ func (r *reference) fill(sequences []Sequence) {
 			rows = r.chain(rows)
 		default:
 			q.Pooled = r.chain(vectors{r.pool(rows, q.Skip)})[0]
+			rows = r.tokenRows(rows)
 		}
 		for _, row := range rows {
 			q.TokenVectors = append(q.TokenVectors, row...)
@@ -375,7 +376,10 @@ func split(row []float64, width int) vectors {
 func (r *reference) chain(x vectors) vectors {
 	for i := range r.m.Head.Chain {
 		d := &r.m.Head.Chain[i]
-		y := r.linear(d.Linear, x)
+		y := x
+		if !d.Linear.Absent() {
+			y = r.linear(d.Linear, x)
+		}
 		for t := range y {
 			for c := range y[t] {
 				y[t][c] = activate(d.Activation, y[t][c])
@@ -384,6 +388,19 @@ func (r *reference) chain(x vectors) vectors {
 		x = r.norm(d.Norm, y)
 	}
 	return x
+}
+
+// tokenRows are the columns of a token head's maps, side by side.
+func (r *reference) tokenRows(rows vectors) vectors {
+	h := r.m.Head.Tokens
+	if h == nil {
+		return rows
+	}
+	y := r.linear(h.Vector, rows)
+	for t, weight := range r.linear(h.Weight, rows) {
+		y[t] = append(y[t], weight...)
+	}
+	return y
 }
 
 func (r *reference) pool(rows vectors, skip int) []float64 {

@@ -184,6 +184,16 @@ var models = []struct {
 		}
 		return m
 	}},
+	{"heads of tokens: vectors and weights beside the pooled vector, norms between dense layers", func(k *maker) *arch.Model {
+		m := k.model(32)
+		m.Embeddings.Norm = k.layerNorm(32)
+		k.postNorm(m, 1, func(int) arch.Attention { return k.attention(32, 4, 4, 8, true) }, func() arch.MLP { return k.mlp(32, 40, arch.GELU, true) })
+		m.Head.Pooling.Modes = []arch.PoolMode{arch.PoolCLS}
+		m.Head.Chain = []arch.Dense{
+			{Norm: k.layerNorm(32)}, {Linear: k.linear(32, 20, true), Activation: arch.Tanh}, {Norm: k.layerNorm(20)}, {Linear: k.linear(20, 12, false)}}
+		m.Head.Tokens = &arch.TokenHead{Vector: k.linear(32, 9, true), Weight: k.linear(32, 1, true)}
+		return m
+	}},
 	{"classifier", func(k *maker) *arch.Model {
 		m := k.model(32)
 		m.Embeddings.Norm = k.layerNorm(32)

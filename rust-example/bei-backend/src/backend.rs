@@ -7,7 +7,6 @@ use crate::contract::{
 use crate::error::{Error, Status};
 use crate::model::Model;
 use crate::options::{CallOptions, Options};
-use crate::result::BatchResult;
 
 /// libbei.so as the family's [`Backend`]: raw outputs, as normalising and cutting to dimensions is the router's work there.
 ///
@@ -67,29 +66,40 @@ impl BeiBackend {
         &self.model_type
     }
 
-    /// As [`Backend::embed`], but each item succeeds or fails on its own, and the batch is borrowed. `pooled_indices` and
-    /// `raw_indices` are disjoint here; a pooled item of a SPLADE model gets a vector of the vocabulary's size.
-    pub fn embed_items(&self, batch: &TokenBatch) -> Result<Vec<Result<Embedding, Error>>, Error> {
-        if self.model_type != ModelType::Embedding(Pool::Splade) {
-            let result = self.model.embed(batch, &raw_outputs())?;
-            let raw = is_in(batch.raw_indices, batch.len());
-            return Ok((0..batch.len()).map(|i| embedding(&result, i, raw[i])).collect());
+    /// As [`Backend::embed`], but each item succeeds or fails on its own, and the batch is borrowed. The index lists are
+    /// disjoint here; a pooled item of a SPLADE model gets a vector of the vocabulary's size.
+    pub fn embed_items(&self, batch: &TokenBatch) -> Result<Vec<Result<ItemEmbedding, Error>>, Error> {
+        let splade = self.model_type == ModelType::Embedding(Pool::Splade);
+        let mut sparse = batch.sparse_indices.to_vec();
+        let mut asked = *batch;
+        if splade {
+            sparse.extend_from_slice(batch.pooled_indices);
+            sparse.sort_unstable();
+            asked = TokenBatch { pooled_indices: &[], sparse_indices: &sparse, ..asked };
         }
-        let batch = TokenBatch { pooled_indices: &[], sparse_indices: batch.pooled_indices, ..*batch };
-        let result = self.model.embed(&batch, &raw_outputs())?;
+        let result = self.model.embed(&asked, &raw_outputs())?;
         let raw = is_in(batch.raw_indices, batch.len());
+        let sparse = is_in(batch.sparse_indices, batch.len());
         let item = |i: usize| {
             if raw[i] {
-                return embedding(&result, i, true);
+                let rows = result.token_vectors(i)?;
+                return Ok(ItemEmbedding::All(rows.iter().map(<[f32]>::to_vec).collect()));
+            }
+            if !splade && !sparse[i] {
+                return Ok(ItemEmbedding::Pooled(result.pooled(i)?.to_vec()));
             }
             let (ids, weights) = result.sparse(i)?;
+            let entries = ids.iter().copied().zip(weights.iter().copied());
+            if sparse[i] {
+                return Ok(ItemEmbedding::Sparse(entries.collect()));
+            }
             let mut dense = vec![0.0; self.model.info().vocab_size];
-            for (&id, &weight) in ids.iter().zip(weights) {
+            for (id, weight) in entries {
                 if let Some(entry) = dense.get_mut(id as usize) {
                     *entry = weight;
                 }
             }
-            Ok(Embedding::Pooled(dense))
+            Ok(ItemEmbedding::Pooled(dense))
         };
         Ok((0..batch.len()).map(item).collect())
     }
@@ -111,11 +121,29 @@ fn is_in(indices: &[u32], n: usize) -> Vec<bool> {
     flags
 }
 
-fn embedding(result: &BatchResult, i: usize, raw: bool) -> Result<Embedding, Error> {
-    if raw {
-        return Ok(Embedding::All(result.token_vectors(i)?.iter().map(<[f32]>::to_vec).collect()));
+/// The answer to one item of [`BeiBackend::embed_items`]: the family's [`Embedding`], or what the trait has no name for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ItemEmbedding {
+    /// One vector.
+    Pooled(Vec<f32>),
+    /// One vector for each of the item's tokens that the model gives one.
+    All(Vec<Vec<f32>>),
+    /// Weights above zero by token id, ascending.
+    Sparse(Vec<(u32, f32)>),
+}
+
+impl TryFrom<ItemEmbedding> for Embedding {
+    type Error = Error;
+
+    fn try_from(item: ItemEmbedding) -> Result<Embedding, Error> {
+        match item {
+            ItemEmbedding::Pooled(vector) => Ok(Embedding::Pooled(vector)),
+            ItemEmbedding::All(rows) => Ok(Embedding::All(rows)),
+            ItemEmbedding::Sparse(_) => {
+                Err(Error::new(Status::Internal, "sparse weights that nobody asked for".to_string()))
+            }
+        }
     }
-    Ok(Embedding::Pooled(result.pooled(i)?.to_vec()))
 }
 
 impl Backend for BeiBackend {
@@ -128,7 +156,8 @@ impl Backend for BeiBackend {
     }
 
     fn embed(&self, batch: Batch) -> Result<Embeddings, BackendError> {
-        all_or_nothing(self.embed_items(&TokenBatch::from(&batch))?)
+        let items = self.embed_items(&TokenBatch::from(&batch))?;
+        all_or_nothing(items.into_iter().map(|item| item.and_then(Embedding::try_from)).collect())
     }
 
     fn predict(&self, batch: Batch) -> Result<Predictions, BackendError> {

@@ -110,6 +110,9 @@ impl std::ops::BitOr for Outputs {
     }
 }
 
+/// A part of a text in Unicode code points: `start` is its first, `end` is one past its last.
+pub use bei_sys::bei_span as Span;
+
 /// One text, or a pair of texts, and what is wanted of it: `bei_text`, borrowed.
 ///
 /// Texts are bytes because the library checks them: bytes that are not UTF-8 give that item [`crate::Status::InvalidUtf8`].

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bei_sys as sys;
 
-use crate::batch::{Text, TokenBatch};
+use crate::batch::{Span, Text, TokenBatch};
 use crate::error::{Error, Status};
 use crate::options::{CallOptions, LogLevel};
 use crate::raw::{mut_pointer, pointer, raw_batch, raw_options, raw_text, text_pointer};
@@ -321,6 +321,41 @@ impl RawBackend {
                 }
                 TextCall::Tokenize => sys::bei_tokenize(self.0, raw, n, &options, status, n, result),
             })?;
+        }
+        Ok(out)
+    }
+
+    /// Computes `columns` floats for each span of each text: text i has the spans `cumulative[i] .. cumulative[i + 1]`.
+    pub(crate) fn embed_spans(
+        &self,
+        texts: &[Text],
+        spans: &[Span],
+        cumulative: &[u32],
+        options: &CallOptions,
+        columns: usize,
+    ) -> Result<Outcome, Error> {
+        let n = texts.len();
+        if cumulative.len() != n + 1 {
+            let got = cumulative.len();
+            return Err(Error::invalid(format!(
+                "cumulative_spans has {got} values; {n} texts need {}",
+                n + 1
+            )));
+        }
+        let raw: Vec<sys::bei_text> = texts.iter().map(raw_text).collect();
+        let options = raw_options(options);
+        let mut out = outcome(spans.len(), columns)?;
+        out.status = vec![sys::BEI_OK; n];
+        let (vectors, size) = (mut_pointer(&mut out.rows), out.rows.len());
+        let (status, result) = (mut_pointer(&mut out.status), &mut out.result.0);
+        let (raw, m, cumulative) = (pointer(&raw), spans.len(), pointer(cumulative));
+        // SAFETY: pointers and lengths are those of slices that live during the call; `cumulative` has n + 1 entries, the
+        // status buffer n, and the vectors' buffer the size that is passed.
+        unsafe {
+            let spans = pointer(spans);
+            check(sys::bei_embed_spans(
+                self.0, raw, n, spans, m, cumulative, &options, vectors, size, status, n, result,
+            ))?;
         }
         Ok(out)
     }

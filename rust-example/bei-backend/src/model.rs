@@ -3,12 +3,12 @@ use std::time::Duration;
 use bei_sys as sys;
 use serde_json::Value;
 
-use crate::batch::{Text, TokenBatch};
+use crate::batch::{Span, Text, TokenBatch};
 use crate::error::{Error, Status};
 use crate::ffi::{BatchCall, RawBackend, TextCall};
 use crate::info::Info;
 use crate::options::{CallOptions, Options};
-use crate::result::BatchResult;
+use crate::result::{BatchResult, SpanVectors};
 
 /// An open model: `bei_handle`. Several may be open; dropping one closes it.
 #[derive(Debug)]
@@ -90,6 +90,20 @@ impl Model {
         let columns = if pooled { self.columns(options) } else { 0 };
         let outcome = self.raw.call_texts(TextCall::Embed, texts, options, columns)?;
         Ok(BatchResult::new(outcome, columns, texts.iter().map(|text| text.outputs.0).collect()))
+    }
+
+    /// Computes a vector for each span of each text, from one forward pass over the whole text: `bei_embed_spans`. Text i has
+    /// the spans `cumulative[i] .. cumulative[i + 1]`; spans may overlap.
+    pub fn embed_spans(
+        &self,
+        texts: &[Text],
+        spans: &[Span],
+        cumulative: &[u32],
+        options: &CallOptions,
+    ) -> Result<SpanVectors, Error> {
+        let columns = self.columns(options);
+        let outcome = self.raw.embed_spans(texts, spans, cumulative, options, columns)?;
+        Ok(SpanVectors::new(outcome, columns, cumulative.to_vec()))
     }
 
     /// Tokenizes texts or pairs and computes their class logits: `bei_predict_texts`. [`BatchResult::pooled`] has them.

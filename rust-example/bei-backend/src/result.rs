@@ -119,6 +119,32 @@ impl BatchResult {
     }
 }
 
+/// The answer to [`crate::Model::embed_spans`]: each text succeeded or failed on its own.
+#[derive(Debug)]
+pub struct SpanVectors {
+    texts: BatchResult,
+    cumulative: Vec<u32>,
+}
+
+impl SpanVectors {
+    pub(crate) fn new(outcome: Outcome, columns: usize, cumulative: Vec<u32>) -> SpanVectors {
+        let wanted = vec![0; outcome.status.len()];
+        SpanVectors { texts: BatchResult::new(outcome, columns, wanted), cumulative }
+    }
+
+    /// The vectors of text `i`'s spans, in their order, or why the text failed.
+    pub fn text(&self, i: usize) -> Result<Vec<&[f32]>, Error> {
+        self.texts.item(i)?;
+        let row = |k: usize| &self.texts.rows[k * self.texts.columns..(k + 1) * self.texts.columns];
+        Ok((self.cumulative[i] as usize..self.cumulative[i + 1] as usize).map(row).collect())
+    }
+
+    /// Where the call's time went.
+    pub fn stats(&self) -> Result<Stats, Error> {
+        self.texts.stats()
+    }
+}
+
 /// Takes "item 3" off the front of a message: whoever asks for item 3 knows, and may have another name for it.
 fn without_number(message: String, i: usize) -> String {
     match message.strip_prefix(&format!("item {i}")) {

@@ -5,8 +5,8 @@ mod common;
 use std::path::Path;
 
 use bei_backend::{
-    Backend, BackendError, Batch, BeiBackend, Embedding, ModelType, Pool, TokenBatch, health_batch, start_up,
-    warm_up_batch,
+    Backend, BackendError, Batch, BeiBackend, Embedding, ItemEmbedding, ModelType, Pool, TokenBatch,
+    health_batch, start_up, warm_up_batch,
 };
 use common::{Tokens, minilm, mock_options};
 use serde_json::{Value, json};
@@ -163,7 +163,7 @@ fn items_fail_alone_beside_the_trait() {
     let tokens = Tokens::of(&[&[1], &[9], &[2]]);
     let mixed = TokenBatch { pooled_indices: &[0, 1], raw_indices: &[2], ..tokens.batch() };
     let items = backend.embed_items(&mixed).unwrap();
-    assert!(matches!(items[0], Ok(Embedding::Pooled(_))));
+    assert!(matches!(items[0], Ok(ItemEmbedding::Pooled(_))));
     assert!(items[1].is_err());
-    assert!(matches!(&items[2], Ok(Embedding::All(rows)) if rows.len() == 1));
+    assert!(matches!(&items[2], Ok(ItemEmbedding::All(rows)) if rows.len() == 1));
 }

@@ -2,12 +2,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bei_backend::{Status, TokenBatch};
+use bei_backend::{ItemEmbedding, Status, TokenBatch};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::app::App;
 use crate::failure::Failure;
-use crate::queue::{Answer, Batch, Entry};
+use crate::queue::{Answer, Batch, Entry, Kind};
 
 /// Forms batches and runs them until the queue is closed and empty and the last batch is answered.
 ///
@@ -70,7 +70,7 @@ fn at_fault(error: &&bei_backend::Error) -> bool {
     matches!(error.status, Status::Inference | Status::Unhealthy | Status::Internal | Status::NonFinite)
 }
 
-fn answer(entry: Entry, item: Result<bei_backend::Embedding, Failure>, queue: Duration, inference: Duration) {
+fn answer(entry: Entry, item: Result<ItemEmbedding, Failure>, queue: Duration, inference: Duration) {
     let Entry { reply, permit, .. } = entry;
     // Before the client knows: it may send its next request at once.
     drop(permit);
@@ -85,6 +85,7 @@ struct Packed {
     cumulative_seq_lengths: Vec<u32>,
     pooled_indices: Vec<u32>,
     raw_indices: Vec<u32>,
+    sparse_indices: Vec<u32>,
 }
 
 impl Packed {
@@ -97,6 +98,7 @@ impl Packed {
             cumulative_seq_lengths: Vec::with_capacity(entries.len() + 1),
             pooled_indices: Vec::with_capacity(entries.len()),
             raw_indices: Vec::new(),
+            sparse_indices: Vec::new(),
         };
         packed.cumulative_seq_lengths.push(0);
         for (i, entry) in (0..).zip(entries) {
@@ -108,7 +110,12 @@ impl Packed {
                 }
             }
             packed.cumulative_seq_lengths.push(packed.input_ids.len() as u32);
-            if entry.raw { &mut packed.raw_indices } else { &mut packed.pooled_indices }.push(i);
+            let indices = match entry.kind {
+                Kind::Pooled => &mut packed.pooled_indices,
+                Kind::Tokens => &mut packed.raw_indices,
+                Kind::Sparse => &mut packed.sparse_indices,
+            };
+            indices.push(i);
         }
         packed
     }
@@ -120,6 +127,7 @@ impl Packed {
             cumulative_seq_lengths: &self.cumulative_seq_lengths,
             pooled_indices: &self.pooled_indices,
             raw_indices: &self.raw_indices,
+            sparse_indices: &self.sparse_indices,
             ..TokenBatch::default()
         }
     }

@@ -1,4 +1,4 @@
-//! POST /embed and /embed_all.
+//! POST /embed, /embed_all and /embed_sparse.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::app::App;
 use crate::body::Body;
@@ -27,13 +27,32 @@ pub struct EmbedRequest {
     dimensions: Option<usize>,
 }
 
+/// What /embed_all and /embed_sparse take.
 #[derive(Deserialize)]
-pub struct EmbedAllRequest {
+pub struct PlainRequest {
     inputs: Inputs,
     truncate: Option<bool>,
     #[serde(default)]
     truncation_direction: TruncationDirection,
     prompt_name: Option<String>,
+}
+
+impl PlainRequest {
+    fn job(self, app: &App) -> Job {
+        let options = EncodeOptions {
+            truncate: self.truncate.unwrap_or(app.limits.auto_truncate),
+            direction: self.truncation_direction,
+            prompt_name: self.prompt_name,
+        };
+        Job { inputs: self.inputs, field: "inputs", options, finish: Finish::default() }
+    }
+}
+
+/// The weight of one token id.
+#[derive(Serialize)]
+pub struct SparseValue {
+    index: u32,
+    value: f32,
 }
 
 fn yes() -> bool {
@@ -56,20 +75,30 @@ pub async fn embed(
     Ok((timing.headers(&app.compute_type), Json(vectors)))
 }
 
-/// One vector for each token of each input. 32 long inputs make some 40 MB of JSON and keep a thread busy for half a second,
-/// which must not be one of those that serve connections.
+/// One vector for each token of each input.
 pub async fn embed_all(
     State(app): State<Arc<App>>,
-    Body(request): Body<EmbedAllRequest>,
+    Body(request): Body<PlainRequest>,
 ) -> Result<Response, Failure> {
-    let options = EncodeOptions {
-        truncate: request.truncate.unwrap_or(app.limits.auto_truncate),
-        direction: request.truncation_direction,
-        prompt_name: request.prompt_name,
-    };
-    let job = Job { inputs: request.inputs, field: "inputs", options, finish: Finish::default() };
-    let (vectors, timing) = app.token_vectors(job).await?;
-    let headers = timing.headers(&app.compute_type);
-    let written = tokio::task::spawn_blocking(move || (headers, Json(vectors)).into_response()).await;
+    let (vectors, timing) = app.token_vectors(request.job(&app)).await?;
+    written(timing.headers(&app.compute_type), vectors).await
+}
+
+/// The weights above zero of each input, by token id.
+pub async fn embed_sparse(
+    State(app): State<Arc<App>>,
+    Body(request): Body<PlainRequest>,
+) -> Result<Response, Failure> {
+    let (weights, timing) = app.sparse_weights(request.job(&app)).await?;
+    let value = |(index, value)| SparseValue { index, value };
+    let weights: Vec<Vec<SparseValue>> =
+        weights.into_iter().map(|entries| entries.into_iter().map(value).collect()).collect();
+    written(timing.headers(&app.compute_type), weights).await
+}
+
+/// A large reply. Vectors of the tokens of 32 long inputs make some 40 MB of JSON and keep a thread busy for half a second, which
+/// must not be one of those that serve connections.
+async fn written<T: Serialize + Send + 'static>(headers: HeaderMap, reply: T) -> Result<Response, Failure> {
+    let written = tokio::task::spawn_blocking(move || (headers, Json(reply)).into_response()).await;
     written.map_err(|error| Failure::backend(format!("writing the reply failed: {error}")))
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bei_backend::{Embedding, ModelType, Pool};
+use bei_backend::{ItemEmbedding, ModelType, Pool};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::app::App;
 use crate::failure::Failure;
 use crate::inputs::{Input, Inputs};
-use crate::queue::{Answer, Entry};
+use crate::queue::{Answer, Entry, Kind};
 use crate::timing::Timing;
 use crate::tokenizer::{EncodeOptions, Encoding};
 
@@ -36,9 +36,9 @@ impl App {
     /// dropped, because the client has gone, inputs that wait are dropped too.
     pub async fn vectors(self: &Arc<App>, job: Job) -> Result<(Vec<Vec<f32>>, Timing), Failure> {
         let finish = job.finish;
-        self.counted(job, false, move |embedding| match embedding {
-            Embedding::Pooled(vector) => finished(vector, finish),
-            Embedding::All(_) => Err(Failure::backend("the model gave vectors of tokens instead of one")),
+        self.counted(job, Kind::Pooled, move |embedding| match embedding {
+            ItemEmbedding::Pooled(vector) => finished(vector, finish),
+            _ => Err(Failure::backend("the model gave something else than one vector")),
         })
         .await
     }
@@ -46,11 +46,21 @@ impl App {
     /// One vector for each token of each input; otherwise as `vectors`.
     pub async fn token_vectors(self: &Arc<App>, job: Job) -> Result<(Vec<Vec<Vec<f32>>>, Timing), Failure> {
         let finish = job.finish;
-        self.counted(job, true, move |embedding| match embedding {
-            Embedding::All(rows) => rows.into_iter().map(|row| finished(row, finish)).collect(),
-            Embedding::Pooled(_) => {
-                Err(Failure::backend("the model gave one vector instead of those of tokens"))
-            }
+        self.counted(job, Kind::Tokens, move |embedding| match embedding {
+            ItemEmbedding::All(rows) => rows.into_iter().map(|row| finished(row, finish)).collect(),
+            _ => Err(Failure::backend("the model gave something else than vectors of tokens")),
+        })
+        .await
+    }
+
+    /// Weights above zero by token id, ascending, for each input; otherwise as `vectors`.
+    pub async fn sparse_weights(
+        self: &Arc<App>,
+        job: Job,
+    ) -> Result<(Vec<Vec<(u32, f32)>>, Timing), Failure> {
+        self.counted(job, Kind::Sparse, |embedding| match embedding {
+            ItemEmbedding::Sparse(entries) => Ok(entries),
+            _ => Err(Failure::backend("the model gave something else than sparse weights")),
         })
         .await
     }
@@ -58,12 +68,12 @@ impl App {
     async fn counted<T>(
         self: &Arc<App>,
         job: Job,
-        raw: bool,
-        finish: impl Fn(Embedding) -> Result<T, Failure>,
+        kind: Kind,
+        finish: impl Fn(ItemEmbedding) -> Result<T, Failure>,
     ) -> Result<(Vec<T>, Timing), Failure> {
         let (method, n) = (if job.inputs.single { "single" } else { "batch" }, job.inputs.items.len());
         self.metrics.request(method);
-        let answer = self.embed(job, raw, finish).await;
+        let answer = self.embed(job, kind, finish).await;
         match &answer {
             Ok((_, timing)) => self.metrics.success(method, n, timing),
             Err(failure) => self.metrics.failure(failure),
@@ -74,11 +84,11 @@ impl App {
     async fn embed<T>(
         self: &Arc<App>,
         job: Job,
-        raw: bool,
-        finish: impl Fn(Embedding) -> Result<T, Failure>,
+        kind: Kind,
+        finish: impl Fn(ItemEmbedding) -> Result<T, Failure>,
     ) -> Result<(Vec<T>, Timing), Failure> {
         let start = Instant::now();
-        self.check(&job, raw)?;
+        self.check(&job, kind)?;
         let n = job.inputs.items.len();
         let (count, mut permits) = self.admit(n)?;
         self.metrics.admitted(n);
@@ -92,7 +102,7 @@ impl App {
             let encoding = encoding.map_err(|failure| failure.of(&name(i)))?;
             tokens += encoding.ids.len();
             let (reply, receiver) = oneshot::channel();
-            entries.push(Entry { encoding, raw, reply, queued: Instant::now(), permit: permits.split(1) });
+            entries.push(Entry { encoding, kind, reply, queued: Instant::now(), permit: permits.split(1) });
             replies.push(receiver);
         }
         for entry in &entries {
@@ -128,18 +138,27 @@ impl App {
         })
     }
 
-    fn check(&self, job: &Job, raw: bool) -> Result<(), Failure> {
+    fn check(&self, job: &Job, kind: Kind) -> Result<(), Failure> {
         self.check_batch_size(job.inputs.items.len(), job.field)?;
         self.check_dimensions(job.finish.dimensions)?;
         match self.backend.model_type() {
             ModelType::Classifier => {
                 Err(Failure::model_type("the model is a classifier, which computes no embeddings"))
             }
-            ModelType::Embedding(Pool::Splade) if raw => {
+            ModelType::Embedding(Pool::Splade) if kind == Kind::Tokens => {
                 Err(Failure::model_type("a SPLADE model computes no embeddings of single tokens"))
+            }
+            ModelType::Embedding(_) if kind == Kind::Sparse && !self.gives_sparse() => {
+                Err(Failure::model_type("the model computes no sparse embeddings"))
             }
             ModelType::Embedding(_) => Ok(()),
         }
+    }
+
+    fn gives_sparse(&self) -> bool {
+        self.model_json["outputs"]
+            .as_array()
+            .is_some_and(|outputs| outputs.iter().any(|output| output == "sparse"))
     }
 
     /// Checks the number of inputs in the body's field `field`.

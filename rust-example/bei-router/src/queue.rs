@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bei_backend::Embedding;
+use bei_backend::ItemEmbedding;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use crate::failure::Failure;
@@ -11,17 +11,27 @@ use crate::tokenizer::Encoding;
 /// The answer to one input.
 #[derive(Debug)]
 pub struct Answer {
-    pub embedding: Embedding,
+    pub embedding: ItemEmbedding,
     pub queue: Duration,
     pub inference: Duration,
+}
+
+/// What is wanted of an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One vector.
+    Pooled,
+    /// One vector for each token.
+    Tokens,
+    /// Weights by token id.
+    Sparse,
 }
 
 /// One input that waits for a batch.
 #[derive(Debug)]
 pub struct Entry {
     pub encoding: Encoding,
-    /// Whether every token's vector is wanted, instead of one.
-    pub raw: bool,
+    pub kind: Kind,
     pub reply: oneshot::Sender<Result<Answer, Failure>>,
     pub queued: Instant,
     /// Counts the input among those under way until it is answered, also when its client has gone.
@@ -166,7 +176,7 @@ mod tests {
     fn entry(length: usize) -> (Entry, Receiver) {
         let (reply, receiver) = oneshot::channel();
         let encoding = Encoding { ids: vec![7; length], type_ids: None };
-        (Entry { encoding, raw: false, reply, queued: Instant::now(), permit: None }, receiver)
+        (Entry { encoding, kind: Kind::Pooled, reply, queued: Instant::now(), permit: None }, receiver)
     }
 
     fn filled(budget: Budget, lengths: &[usize]) -> (Queue, Vec<Receiver>) {

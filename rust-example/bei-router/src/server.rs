@@ -78,6 +78,7 @@ fn routes(app: Arc<App>) -> Router {
     let mut guarded = Router::new()
         .route("/embed", post(embed::embed))
         .route("/embed_all", post(embed::embed_all))
+        .route("/embed_sparse", post(embed::embed_sparse))
         .route("/v1/embeddings", post(openai::embeddings))
         .route("/embeddings", post(openai::embeddings))
         .route("/tokenize", post(text::tokenize))

@@ -263,3 +263,54 @@ async fn what_cannot_start_says_why() {
         assert!(error.to_string().contains(part), "{flags:?}: {error}");
     }
 }
+
+/// A tiny model of testdata on ONNX Runtime, and its golden.json.
+async fn tiny(name: &str) -> (Server, Value) {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models").join(name);
+    let golden = serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
+    let options = json!({"log": {"level": "off"}}).to_string();
+    let flags =
+        ["--model-id", folder.to_str().unwrap(), "--engine", "onnxruntime", "--bei-options", &options];
+    (Server::start(&flags.map(str::to_string)).await, golden)
+}
+
+/// Weights of the first text of a model's golden.json, through the route.
+async fn sparse_of(name: &str, weights: impl Fn(&Value) -> Vec<(u64, f64)>) {
+    let (server, golden) = tiny(name).await;
+    let text = golden["items"][0]["text"].clone();
+    let answer = server.ask("/embed_sparse", json!({"inputs": [text, "a", text]})).await;
+    assert_eq!(answer[0], answer[2]);
+    let (found, wanted) = (answer[0].as_array().unwrap(), weights(&golden));
+    assert_eq!(found.len(), wanted.len());
+    for (entry, (id, weight)) in found.iter().zip(wanted) {
+        assert_eq!(entry["index"], json!(id));
+        assert!((entry["value"].as_f64().unwrap() - weight).abs() < 1e-4, "{entry}: {weight}");
+    }
+    server.ask("/embed", json!({"inputs": text})).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embed_sparse_answers_weights_by_token_id() {
+    sparse_of("distilbert-splade", |golden| {
+        let row = golden["pooled"][0].as_array().unwrap();
+        (0..).zip(row.iter().map(|w| w.as_f64().unwrap())).filter(|&(_, weight)| weight > 0.0).collect()
+    })
+    .await;
+    sparse_of("bge-m3", |golden| {
+        let row = golden["sparse"][0].as_object().unwrap();
+        let mut weights: Vec<(u64, f64)> =
+            row.iter().map(|(id, w)| (id.parse().unwrap(), w.as_f64().unwrap())).collect();
+        weights.sort_by_key(|&(id, _)| id);
+        weights
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_without_sparse_embeddings_says_so() {
+    let (server, _) = tiny("bert-mean").await;
+    let (status, answer) = server.post("/embed_sparse", json!({"inputs": "a"})).await;
+    assert_eq!((status.as_u16(), &answer["error"]), (424, &json!("the model computes no sparse embeddings")));
+    server.stop().await;
+}

@@ -138,6 +138,13 @@ pub struct bei_text {
 }
 
 #[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct bei_span {
+    pub start: u32,
+    pub end: u32,
+}
+
+#[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct bei_call_options {
     pub struct_size: usize,
@@ -305,6 +312,7 @@ unsafe extern "C" {
     pub fn bei_predict_tokens(backend: bei_handle, batch: *const bei_batch, options: *const bei_call_options, item_status: *mut i32, item_status_size: usize, result: *mut bei_result) -> *mut bei_error;
 
     pub fn bei_embed_texts(backend: bei_handle, texts: *const bei_text, n: usize, options: *const bei_call_options, pooled: *mut f32, pooled_size: usize, item_status: *mut i32, item_status_size: usize, result: *mut bei_result) -> *mut bei_error;
+    pub fn bei_embed_spans(backend: bei_handle, texts: *const bei_text, n: usize, spans: *const bei_span, num_spans: usize, cumulative_spans: *const u32, options: *const bei_call_options, vectors: *mut f32, vectors_size: usize, item_status: *mut i32, item_status_size: usize, result: *mut bei_result) -> *mut bei_error;
     pub fn bei_predict_texts(backend: bei_handle, texts: *const bei_text, n: usize, options: *const bei_call_options, logits: *mut f32, logits_size: usize, item_status: *mut i32, item_status_size: usize, result: *mut bei_result) -> *mut bei_error;
     pub fn bei_predict_tokens_texts(backend: bei_handle, texts: *const bei_text, n: usize, options: *const bei_call_options, item_status: *mut i32, item_status_size: usize, result: *mut bei_result) -> *mut bei_error;
     pub fn bei_tokenize(backend: bei_handle, texts: *const bei_text, n: usize, options: *const bei_call_options, item_status: *mut i32, item_status_size: usize, result: *mut bei_result) -> *mut bei_error;

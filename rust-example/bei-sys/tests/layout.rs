@@ -46,6 +46,7 @@ fn rust_layout() -> Layout {
             max_length, reserved,
         }
         bei_text { text, text_size, pair, pair_size, outputs, reserved }
+        bei_span { start, end }
         bei_call_options {
             struct_size, timeout_us, cancel, prompt_name, prompt_name_size, truncate, truncation_side, dimensions,
             normalize, priority, add_special_tokens, skip_special_tokens, aggregation,
