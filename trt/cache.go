@@ -26,6 +26,8 @@ import (
 // A file is a magic number, the SHA-256 of its payload, its length, and the payload. One that does not check out is made again. Names are
 // digests of all that decides the content, so that nothing is ever out of date; what was not used for longest goes when the folder
 // becomes larger than its limit. Files of other names are somebody else's, whatever they end in, and stay.
+//
+// The checksum finds damage, not malice: TensorRT trusts a plan, so that the folder's writers must be trusted.
 type cache struct {
 	folder string // "": keep nothing
 	limit  int64  // bytes

@@ -192,6 +192,25 @@ func TestWrongVectors(t *testing.T) {
 	}
 }
 
+// TestComparingFails: an engine that fails only then leaves the other one in use.
+func TestComparingFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		runs := func() *watched { return watch(mock.Config{RunMicros: 100, TokenMicros: 1}, 1, fourK) }
+		counted := runs()
+		_, err := Measure(t.Context(), counted, shapes(counted.info.Limits), tables)
+		require.NoError(t, err)
+		require.NoError(t, counted.Close())
+		last := int(counted.runs.Load()) + 1
+		a, b := watch(mock.Config{RunMicros: 100, TokenMicros: 1, Faults: []mock.Fault{{Kind: mock.Error, From: last}}}, 1, fourK), runs()
+		e, choice, err := Open(t.Context(), [2]Candidate{{"tensorrt", a}, {"onnxruntime", b}}, tables, silent)
+		require.NoError(t, err)
+		require.Same(t, b, e)
+		require.Contains(t, choice, "onnxruntime; tensorrt: not used: comparing the vectors: mock: run")
+		require.Equal(t, []int{1, 0}, []int{a.closed, b.closed})
+		require.NoError(t, e.Close())
+	})
+}
+
 // TestNumbersThatAreNotFinite: the engine that is believed otherwise is not, where only its numbers are NaN.
 func TestNumbersThatAreNotFinite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -23,11 +23,15 @@ type Candidate struct {
 // goroutine: the loss of an engine. Errors: when neither engine can run, or ctx ends.
 func Open(ctx context.Context, candidates [2]Candidate, t Tables, log func(message string)) (engine.Engine, string, error) {
 	infos := [2]engine.Info{candidates[0].Engine.Info(), candidates[1].Engine.Info()}
-	sizes := shapes(common(infos[0].Limits, infos[1].Limits))
+	limits := common(infos[0].Limits, infos[1].Limits)
+	sizes := shapes(limits)
 	var times [2][]time.Duration
+	var outputs [2]engine.Output
 	var errs [2]error
 	for i, c := range candidates {
-		times[i], errs[i] = Measure(ctx, c.Engine, sizes, t)
+		if times[i], errs[i] = Measure(ctx, c.Engine, sizes, t); errs[i] == nil {
+			outputs[i], errs[i] = unevenRun(ctx, c.Engine, limits, infos[0].Outputs&infos[1].Outputs, t)
+		}
 		if ctx.Err() != nil {
 			return nil, "", errors.Join(status.Errorf(status.Cancelled, "opening the engine: %w", context.Cause(ctx)), closeAll(candidates[:]...))
 		}
@@ -45,13 +49,7 @@ func Open(ctx context.Context, candidates [2]Candidate, t Tables, log func(messa
 		log(fmt.Sprintf("engine %s is not used: %v", failed.Name, err))
 		return alone(used, failed, fmt.Sprintf("%s; %s: not used: %v", used.Name, failed.Name, err))
 	}
-	if doubted, reason, err := disagree(ctx, candidates, infos, t); err != nil || reason != "" {
-		if ctx.Err() != nil {
-			return nil, "", errors.Join(status.Errorf(status.Cancelled, "opening the engine: %w", context.Cause(ctx)), closeAll(candidates[:]...))
-		}
-		if err != nil {
-			return nil, "", errors.Join(err, closeAll(candidates[:]...))
-		}
+	if doubted, reason := disagree(candidates, infos, outputs); reason != "" {
 		trusted, other := candidates[1-doubted], candidates[doubted]
 		log(fmt.Sprintf("engine %s is not used: %s", other.Name, reason))
 		return alone(trusted, other, fmt.Sprintf("%s; %s: not used: %s", trusted.Name, other.Name, reason))
@@ -81,19 +79,19 @@ func Open(ctx context.Context, candidates [2]Candidate, t Tables, log func(messa
 	return p, fmt.Sprintf("%s (%s)", choice, figures), nil
 }
 
-// disagree says how the candidates' vectors differ, and which of them is not believed; "": they agree, or are of other outputs.
-func disagree(ctx context.Context, candidates [2]Candidate, infos [2]engine.Info, t Tables) (doubted int, reason string, err error) {
+// disagree says how the candidates' outputs of one batch differ, and which of them is not believed; "": they agree, or are of other widths.
+func disagree(candidates [2]Candidate, infos [2]engine.Info, outputs [2]engine.Output) (doubted int, reason string) {
 	if infos[0].PooledWidth != infos[1].PooledWidth || infos[0].TokenWidth != infos[1].TokenWidth {
-		return 0, "", nil
+		return 0, ""
 	}
-	least, finite, err := Agreement(ctx, candidates[0].Engine, candidates[1].Engine, t)
+	least := agreement(outputs, infos[0])
 	switch {
-	case err != nil || least >= leastAgreement:
-		return 0, "", err
-	case finite[0] && !finite[1]:
-		return 1, fmt.Sprintf("its vectors hold NaN or infinity where those of %s do not; please report this", candidates[0].Name), nil
+	case least >= leastAgreement:
+		return 0, ""
+	case finite(outputs[0]) && !finite(outputs[1]):
+		return 1, fmt.Sprintf("its vectors hold NaN or infinity where those of %s do not; please report this", candidates[0].Name)
 	}
-	return 0, fmt.Sprintf("its vectors are not those of %s: the least cosine is %.4f; please report this", candidates[1].Name, least), nil
+	return 0, fmt.Sprintf("its vectors are not those of %s: the least cosine is %.4f; please report this", candidates[1].Name, least)
 }
 
 // alone returns the engine that is used, and closes the other one.
