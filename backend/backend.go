@@ -60,6 +60,7 @@ type Backend struct {
 	calibrates bool
 	weightless []uint32 // token ids without a weight, of models with an arch.TokenHead
 	choice     string   // why the engine is what it is
+	decisions  []arch.Decision
 	// tokenizerUse is held for reading by calls that use the tokenizer outside the pipeline; for writing to close it.
 	tokenizerUse sync.RWMutex
 	cut          atomic.Bool  // these calls must end: the time that Close gives them is over
@@ -113,9 +114,10 @@ func (b *Backend) open(ctx context.Context) (err error) {
 		return err
 	}
 	b.info = b.describe()
-	if b.info.HasTokenizer && b.tokenizer.VocabSize() > int(b.info.VocabSize) {
-		return status.Errorf(status.Start, "tokenizer.json has token ids up to %d, but the model's vocabulary has %d rows: they do not belong together",
-			b.tokenizer.VocabSize()-1, b.info.VocabSize)
+	if b.info.HasTokenizer {
+		if err := checkVocabulary(b.tokenizer, int(b.info.VocabSize)); err != nil {
+			return err
+		}
 	}
 	if err := b.openTagger(); err != nil {
 		return err
@@ -134,7 +136,12 @@ func (b *Backend) openTokenizer() (err error) {
 	if err != nil {
 		return err
 	}
-	b.tokenizer, err = tokenize.Open(b.folder, text.LowerCase)
+	c, decisions, err := arch.ReadTokenizer(b.folder)
+	b.decisions = decisions
+	if err != nil {
+		return err
+	}
+	b.tokenizer, err = tokenize.Open(b.folder, text.LowerCase, c)
 	return err
 }
 

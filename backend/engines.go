@@ -54,22 +54,34 @@ func (b *Backend) openEngine(ctx context.Context) (e engine.Engine, choice strin
 
 // readModel reads what the model is, and how its pairs become texts.
 func (b *Backend) readModel() (err error) {
+	options, err := b.readOptions()
+	if err != nil {
+		return err
+	}
+	var decisions []arch.Decision
+	b.model, decisions, err = arch.Explain(b.folder, b.weights, options)
+	b.decisions = append(b.decisions, decisions...)
+	if err != nil || b.model.Text.Template == nil {
+		return err
+	}
+	b.template, err = b.tokenizer.NewPairTemplate(b.model.Text.Template)
+	return err
+}
+
+// readOptions are what the config says of the model. The tokenizer is open where it asks for a reranker.
+func (b *Backend) readOptions() (arch.Options, error) {
 	options := arch.Options{Pooling: b.config.Pooling}
 	if b.config.Reranker != "" { // qwen3
 		var score [2]uint32
 		for i, token := range []string{"yes", "no"} {
 			var ok bool
 			if score[i], ok = b.tokenizer.Token(token); !ok {
-				return status.Errorf(status.Start, "options: reranker %q needs the token %q, which tokenizer.json does not have", b.config.Reranker, token)
+				return options, status.Errorf(status.Start, "options: reranker %q needs the token %q, which tokenizer.json does not have", b.config.Reranker, token)
 			}
 		}
 		options.Reranker = &arch.Reranker{Score: arch.TokenScore{True: int(score[0]), False: int(score[1])}, Template: arch.Qwen3Reranker}
 	}
-	if b.model, err = arch.Read(b.folder, b.weights, options); err != nil || b.model.Text.Template == nil {
-		return err
-	}
-	b.template, err = b.tokenizer.NewPairTemplate(b.model.Text.Template)
-	return err
+	return options, nil
 }
 
 // modelLimits are the config's limits, cut to the model's.

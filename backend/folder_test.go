@@ -16,12 +16,16 @@ func TestDoLowerCase(t *testing.T) {
 		copied := t.TempDir()
 		require.NoError(t, os.CopyFS(copied, os.DirFS(c.Model)))
 		c.Model = copied
-		file := filepath.Join(copied, "tokenizer.json")
-		text, err := os.ReadFile(file)
-		require.NoError(t, err)
-		kept := bytes.Replace(text, []byte(`"lowercase":true`), []byte(`"lowercase":false`), 1)
-		require.NotEqual(t, len(text), len(kept))
-		require.NoError(t, os.WriteFile(file, kept, 0o600))
+		for name, edit := range map[string][2]string{
+			"tokenizer.json": {`"lowercase":true`, `"lowercase":false`}, "tokenizer_config.json": {`"do_lower_case": true`, `"do_lower_case": false`},
+		} {
+			file := filepath.Join(copied, name)
+			text, err := os.ReadFile(file)
+			require.NoError(t, err)
+			kept := bytes.Replace(text, []byte(edit[0]), []byte(edit[1]), 1)
+			require.NotEqual(t, len(text), len(kept))
+			require.NoError(t, os.WriteFile(file, kept, 0o600))
+		}
 		require.NoError(t, os.WriteFile(filepath.Join(copied, "sentence_bert_config.json"), []byte(settings), 0o600))
 		return open(t, c)
 	}

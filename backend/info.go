@@ -83,7 +83,7 @@ func (b *Backend) describe() Info {
 		i.Pooling = poolingOf(m.Head)
 		i.Normalizes = m.Head.Normalize
 		i.VocabSize, i.TypeVocabSize = uint32(m.VocabSize), uint32(max(m.Embeddings.TypeVocabSize, 1))
-		i.PositionOffset, i.maxPositions = uint32(m.Embeddings.PositionOffset), uint32(m.MaxPositions)
+		i.PositionOffset, i.maxPositions = uint32(m.Embeddings.PositionOffset), uint32(m.Positions(e.Limits.MaxLength))
 		i.ignoresTypes = m.Embeddings.Type.Absent()
 		labels = len(m.Head.Labels)
 		switch m.Head.Kind {
@@ -177,6 +177,7 @@ type infoDocument struct {
 	Fingerprint     string            `json:"weights_fingerprint,omitempty"`
 	Devices         []gpu             `json:"gpus,omitempty"`
 	OpenSeconds     float64           `json:"open_seconds"`
+	Decisions       []arch.Decision   `json:"decisions,omitempty"` // of the model's files
 }
 
 // gpu is what of a device.Device does not change, or only when somebody sets it.
@@ -234,6 +235,7 @@ func (b *Backend) InfoJSON() ([]byte, error) {
 			d.Pooling = append(d.Pooling, mode.String())
 		}
 		d.WeightsBytes, d.Fingerprint = b.weights.TotalBytes(), b.weights.Fingerprint()
+		d.Decisions = b.allDecisions()
 	}
 	text, err := json.Marshal(d)
 	if err != nil {

@@ -52,10 +52,19 @@ func (b *Backend) newEncoder(o CallOptions, truncate bool) (encoder, error) {
 		MaxLength:  int(b.info.MaxLength),
 		Truncate:   o.Truncate == On || (o.Truncate == Default && truncate),
 	}
-	if o.TruncationSide == SideLeft || (o.TruncationSide == SideDefault && b.config.TruncationSide == "left") {
-		e.options.Side = tokenize.Left
-	}
+	e.options.Side = b.truncationSide(o)
 	return e, nil
+}
+
+// truncationSide is the call's, else that of the options, else that of the model's files.
+func (b *Backend) truncationSide(o CallOptions) tokenize.Side {
+	switch {
+	case o.TruncationSide == SideLeft || o.TruncationSide == SideDefault && b.config.TruncationSide == "left":
+		return tokenize.Left
+	case o.TruncationSide == SideRight || b.config.TruncationSide == "right":
+		return tokenize.Right
+	}
+	return b.tokenizer.TruncationSide
 }
 
 // takesPrompts tells that pairs can have a prompt: the instruction of a reranker's template.

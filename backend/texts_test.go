@@ -128,6 +128,16 @@ func TestTruncation(t *testing.T) {
 	require.Equal(t, tail, idsOf(t, right, numbered, CallOptions{Truncate: On, TruncationSide: SideLeft}))
 	require.Equal(t, tail, idsOf(t, left, numbered, CallOptions{Truncate: On}))
 	require.Equal(t, head, idsOf(t, left, numbered, CallOptions{Truncate: On, TruncationSide: SideRight}))
+
+	// Of a folder that says left, unless an option or the call says otherwise.
+	folder := t.TempDir()
+	require.NoError(t, os.CopyFS(folder, os.DirFS(modelFolder("bert-mean"))))
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "tokenizer_config.json"), []byte(`{"truncation_side": "left"}`), 0o600))
+	files := openTokenizer(t, func(c *Config) { c.Model = folder })
+	require.Equal(t, tail, idsOf(t, files, numbered, CallOptions{Truncate: On}))
+	require.Equal(t, head, idsOf(t, files, numbered, CallOptions{Truncate: On, TruncationSide: SideRight}))
+	option := openTokenizer(t, func(c *Config) { c.Model, c.TruncationSide = folder, "right" })
+	require.Equal(t, head, idsOf(t, option, numbered, CallOptions{Truncate: On}))
 }
 
 func TestPrompts(t *testing.T) {

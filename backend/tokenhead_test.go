@@ -176,7 +176,7 @@ func TestBGEM3NeedsBothHeads(t *testing.T) {
 	}
 	config := filepath.Join(dir, "tokenizer_config.json")
 	require.NoError(t, os.WriteFile(config, []byte(`{"eos_token": {"content": "</none>"}}`), 0o600))
-	refused(status.Start, `tokenizer.json has no token "</none>"`)
+	refused(status.Start, `tokenizer_config.json: eos_token names the token "</none>", which is not in it`)
 	require.NoError(t, os.WriteFile(config, []byte(`{"eos_token": 3}`), 0o600))
 	refused(status.Start, "tokenizer_config.json: eos_token is neither a string nor an object with content")
 	require.NoError(t, os.Remove(config)) // the names are XLM-RoBERTa's by themselves

@@ -263,7 +263,7 @@ func (l *lowering) placeRows(d *arch.Disentangled) tensor {
 
 // positionCount bounds positions and distances.
 func (l *lowering) positionCount() int {
-	return max(l.m.MaxPositions, l.m.Embeddings.PositionOffset+l.limits.MaxLength)
+	return max(l.m.Positions(l.limits.MaxLength), l.m.Embeddings.PositionOffset+l.limits.MaxLength)
 }
 
 // distance is key minus query, int32 [longest, longest].

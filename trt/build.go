@@ -1,6 +1,7 @@
 package trt
 
 import (
+	"strings"
 	"time"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
@@ -9,6 +10,9 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/weights"
 	"github.com/basetenlabs/bei-runtime/trt/nvinfer"
 )
+
+// Precisions are the values of Options.Precision, the exact one first.
+func Precisions() []string { return []string{"float32", "float16", "bfloat16", "float8"} }
 
 // Precisions by their name in a config's dtype: the type of the stream and of the matrix products. FP8 products lie in a float16 stream.
 var precisions = map[string]nvinfer.DType{
@@ -40,7 +44,7 @@ func (d *design) build(library *nvinfer.Library, w *weights.Set) (*plan, error) 
 	begin := time.Now()
 	dtype, ok := precisions[d.precision]
 	if !ok {
-		return nil, status.Errorf(status.Unsupported, "dtype %q: engine tensorrt computes in float32, float16, bfloat16 or float8", d.precision)
+		return nil, status.Errorf(status.Unsupported, "dtype %q: engine tensorrt computes in %s", d.precision, strings.Join(Precisions(), ", "))
 	}
 	net, err := library.NewNetwork()
 	if err != nil {

@@ -226,7 +226,7 @@ func (b *builder) open(ctx context.Context, devices []nvinfer.Device, p *found, 
 	}
 	return newEngine(ctx, setUp{
 		info:  engine.Info{Name: "tensorrt", Version: lib.Version, Precision: o.Precision, Limits: o.Limits, Details: details},
-		model: m, layout: p.layout, positions: max(m.MaxPositions, m.Embeddings.PositionOffset+o.Limits.MaxLength), devices: len(devices), workers: o.Slots,
+		model: m, layout: p.layout, positions: max(m.Positions(o.Limits.MaxLength), m.Embeddings.PositionOffset+o.Limits.MaxLength), devices: len(devices), workers: o.Slots,
 		log: func(message string) { o.Logger(nvinfer.Error, message) },
 		open: func(ctx context.Context, i int) (*replica, error) {
 			p := held.Load()

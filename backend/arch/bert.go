@@ -3,7 +3,7 @@ package arch
 // bert is BERT (https://arxiv.org/abs/1810.04805), with names and defaults of transformers' BertConfig and modeling_bert.py.
 var bert = family{
 	trunk: bertTrunk,
-	hub:   bertHub,
+	hub:   bertHub, formats: []*family{&jinaBert},
 	architectures: map[string]architecture{
 		"":                              {kind: HeadEmbedding},
 		"BertModel":                     {kind: HeadEmbedding},

@@ -2,8 +2,9 @@ package arch
 
 import "slices"
 
-// Files are the names of the files that Read and ReadText look for, in a model's folder or in those of its modules. Weights are not
-// among them.
+// Files are the names of the files that Read, ReadText and ReadTokenizer look for, in a model's folder or in those of its modules.
+// Weights are not among them.
 func Files() []string {
-	return slices.Concat(limitFiles, []string{"config.json", modulesFile, "config_sentence_transformers.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"})
+	return slices.Concat(limitFiles, []string{"config.json", modulesFile, "config_sentence_transformers.json", tokenizerConfigFile, specialTokensFile, addedTokensFile,
+		adapterFile, "chat_template.jinja"})
 }

@@ -24,7 +24,10 @@ func readHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, want 
 	default:
 		err = embeddingHead(fsys, t, m, a, mods, want)
 	}
-	return firstOf(err, c.err, t.err)
+	if err = firstOf(err, c.err, t.err); err == nil {
+		decideHead(fsys, c, m, a, mods, want)
+	}
+	return err
 }
 
 func sparseHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, mods modules, want asked) error {
@@ -35,7 +38,7 @@ func sparseHead(fsys fs.FS, c *object, t *tensors, m *Model, a architecture, mod
 		return status.Errorf(status.Unsupported, "splade pooling needs a masked-LM head; architecture %s has none", quote(m.Architecture))
 	}
 	if !want.sparse {
-		if err := mods.sparse(fsys, m.VocabSize); err != nil {
+		if err := firstOf(checkTask(fsys, "fill-mask"), mods.sparse(fsys, m.VocabSize)); err != nil {
 			return err
 		}
 	}
@@ -74,7 +77,7 @@ func embeddingHead(fsys fs.FS, t *tensors, m *Model, a architecture, mods module
 		m.Head.Pooling.Modes[0] = PoolLastToken
 	}
 	if mods != nil {
-		if err := mods.embedding(fsys, t, m, want); err != nil {
+		if err := firstOf(checkTask(fsys, "feature-extraction"), mods.embedding(fsys, t, m, want)); err != nil {
 			return err
 		}
 	}

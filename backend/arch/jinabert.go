@@ -12,7 +12,8 @@ import (
 // "bert" in code of the hub. There are two of it, which differ in the names of their weights: jina-bert-implementation, and
 // jina-bert-v2-qk-post-norm with norms of query and key and one more round attention.
 var jinaBert = family{
-	trunk: jinaBertTrunk,
+	trunk:  jinaBertTrunk,
+	format: "jina-bert v2",
 	architectures: map[string]architecture{
 		"":                                  {kind: HeadEmbedding},
 		"JinaBertModel":                     {kind: HeadEmbedding},

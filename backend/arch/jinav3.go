@@ -19,7 +19,8 @@ var jinaV3 = family{
 // jina-reranker-v2 with a table of positions. Adapters are applied to calls that name a task and only to them; without one that code uses
 // the weights without adapters, and so do we.
 var xlmFlash = family{
-	trunk: xlmFlashTrunk,
+	trunk:  xlmFlashTrunk,
+	format: "jina-embeddings v3 and jina-reranker v2",
 	architectures: map[string]architecture{
 		"":                                    {kind: HeadEmbedding, transformer: "custom_st.Transformer"},
 		"XLMRobertaModel":                     {kind: HeadEmbedding, transformer: "custom_st.Transformer"},

@@ -9,6 +9,7 @@ package arch
 type Model struct {
 	Family       string // model_type of config.json, for people: logs and info
 	Architecture string // architectures[0] of config.json
+	Format       string // the code on the hub whose format the folder has; "": transformers'
 	HiddenSize   int    // columns of the residual stream
 	VocabSize    int
 	MaxPositions int // position ids are below it, PositionOffset included; 0: no table limits them
@@ -19,6 +20,18 @@ type Model struct {
 	FinalNorm  *Norm // after the last layer of pre-norm models
 	Head       Head
 	Text       Text
+}
+
+// mostTurned is how many positions a rope may have that no sequence needs: a config may claim any number, and tables cost memory.
+const mostTurned = 1 << 17
+
+// Positions is what position ids are below in an engine whose sequences have up to longest tokens: the rows of a table that the model
+// stores; what rope computes is cut to what anybody needs. 0: nothing limits them.
+func (m *Model) Positions(longest int) int {
+	if m.MaxPositions == 0 || !m.Embeddings.Position.Absent() {
+		return m.MaxPositions
+	}
+	return min(m.MaxPositions, max(m.Embeddings.PositionOffset+longest, mostTurned))
 }
 
 // Tensor names a weight and the shape that it must have. The zero Tensor is "absent".
@@ -54,6 +67,9 @@ const (
 	LayerNorm NormKind = iota // (x - mean) / sqrt(var + eps) * weight + bias
 	RMSNorm                   // x / sqrt(mean(x^2) + eps) * weight
 )
+
+// String returns the name.
+func (k NormKind) String() string { return [...]string{"layer norm", "RMS norm"}[k] }
 
 // Norm normalises rows. OnePlusWeight: the stored weight is added to one (Gemma).
 type Norm struct {
@@ -129,6 +145,9 @@ const (
 	RopeInterleaved                 // (x[2i], x[2i + 1]): gptj
 )
 
+// String returns the name.
+func (k RopeKind) String() string { return [...]string{"half", "interleaved"}[k] }
+
 // Rope rotates the first Dim numbers of each query and key by position * InvFreq.
 type Rope struct {
 	Kind    RopeKind
@@ -175,6 +194,11 @@ const (
 	Tanh
 )
 
+// String returns the name.
+func (a Activation) String() string {
+	return [...]string{"identity", "gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh"}[a]
+}
+
 // MLP is Down(act(Up(x))), or gated: Down(act(Gate(x)) * Up(x)). GateUp is one stored map that yields gate and up joined
 // (up first when UpFirst); then Gate and Up are absent.
 type MLP struct {
@@ -198,6 +222,11 @@ const (
 	HeadTokenClassifier                 // Chain on every row: logits for each token
 	HeadSparse                          // Chain (masked-LM head), log(1 + relu), max over the sequence: SPLADE
 )
+
+// String returns the name in info.
+func (k HeadKind) String() string {
+	return [...]string{"embedding", "classifier", "token_classifier", "sparse"}[k]
+}
 
 // Head maps the last hidden state to the outputs.
 type Head struct {

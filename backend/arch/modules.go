@@ -190,6 +190,9 @@ func readDense(fsys fs.FS, t *tensors, folder string) (Dense, error) {
 	if bias {
 		d.Linear.Bias = t.need(folder+"/linear.bias", out)
 	}
+	if t.err == nil {
+		decide(fsys, "dense", fmt.Sprintf("%d -> %d, %s", in, out, d.Activation), c.file, "in_features")
+	}
 	return d, t.err
 }
 

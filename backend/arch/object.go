@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ const maxFile = 16 << 20
 type object struct {
 	file   string
 	values map[string]json.RawMessage
+	used   map[string]bool // keys that were asked for
 	err    error
 }
 
@@ -40,14 +42,14 @@ func readFile(fsys fs.FS, name string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
+	if info.Size() > maxFile {
+		return nil, fmt.Errorf("%s has %d bytes; the limit is %d", name, info.Size(), maxFile)
+	}
+	raw := bytes.NewBuffer(make([]byte, 0, info.Size()+bytes.MinRead))
+	if _, err := raw.ReadFrom(io.LimitReader(f, maxFile)); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	if len(raw) > maxFile {
-		return nil, fmt.Errorf("%s exceeds the limit of %d bytes", name, maxFile)
-	}
-	return raw, nil
+	return raw.Bytes(), nil
 }
 
 // readObject returns the object in a file; nil where there is no file.
@@ -56,7 +58,7 @@ func readObject(fsys fs.FS, name string) (*object, error) {
 	if raw == nil || err != nil {
 		return nil, err
 	}
-	o := &object{file: name}
+	o := &object{file: name, used: make(map[string]bool)}
 	if err := json.Unmarshal(raw, &o.values); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, brief(err))
 	}
@@ -73,6 +75,9 @@ func (o *object) fail(code status.Code, format string, args ...any) {
 }
 
 func (o *object) present(key string) bool {
+	if o.used != nil {
+		o.used[key] = true
+	}
 	raw, ok := o.values[key]
 	return ok && string(raw) != "null"
 }

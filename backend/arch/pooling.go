@@ -67,9 +67,13 @@ func readPooling(fsys fs.FS, folder string, width int) (Pooling, error) {
 		}
 	}
 	p := Pooling{Modes: c.poolModes(), ExcludePrompt: !c.boolean("include_prompt", true)}
+	if p.ExcludePrompt && slices.Contains(p.Modes, PoolCLS) { // it would be the first token after the prompt
+		c.fail(status.Unsupported, "include_prompt false is not supported with pooling cls")
+	}
 	if c.err != nil {
 		return Pooling{}, c.err
 	}
+	p.decideOn(fsys, c)
 	return p, nil
 }
 

@@ -1,16 +1,18 @@
 package arch
 
 import (
+	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
-// Index tells the shapes of the stored weights by name; *weights.Set is one.
+// Index tells the shapes of the stored weights by name; *weights.Set is one. It may have Usable, which refuses a dtype, and Near, which
+// suggests other names.
 type Index interface {
 	Shape(name string) ([]int, bool)
 }
@@ -37,12 +39,14 @@ type family struct {
 	architectures map[string]architecture
 	// hub returns the family of a folder that has this model_type, but is in the format of code of its own on the hub; nil: it is in
 	// transformers' format.
-	hub func(c *object, t *tensors, architecture string) *family
+	hub     func(c *object, t *tensors, architecture string) *family
+	formats []*family // that hub can return
+	format  string    // of these: the code's name, for people
 }
 
 // or is the family with another format beside its own.
-func (f family) or(hub func(c *object, t *tensors, architecture string) *family) family {
-	f.hub = hub
+func (f family) or(format *family, hub func(c *object, t *tensors, architecture string) *family) family {
+	f.hub, f.formats = hub, []*family{format}
 	return f
 }
 
@@ -94,11 +98,8 @@ func Families() []string { return slices.Sorted(maps.Keys(families)) }
 // Errors are *status.Error: Unsupported names what this package does not know; WeightsNotFound a missing tensor; InvalidArgument a
 // wrong option; Start everything else that is wrong with the folder, by file, key, value and limit.
 func Read(dir string, tensors Index, opts Options) (*Model, error) {
-	m, err := read(os.DirFS(dir), tensors, opts)
-	if err != nil {
-		return nil, inFolder(dir, err)
-	}
-	return m, nil
+	m, _, err := Explain(dir, tensors, opts)
+	return m, err
 }
 
 func inFolder(dir string, err error) error {
@@ -126,6 +127,8 @@ func read(fsys fs.FS, index Index, opts Options) (*Model, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
+	c.decideBy(fsys, "family", m.Family, "model_type")
+	c.decideBy(fsys, "architecture", m.Architecture, "architectures")
 	f, ok := families[m.Family]
 	if !ok {
 		return nil, status.Errorf(status.Unsupported, "config.json: model_type %s is not supported; supported: %s", quote(m.Family), strings.Join(Families(), ", "))
@@ -133,7 +136,8 @@ func read(fsys fs.FS, index Index, opts Options) (*Model, error) {
 	t := &tensors{index: index}
 	if f.hub != nil {
 		if own := f.hub(c, t, m.Architecture); own != nil {
-			f = *own
+			f, m.Format = *own, own.format
+			decide(fsys, "format", "that of "+m.Format, c.file, "architectures, position_embedding_type and names of weights")
 		}
 	}
 	a, ok := f.architectures[m.Architecture]
@@ -141,12 +145,13 @@ func read(fsys fs.FS, index Index, opts Options) (*Model, error) {
 		return nil, status.Errorf(status.Unsupported, "config.json: architecture %s of model_type %s is not supported; supported: %s",
 			quote(m.Architecture), m.Family, strings.TrimPrefix(strings.Join(slices.Sorted(maps.Keys(f.architectures)), ", "), ", "))
 	}
-	if c.present("quantization_config") {
-		return nil, status.Errorf(status.Unsupported, "config.json: quantization_config: quantised weights are not supported")
+	if err := checkWeightsAlone(fsys, c); err != nil {
+		return nil, err
 	}
 	if f.trunk(c, t, m); c.err != nil || t.err != nil {
 		return nil, firstOf(c.err, t.err)
 	}
+	c.decideTrunk(fsys, m)
 	if m.Text, err = readText(fsys); err != nil {
 		return nil, err
 	}
@@ -157,6 +162,30 @@ func read(fsys fs.FS, index Index, opts Options) (*Model, error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+// adapterFile makes of a folder's weights a part of a model's.
+const adapterFile = "adapter_config.json"
+
+// checkWeightsAlone refuses what makes other weights of those in the files.
+func checkWeightsAlone(fsys fs.FS, c *object) error {
+	for _, key := range []string{"quantization_config", "compression_config", "quantization"} {
+		if c.present(key) {
+			method := "of no known method"
+			if q := (&object{values: c.values}).object(key); q != nil {
+				method = quote(q.text("quant_method", q.text("format", "")))
+			}
+			c.fail(status.Unsupported, "%s: quantised weights (quant_method %s) are not supported; supported: float32, float16 and bfloat16", key, method)
+			return c.err
+		}
+	}
+	switch _, err := fs.Stat(fsys, adapterFile); {
+	case err == nil:
+		return status.Errorf(status.Unsupported, "%s: adapters (LoRA and others) are not supported; merge it into the weights with peft's merge_and_unload", adapterFile)
+	case !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%s: %w", adapterFile, err)
+	}
+	return nil
 }
 
 func firstOf(errs ...error) error {

@@ -367,6 +367,6 @@ func TestReadFaults(t *testing.T) {
 	_, err = read(fstest.MapFS{"config.json": {Mode: fs.ModeDir}}, tiny, Options{})
 	requireCode(t, status.Start, err, "config.json is no regular file")
 	_, err = read(files("config.json", strings.Repeat(" ", maxFile)+"{}"), tiny, Options{})
-	requireCode(t, status.Start, err, "exceeds the limit of 16777216 bytes")
+	requireCode(t, status.Start, err, "config.json has 16777218 bytes; the limit is 16777216")
 	require.NotEmpty(t, slices.Sorted(maps.Keys(tiny)))
 }

@@ -7,7 +7,7 @@ import "github.com/basetenlabs/bei-runtime/backend/status"
 // are those of transformers' RobertaConfig, XLMRobertaConfig, CamembertConfig and modeling_roberta.py.
 var (
 	roberta    = robertaFamily("Roberta", 50265)
-	xlmRoberta = robertaFamily("XLMRoberta", 30522).or(xlmHub)
+	xlmRoberta = robertaFamily("XLMRoberta", 30522).or(&xlmFlash, xlmHub)
 	camembert  = robertaFamily("Camembert", 30522)
 )
 

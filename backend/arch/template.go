@@ -125,7 +125,6 @@ func readTemplate(fsys fs.FS, task, missing string) (*PairTemplate, error) {
 	if found := settings.text("transformer_task", missing); found != task {
 		settings.fail(status.Start, "transformer_task is %s; the model and its modules need %q", quote(found), task)
 	}
-	settings.checkProcessing()
 	modalities := settings.object("modality_config")
 	if settings.err != nil {
 		return nil, settings.err
@@ -152,7 +151,16 @@ func readTemplate(fsys fs.FS, task, missing string) (*PairTemplate, error) {
 		}
 		return nil, settings.err
 	}
-	return parseTemplate(file, text)
+	return decidedTemplate(fsys, file, text)
+}
+
+// decidedTemplate is parseTemplate that notes where the template comes from.
+func decidedTemplate(fsys fs.FS, file, text string) (*PairTemplate, error) {
+	t, err := parseTemplate(file, text)
+	if err == nil {
+		decide(fsys, "pairs", "by a template", file, "chat_template")
+	}
+	return t, err
 }
 
 // readPlainTemplate is for a folder without modules.json: transformers gives the tokenizer the pair, and chat templates are for chats;
@@ -162,7 +170,7 @@ func readPlainTemplate(fsys fs.FS) (*PairTemplate, error) {
 	if err != nil || !pairRoles.MatchString(text) {
 		return nil, err
 	}
-	return parseTemplate(file, text)
+	return decidedTemplate(fsys, file, text)
 }
 
 var pairRoles = regexp.MustCompile(`(?s)["']query["'].*["']document["']|["']document["'].*["']query["']`)
@@ -189,7 +197,7 @@ func (o *object) checkProcessing() {
 
 // readChatTemplate returns chat_template.jinja, else chat_template of tokenizer_config.json, with the name of its file; "": there is none.
 func readChatTemplate(fsys fs.FS) (file, text string, err error) {
-	const own, other = "chat_template.jinja", "tokenizer_config.json"
+	const own, other = "chat_template.jinja", tokenizerConfigFile
 	raw, err := readFile(fsys, own)
 	if raw != nil || err != nil {
 		return own, string(raw), err

@@ -33,6 +33,9 @@ func (t *tensors) need(name string, shape ...int) Tensor {
 		t.err = status.Errorf(status.Start, "tensor %s has shape %v; by config.json it must have %v", quote(name), found, shape)
 		return Tensor{}
 	}
+	if index, ok := t.index.(interface{ Usable(string) error }); ok {
+		t.err = index.Usable(name)
+	}
 	return Tensor{Name: name, Shape: shape}
 }
 

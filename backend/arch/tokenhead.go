@@ -1,7 +1,6 @@
 package arch
 
 import (
-	"encoding/json"
 	"io/fs"
 
 	"github.com/basetenlabs/bei-runtime/backend/status"
@@ -73,18 +72,10 @@ func specialTokens(fsys fs.FS) ([]string, error) {
 	return tokens, nil
 }
 
-// token reads a token: its text, or an object with it as content.
+// token reads the text of a token: "" for null.
 func (o *object) token(key string) string {
-	var text string
-	if json.Unmarshal(o.values[key], &text) == nil {
-		return text
-	}
-	var added struct {
-		Content *string `json:"content"`
-	}
-	if json.Unmarshal(o.values[key], &added) != nil || added.Content == nil {
-		o.fail(status.Start, "%s is neither a string nor an object with content", key)
+	if raw := o.values[key]; len(raw) == 0 || string(raw) == "null" {
 		return ""
 	}
-	return *added.Content
+	return o.addedToken(key).Content
 }

@@ -23,7 +23,7 @@ func TestUnknownToken(t *testing.T) {
 		"without a default":  {config: `{"tokenizer_class": "PreTrainedTokenizerFast"}`, special: `{}`, named: true},
 		"with a default":     {config: `{"tokenizer_class": "BertTokenizer"}`},
 		"of another type":    {config: `{"unk_token": 7}`, err: "tokenizer_config.json: unk_token is neither a string nor an object with content"},
-		"content of another": {special: `{"unk_token": {"content": 7}}`, err: "special_tokens_map.json: unk_token is"},
+		"content of another": {special: `{"unk_token": {"content": 7}}`, err: "special_tokens_map.json: unk_token: content is 7; it must be a string"},
 		"class of another":   {config: `{"tokenizer_class": []}`, err: "tokenizer_class"},
 		"no JSON":            {config: `{`, err: "tokenizer_config.json"},
 	} {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/basetenlabs/bei-runtime/backend/arch"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
@@ -81,7 +82,7 @@ func TestFailureOfTheLibrary(t *testing.T) {
 }
 
 func TestClose(t *testing.T) {
-	tokenizer, err := Open(kindDir("bert"), false)
+	tokenizer, err := Open(kindDir("bert"), false, arch.TokenizerConfig{})
 	require.NoError(t, err)
 	var group sync.WaitGroup
 	for range 8 {

@@ -44,6 +44,7 @@ type file struct {
 	decoder       any
 	postProcessor json.RawMessage
 	model         model
+	truncation    struct{ Direction string }
 
 	// decodeRefusal says why the decoder may not run; the library is then opened without it.
 	decodeRefusal string
@@ -114,6 +115,9 @@ func parseFile(data []byte) (*file, error) {
 	f.postProcessor = sections["post_processor"]
 	if hasEscapedNUL(f.postProcessor) {
 		return nil, errors.New("post_processor holds a NUL character")
+	}
+	if err := unmarshalSection(sections, "truncation", &f.truncation); err != nil {
+		return nil, err
 	}
 	raw, ok := sections["model"]
 	if !ok {

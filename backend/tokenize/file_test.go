@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/basetenlabs/bei-runtime/backend/arch"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
@@ -49,7 +50,7 @@ func changed(t testing.TB, kind string, change func(map[string]any)) []byte {
 }
 
 func parseChanged(t testing.TB, kind string, change func(map[string]any)) *Tokenizer {
-	tokenizer, err := parse(changed(t, kind, change), false)
+	tokenizer, err := parse(changed(t, kind, change), false, &arch.TokenizerConfig{})
 	require.NoError(t, err)
 	t.Cleanup(tokenizer.Close)
 	return tokenizer
@@ -58,7 +59,7 @@ func parseChanged(t testing.TB, kind string, change func(map[string]any)) *Token
 func TestOpenErrors(t *testing.T) {
 	dir := t.TempDir()
 	open := func() error {
-		_, err := Open(dir, false)
+		_, err := Open(dir, false, arch.TokenizerConfig{})
 		return err
 	}
 	path := filepath.Join(dir, FileName)
@@ -111,7 +112,7 @@ func TestHostileBytes(t *testing.T) {
 		"huge number":        {`{"decoder":{"type":"Strip","content":" ","start":1e999,"stop":0},"model":{}}`, "decoder"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := parse([]byte(c.data), false)
+			_, err := parse([]byte(c.data), false, &arch.TokenizerConfig{})
 			require.ErrorContains(t, err, c.message)
 			require.Less(t, len(err.Error()), 600)
 		})
@@ -245,7 +246,7 @@ func TestHostileSections(t *testing.T) {
 		}, "added_tokens[0]"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tokenizer, err := parse(changed(t, c.kind, c.change), false)
+			tokenizer, err := parse(changed(t, c.kind, c.change), false, &arch.TokenizerConfig{})
 			require.Nil(t, tokenizer)
 			require.ErrorContains(t, err, c.message)
 			require.Less(t, len(err.Error()), 1000)
@@ -260,13 +261,13 @@ func TestLongKeyIsNotRepeated(t *testing.T) {
 	})
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	_, _ = parse(data, false)
+	_, _ = parse(data, false, &arch.TokenizerConfig{})
 	runtime.ReadMemStats(&after)
 	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(256<<20))
 }
 
 func TestLowerCase(t *testing.T) {
-	lowered, err := Open(kindDir("roberta"), true)
+	lowered, err := Open(kindDir("roberta"), true, arch.TokenizerConfig{})
 	require.NoError(t, err)
 	defer lowered.Close()
 	plain := open(t, "roberta")

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/basetenlabs/bei-runtime/backend/arch"
 )
 
 const (
@@ -68,7 +70,7 @@ func kindDir(kind string) string {
 }
 
 func open(t testing.TB, kind string) *Tokenizer {
-	tokenizer, err := Open(kindDir(kind), false)
+	tokenizer, err := Open(kindDir(kind), false, arch.TokenizerConfig{})
 	require.NoError(t, err)
 	t.Cleanup(tokenizer.Close)
 	return tokenizer

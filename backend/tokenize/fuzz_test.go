@@ -7,6 +7,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/basetenlabs/bei-runtime/backend/arch"
 )
 
 // FuzzTokenizerFile opens foreign files. One that opens must encode and decode, or fail, without ending the process.
@@ -36,7 +38,7 @@ func FuzzTokenizerFile(f *testing.F) {
 		f.Add([]byte(`{"version":"1.0","truncation":null,"padding":null,"added_tokens":` + added + `,` + rest + `}`))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		tokenizer, err := parse(data, false)
+		tokenizer, err := parse(data, false, &arch.TokenizerConfig{})
 		if err != nil {
 			require.Nil(t, tokenizer)
 			return

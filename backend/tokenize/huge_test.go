@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/basetenlabs/bei-runtime/backend/arch"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
@@ -173,7 +174,7 @@ func TestNoLeak(t *testing.T) {
 
 	small := func(n int) {
 		for range n {
-			other, err := Open(kindDir("bert"), false)
+			other, err := Open(kindDir("bert"), false, arch.TokenizerConfig{})
 			require.NoError(t, err)
 			work(other, 2)
 			other.Close()

@@ -10,7 +10,7 @@ import (
 )
 
 func TestPairTemplate(t *testing.T) {
-	tokenizer, err := Open(kindDir("qwen"), false)
+	tokenizer, err := Open(kindDir("qwen"), false, arch.TokenizerConfig{})
 	require.NoError(t, err)
 	defer tokenizer.Close()
 	source := &arch.PairTemplate{

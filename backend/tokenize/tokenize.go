@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/basetenlabs/bei-runtime/backend/arch"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
@@ -85,6 +86,9 @@ func (e *Encoding) reset() {
 
 // Tokenizer is an open tokenizer. Its methods may be called from any goroutine at any time.
 type Tokenizer struct {
+	// TruncationSide is the side that the files say is cut off.
+	TruncationSide Side
+
 	vocab         *vocabulary
 	processor     *processor
 	cutter        *cutter // nil: a text must be tokenized whole
@@ -98,9 +102,9 @@ type Tokenizer struct {
 	prompts promptCounts
 }
 
-// Open reads tokenizer.json from the folder dir. lowerCase lowers texts first, whatever the file says: sentence-transformers'
-// do_lower_case. Errors are START errors that name the file, the field and the fix. The caller must Close the tokenizer.
-func Open(dir string, lowerCase bool) (*Tokenizer, error) {
+// Open reads tokenizer.json from the folder dir; c is what the files beside it say. lowerCase lowers texts first, whatever these say:
+// sentence-transformers' do_lower_case. Errors are START errors that name the file, the field and the fix. The caller must Close the tokenizer.
+func Open(dir string, lowerCase bool, c arch.TokenizerConfig) (*Tokenizer, error) {
 	path := filepath.Join(dir, FileName)
 	data, err := readFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -109,22 +113,26 @@ func Open(dir string, lowerCase bool) (*Tokenizer, error) {
 	if err != nil {
 		return nil, status.Errorf(status.Start, "%w", err)
 	}
-	t, err := parse(data, lowerCase)
+	t, err := parse(data, lowerCase, &c)
 	if err != nil {
 		return nil, status.Errorf(status.Start, "%s: %w", path, err)
 	}
 	return t, nil
 }
 
-func parse(data []byte, lowerCase bool) (*Tokenizer, error) {
+func parse(data []byte, lowerCase bool, c *arch.TokenizerConfig) (*Tokenizer, error) {
 	f, err := parseFile(data)
 	if err != nil {
+		return nil, err
+	}
+	if err := f.apply(c); err != nil {
 		return nil, err
 	}
 	if lowerCase {
 		f.lowerCase()
 	}
-	t := &Tokenizer{decodeRefusal: f.decodeRefusal, unknown: f.model.unknown(), marksSubwords: f.model.Prefix != nil && *f.model.Prefix != ""}
+	t := &Tokenizer{decodeRefusal: f.decodeRefusal, unknown: f.model.unknown(), TruncationSide: f.truncationSide(c),
+		marksSubwords: f.model.Prefix != nil && *f.model.Prefix != ""}
 	if t.vocab, err = newVocabulary(f); err != nil {
 		return nil, err
 	}

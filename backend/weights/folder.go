@@ -186,14 +186,14 @@ func readJSON(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, maxIndex+1))
+	info, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
-	if len(raw) > maxIndex {
-		return nil, fmt.Errorf("%s exceeds the limit of %d bytes", filepath.Base(path), maxIndex)
+	if info.Size() > maxIndex {
+		return nil, fmt.Errorf("%s has %d bytes; the limit is %d", filepath.Base(path), info.Size(), maxIndex)
 	}
-	return raw, nil
+	return io.ReadAll(io.LimitReader(f, maxIndex))
 }
 
 // openRegular opens a regular file; opening a pipe or a device could block for ever.

@@ -182,6 +182,14 @@ func (s *Set) Shape(name string) ([]int, bool) {
 	return slices.Clone(l.shape), ok
 }
 
+// Usable refuses (Unsupported) a tensor that is there in another dtype than F32, F16 and BF16.
+func (s *Set) Usable(name string) error {
+	if l, ok := s.tensors[name]; ok && !l.dtype.usable() {
+		return status.Errorf(status.Unsupported, "tensor %s in %q has dtype %s; supported: F32, F16, BF16", quote(name), s.dir, quote(string(l.dtype)))
+	}
+	return nil
+}
+
 // Tensor returns a view of a tensor. Errors: WeightsNotFound with near names, Unsupported for dtypes other than F32, F16 and
 // BF16, Start where the file has become shorter, ShutDown after Close.
 func (s *Set) Tensor(name string) (Tensor, error) {
@@ -189,8 +197,8 @@ func (s *Set) Tensor(name string) (Tensor, error) {
 	if !ok {
 		return Tensor{}, status.Errorf(status.WeightsNotFound, "weights in %q have no tensor %s%s", s.dir, quote(name), s.didYouMean(name))
 	}
-	if !l.dtype.usable() {
-		return Tensor{}, status.Errorf(status.Unsupported, "tensor %s in %q has dtype %s; supported: F32, F16, BF16", quote(name), s.dir, quote(string(l.dtype)))
+	if err := s.Usable(name); err != nil {
+		return Tensor{}, err
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -222,6 +230,15 @@ func (s *Set) Release(t Tensor) {
 
 // Names returns the names of all tensors, sorted.
 func (s *Set) Names() []string { return slices.Clone(s.names) }
+
+// Files returns the names of the files, in the order of their folders.
+func (s *Set) Files() []string {
+	names := make([]string, len(s.files))
+	for i, f := range s.files {
+		names[i] = f.name
+	}
+	return names
+}
 
 // TotalBytes is the size of all tensors as they are stored.
 func (s *Set) TotalBytes() int64 { return s.bytes }

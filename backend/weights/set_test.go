@@ -364,3 +364,31 @@ func TestMiniLM(t *testing.T) {
 	require.True(t, ok, "its header is aligned, so that nothing needs a copy")
 	require.Len(t, view, 384)
 }
+
+// FuzzFolder gives foreign bytes to the files that say where weights lie: what opens has tensors of the shapes and bytes that it says.
+func FuzzFolder(f *testing.F) {
+	f.Add([]byte(`{"weight_map": {"a": "x.safetensors", "b": "y.safetensors"}}`), []byte(`[{"path": ""}, {"path": "1_Pooling"}]`), one("a", 1), one("b", 2))
+	f.Add([]byte(`{"weight_map": {"a": "x.safetensors", "b": "x.safetensors"}}`), []byte(`[{"path": ""}, {"path": "2"}]`), one("a", 1), one("a", 2))
+	f.Add([]byte(`{"weight_map": {"a": "../x.safetensors"}}`), []byte(`[{"path": ".."}]`), []byte{}, []byte{})
+	f.Fuzz(func(t *testing.T, index, modules, x, y []byte) {
+		dir := folder(t, IndexFile, index, ModulesFile, modules, "x.safetensors", x, "y.safetensors", y, "2/"+SingleFile, y)
+		s, err := Open(dir)
+		if err != nil {
+			require.Less(t, len(err.Error()), 4000)
+			return
+		}
+		for _, name := range s.Names() {
+			tensor, err := s.Tensor(name)
+			if err != nil {
+				require.Error(t, s.Usable(name))
+				continue
+			}
+			numbers := 1
+			for _, n := range tensor.Shape {
+				numbers *= n
+			}
+			require.Len(t, tensor.AppendFloat32(nil), numbers)
+		}
+		require.NoError(t, s.Close())
+	})
+}

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/basetenlabs/bei-runtime/backend"
 )
 
 const (
@@ -132,4 +134,24 @@ func TestInfoIsJSON(t *testing.T) {
 	out, err = bei(t.Context(), nil, "info", "--schema")
 	require.NoError(t, err)
 	require.True(t, json.Valid([]byte(out)))
+}
+
+// TestInfoExplains: the decisions as a table, and of a folder that cannot be served what is missing.
+func TestInfoExplains(t *testing.T) {
+	folder := filepath.Join("..", "..", "testdata", "models", "bert-mean")
+	out, err := bei(t.Context(), nil, "info", "--text", folder, "--engine", "mock")
+	require.NoError(t, err)
+	require.Regexp(t, `(?m)^tokenizer class +BertTokenizer +tokenizer_config.json: tokenizer_class$`, out)
+
+	broken := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(broken, "config.json"), []byte(`{"model_type": "t5"}`), 0o600))
+	out, err = bei(t.Context(), nil, "info", "--text", broken)
+	require.ErrorContains(t, err, "tokenizer.json is missing")
+	require.Regexp(t, `(?m)^family +t5 +config.json: model_type$`, out)
+	require.Contains(t, out, `cannot be served: model folder`)
+	out, err = bei(t.Context(), nil, "info", broken)
+	require.Error(t, err)
+	var e backend.Explanation
+	require.NoError(t, json.Unmarshal([]byte(out), &e))
+	require.Len(t, e.Problems, 3)
 }

@@ -164,7 +164,7 @@ func (e *Engine) load(m *arch.Model, w *weights.Set, o Options) error {
 }
 
 func newLowering(g *graph, b *binder, m *arch.Model, o Options) *lowering {
-	return &lowering{g: g, b: b, m: m, positions: max(m.MaxPositions, m.Embeddings.PositionOffset+o.Limits.MaxLength), calibrate: o.Calibrate}
+	return &lowering{g: g, b: b, m: m, positions: max(m.Positions(o.Limits.MaxLength), m.Embeddings.PositionOffset+o.Limits.MaxLength), calibrate: o.Calibrate}
 }
 
 // Info implements engine.Engine.

@@ -145,32 +145,42 @@ func synthesise(t testing.TB, name string, build func(k *maker) *arch.Model) Cas
 	k := &maker{random: rand.New(rand.NewPCG(seed.Sum64(), 1)), header: make(map[string]any)}
 	c := Case{Name: name, Model: build(k), Sequences: k.sequences()}
 
-	header, err := json.Marshal(k.header)
-	require.NoError(t, err)
-	for len(header)%8 != 0 {
-		header = append(header, ' ')
-	}
-	dir := t.TempDir()
-	file := append(binary.LittleEndian.AppendUint64(nil, uint64(len(header))), append(header, k.data...)...)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "model.safetensors"), file, 0o600))
-	c.Weights, err = weights.Open(dir)
-	require.NoError(t, err)
+	c.Weights = k.open(t, t.TempDir())
 	t.Cleanup(func() { require.NoError(t, c.Weights.Close()) })
 	newReference(t, &c).fill(c.Sequences)
 	return c
 }
 
-// sequences are of awkward lengths, with positions that start at 2 and prompts to skip.
+// open writes the weights to a file in dir and opens it.
+func (k *maker) open(t require.TestingT, dir string) *weights.Set {
+	header, err := json.Marshal(k.header)
+	require.NoError(t, err)
+	for len(header)%8 != 0 {
+		header = append(header, ' ')
+	}
+	file := append(binary.LittleEndian.AppendUint64(nil, uint64(len(header))), append(header, k.data...)...)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "model.safetensors"), file, 0o600))
+	set, err := weights.Open(dir)
+	require.NoError(t, err)
+	return set
+}
+
+// sequences are of awkward lengths, with positions that start at 2.
 func (k *maker) sequences() []Sequence {
 	var sequences []Sequence
 	for _, n := range []int{7, 1, 33, 2, maxLength, 16} {
-		q := Sequence{Skip: min(n-1, 3)}
-		for i := range n {
-			q.IDs = append(q.IDs, k.random.Int32N(vocabSize))
-			q.Types = append(q.Types, k.random.Int32N(typeCount))
-			q.Positions = append(q.Positions, int32(i+2))
-		}
-		sequences = append(sequences, q)
+		sequences = append(sequences, k.sequence(n, 2))
 	}
 	return sequences
+}
+
+// sequence has n tokens, a prompt to skip, and positions from first on.
+func (k *maker) sequence(n, first int) Sequence {
+	q := Sequence{Skip: min(n-1, 3)}
+	for i := range n {
+		q.IDs = append(q.IDs, k.random.Int32N(vocabSize))
+		q.Types = append(q.Types, k.random.Int32N(typeCount))
+		q.Positions = append(q.Positions, int32(first+i))
+	}
+	return q
 }

@@ -2,7 +2,6 @@ package suite
 
 import (
 	"math"
-	"testing"
 
 	"github.com/stretchr/testify/require"
 
@@ -13,7 +12,7 @@ import (
 // reference is a transformer in float64, written from arch.Model's comments as loops over single sequences. It shares
 // no code with any engine and is made to be read, not to be fast.
 type reference struct {
-	t       testing.TB
+	t       require.TestingT
 	m       *arch.Model
 	weights *weights.Set
 	cache   map[string][]float64
@@ -22,7 +21,7 @@ type reference struct {
 
 type vectors [][]float64
 
-func newReference(t testing.TB, c *Case) *reference {
+func newReference(t require.TestingT, c *Case) *reference {
 	return &reference{t: t, m: c.Model, weights: c.Weights, cache: make(map[string][]float64), seen: make(map[string]float64)}
 }
 
@@ -128,7 +127,7 @@ func (r *reference) linear(l arch.Linear, x vectors) vectors {
 func (r *reference) product(l arch.Linear, x vectors) vectors {
 	w, bias := r.tensor(l.Weight), r.tensor(l.Bias)
 	if l.Score != nil {
-		w = r.score(l, w)
+		w = r.scoreRow(l, w)
 	}
 	y := make(vectors, len(x))
 	for t := range x {
@@ -150,8 +149,8 @@ func (r *reference) product(l arch.Linear, x vectors) vectors {
 	return y
 }
 
-// score is the row of one token less that of another.
-func (r *reference) score(l arch.Linear, table []float64) []float64 {
+// scoreRow is the row of one token less that of another.
+func (r *reference) scoreRow(l arch.Linear, table []float64) []float64 {
 	row := append([]float64(nil), table[l.Score.True*l.In:(l.Score.True+1)*l.In]...)
 	for i := range row {
 		if l.Score.False >= 0 {
@@ -305,26 +304,21 @@ func (r *reference) prepare(a *arch.Attention, v []float64, key bool, position i
 // attend is the output of query head h of token i.
 func (r *reference) attend(a *arch.Attention, heads [][]vectors, place placing, i, h int) []float64 {
 	kv := h / (a.Heads / a.KVHeads)
-	out, total := make([]float64, a.HeadDim), 0.0
+	scores, most := make(map[int]float64), math.Inf(-1)
 	for j := range heads {
 		if (a.WindowLeft >= 0 && j < i-a.WindowLeft) || (a.WindowRight >= 0 && j > i+a.WindowRight) || (a.Causal && j > i) {
 			continue
 		}
-		s := 0.0
-		for c := range a.HeadDim {
-			s += heads[i][0][h][c] * heads[j][1][kv][c]
+		scores[j] = r.score(a, heads[i][0][h], heads[j][1][kv], place, h, i-j)
+		most = max(most, scores[j])
+	}
+	out, total := make([]float64, a.HeadDim), 0.0
+	for j := range heads { // in order, so that sums are the same each time
+		s, seen := scores[j]
+		if !seen {
+			continue
 		}
-		s = (s + place(heads[i][0][h], heads[j][1][kv], h, i-j)) * float64(a.Scale)
-		if a.Softcap > 0 {
-			s = float64(a.Softcap) * math.Tanh(s/float64(a.Softcap))
-		}
-		if a.AlibiSlopes != nil {
-			s -= float64(a.AlibiSlopes[h]) * math.Abs(float64(i-j))
-		}
-		if a.RelativeBias != nil {
-			s += r.tensor(a.RelativeBias.Weight)[relativeBucket(a.RelativeBias, j-i)*a.Heads+h]
-		}
-		p := math.Exp(s) // scores of the suite's models are small
+		p := math.Exp(s - most)
 		total += p
 		for c := range out {
 			out[c] += p * heads[j][2][kv][c]
@@ -334,6 +328,25 @@ func (r *reference) attend(a *arch.Attention, heads [][]vectors, place placing, 
 		out[c] /= total
 	}
 	return out
+}
+
+// score is what a query of head h gives a key at that distance (query minus key).
+func (r *reference) score(a *arch.Attention, query, key []float64, place placing, h, distance int) float64 {
+	s := place(query, key, h, distance)
+	for c := range a.HeadDim {
+		s += query[c] * key[c]
+	}
+	s *= float64(a.Scale)
+	if a.Softcap > 0 {
+		s = float64(a.Softcap) * math.Tanh(s/float64(a.Softcap))
+	}
+	if a.AlibiSlopes != nil {
+		s -= float64(a.AlibiSlopes[h]) * math.Abs(float64(distance))
+	}
+	if a.RelativeBias != nil {
+		s += r.tensor(a.RelativeBias.Weight)[relativeBucket(a.RelativeBias, -distance)*a.Heads+h]
+	}
+	return s
 }
 
 // relativeBucket is the bucket of a key's distance from the query, as T5's paper tells it
