@@ -1,6 +1,7 @@
 package trt
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -34,7 +35,8 @@ func newSlot(e *Engine) *slot {
 // Batch implements engine.Slot.
 func (s *slot) Batch() *engine.Batch { return s.batch }
 
-// Run implements engine.Slot. A run on a device that is lost meanwhile is repeated on another one, where there is one.
+// Run implements engine.Slot. A run on a device that is lost meanwhile is repeated once, on another one where there is one: a batch that
+// breaks devices must not go through all of them.
 func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 	e := s.engine
 	if err := e.begin(); err != nil {
@@ -44,7 +46,7 @@ func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 	if err := s.fits(); err != nil {
 		return engine.Output{}, err
 	}
-	for {
+	for repeated := false; ; repeated = true {
 		w, err := e.acquire(ctx)
 		if err != nil {
 			return engine.Output{}, err
@@ -53,6 +55,9 @@ func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 		e.release(w, err)
 		if status.CodeOf(err) != status.Unhealthy {
 			return out, err
+		}
+		if repeated {
+			return out, cmp.Or(e.Health(), err) // Health names the devices
 		}
 	}
 }
