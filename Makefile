@@ -94,8 +94,10 @@ build_trt: setup_tensorrt ## build TensorRT's shim into dist/: libbei_trt_rtx1.s
 	$(MAKE) --no-print-directory $$shims && if [ -n "$$reason" ]; then echo "libbei_trt_10.so is not built: $$reason"; fi
 
 install_gpu: build build_trt setup_gpu ## build all for a machine with an NVIDIA GPU into dist/, with TensorRT-RTX and ONNX Runtime's CUDA provider
-	@mkdir -p $(DIST)/tensorrt $(DIST)/onnxruntime-gpu
-	@cp -f $(DEPS)/tensorrt/lib/* $(DIST)/tensorrt/ && cp -f $(DEPS)/gpu/onnxruntime/* $(DIST)/onnxruntime-gpu/
+	@# Whole folders take the place of what was there: a running process keeps the files that it has mapped, and none of an older pin stays.
+	@rm -rf $(DIST)/.gpu && mkdir -p $(DIST)/.gpu
+	@cp -R $(DEPS)/tensorrt/lib $(DIST)/.gpu/tensorrt && cp -R $(DEPS)/gpu/onnxruntime $(DIST)/.gpu/onnxruntime-gpu
+	@cd $(DIST) && rm -rf tensorrt onnxruntime-gpu && mv .gpu/tensorrt .gpu/onnxruntime-gpu . && rmdir .gpu
 	@echo "dist/ is complete for a GPU: $$(du -sh $(DIST) | cut -f 1)"
 
 $(DIST)/libbei_trt_%.so: $(wildcard trt/shim/*) trt/shim.h Makefile $(DEPS)/stamps/tensorrt-headers $(DEPS)/stamps/cuda-headers

@@ -2,7 +2,10 @@
 
 import os
 import re
+import shutil
+import signal
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -156,6 +159,39 @@ class RunTest(unittest.TestCase):
                 self.assertLess(time.monotonic() - begin, 30)
                 lost, = run_tests.run_shard(run_tests.Shard("b", "^TestA$", ""), folder, {}, 60, begin, "x")
                 self.assertEqual((lost["status"], lost["output"]), ("lost", "the time was over before it began"))
+
+    def test_a_signal_ends_the_tests_that_run(self):
+        with tempfile.TemporaryDirectory() as folder:
+            os.makedirs(os.path.join(folder, "tests"))
+            shutil.copy(run_tests.__file__, folder)
+            with open(os.path.join(folder, "tests", "tests.json"), "w", encoding="utf-8") as file:
+                file.write('{"b": "."}')
+            binary, started = os.path.join(folder, "tests", "b.test"), os.path.join(folder, "started")
+            with open(binary, "w", encoding="utf-8") as file:
+                file.write(f'#!/bin/sh\nif [ "$1" = -test.list ]; then echo TestA; exit; fi\necho $$ > {started}.new\nmv {started}.new {started}\nsleep 60\n')
+            os.chmod(binary, 0o755)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                with subprocess.Popen([sys.executable, os.path.join(folder, "run_tests.py"), "--no-gpu"]) as runner:
+                    while not os.path.exists(started) and runner.poll() is None:
+                        time.sleep(0.01)
+                    runner.send_signal(number)
+                    self.assertEqual(runner.wait(30), 128 + number)
+                with open(started, encoding="utf-8") as file:
+                    test = int(file.read())
+                deadline = time.monotonic() + 30
+                while self.runs(test) and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                self.assertFalse(self.runs(test))
+                os.remove(started)
+
+    @staticmethod
+    def runs(process):
+        """Whether a process runs: a dead one that nobody has waited for does not."""
+        try:
+            with open(f"/proc/{process}/stat", encoding="utf-8") as file:
+                return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+        except FileNotFoundError:
+            return False
 
     def test_parents_in_several_processes_are_one_test(self):
         def record(status, seconds, **more):

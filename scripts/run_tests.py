@@ -10,7 +10,7 @@ a part of the models. Those of ALONE, which measure time or
 memory, run one after another when all others are done. The variables BEI_GPU_TESTS (the number of GPUs), NVIDIA_TF32_OVERRIDE=0, BEI_ROOT, BEI_DIST,
 BEI_TRT_SHIM_DIR, BEI_TENSORRT_LIB, BEI_ONNXRUNTIME_CPU_LIB and LD_LIBRARY_PATH are set, the last with the folders of CUDA and cuDNN
 beside this Python's torch; values that are set already win. The results go to --json (default: results.json beside this file), which is
-written anew as each process ends:
+written anew as each process ends, also before a signal (SIGINT, SIGTERM, SIGHUP) ends this one and the tests that run:
 
     {"seconds": .., "counts": {"pass": ..}, "tests": [{"binary", "name", "status", "seconds", "output"}, ...]}
 
@@ -22,6 +22,7 @@ skipped, 1 otherwise. Needs Python 3.9.
 import argparse
 import collections
 import concurrent.futures
+import contextlib
 import importlib.util
 import json
 import os
@@ -29,6 +30,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -55,6 +57,9 @@ ALONE = re.compile(r"SteadyState|Idle|Resident|Allocations|ReleasesEverything|Re
 
 EVENT = re.compile(r"^=== (?:RUN|PAUSE|CONT|NAME) *(\S*)$")  # NAME without one: what follows is no test's
 RESULT = re.compile(r"^ *--- (PASS|FAIL|SKIP): (\S+) \((\d+(?:\.\d+)?)s\)$")
+
+RUNNING = set()  # processes of tests
+STARTING = threading.Lock()  # held while one is started and put there
 
 Shard = collections.namedtuple("Shard", "binary run skip part", defaults=("",))  # the patterns of -test.run and -test.skip; BEI_TEST_PART
 
@@ -158,6 +163,15 @@ def list_tests(binary, folder, variables):
     return [line for line in done.stdout.splitlines() if line.startswith("Test")]
 
 
+def end(number, _frame):
+    """Handle a signal: no test outlives this process, to hold the GPU or to disturb what is measured next."""
+    STARTING.acquire()  # for good: no test begins any more
+    for process in list(RUNNING):
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.killpg(process.pid, signal.SIGKILL)
+    os._exit(128 + number)
+
+
 def run_shard(shard, folder, variables, timeout, deadline, keep):
     """The records of a shard, which ends after timeout seconds, or at the deadline."""
     if time.monotonic() >= deadline:
@@ -171,7 +185,11 @@ def run_shard(shard, folder, variables, timeout, deadline, keep):
         variables = {**variables, "BEI_TEST_PART": shard.part}
     timeout = max(1, min(timeout, deadline - begin))
     # A session of its own: what the test starts ends with it.
-    with subprocess.Popen(command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as process:
+    with STARTING:
+        process = subprocess.Popen(command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                   start_new_session=True)
+        RUNNING.add(process)
+    with process:
         try:
             out, _ = process.communicate(timeout=timeout)
             code = process.returncode
@@ -179,6 +197,8 @@ def run_shard(shard, folder, variables, timeout, deadline, keep):
             os.killpg(process.pid, signal.SIGKILL)
             out, _ = process.communicate()
             code = None
+        finally:
+            RUNNING.discard(process)
     return records(shard, out.decode("utf-8", "replace"), code, time.monotonic() - begin, keep)
 
 
@@ -253,6 +273,8 @@ def main():
         raise SystemExit(f"run_tests: no test binary {', '.join(unknown)}; there are {', '.join(folders)}")
     split, variables = parse_split(options.split), environment(dict(os.environ), not options.no_gpu)
     begin, shards = time.monotonic(), []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
     for name in chosen:
         tests = list_tests(os.path.join(HERE, "tests", name + ".test"), folders[name], variables)
         shards += shards_of(name, [test for test in tests if re.search(options.run, test)], split.get(name, {}), PARTS.get(name, {}))

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -24,7 +25,9 @@ import (
 //
 // A file is a magic number, the SHA-256 of its payload, its length, and the payload. One that does not check out is made again. Names are
 // digests of all that decides the content, so that nothing is ever out of date; what was not used for longest goes when the folder
-// becomes larger than its limit.
+// becomes larger than its limit. Files of other names are somebody else's, whatever they end in, and stay.
+//
+// The checksum finds damage, not malice: TensorRT trusts a plan, so that the folder's writers must be trusted.
 type cache struct {
 	folder string // "": keep nothing
 	limit  int64  // bytes
@@ -58,6 +61,9 @@ func key(parts ...any) (string, error) {
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:16]), nil
 }
+
+// ownName matches files that store writes, and what it left of one when it was killed: names of key's.
+var ownName = regexp.MustCompile(`^[0-9a-f]{32}\.(plan|kernels)(\.new-\d+)?$`)
 
 // load returns the content of a file; nil where there is none that is whole.
 func (c *cache) load(name string) []byte {
@@ -142,16 +148,17 @@ func (c *cache) evict(keep string) {
 	var files []file
 	total := int64(0)
 	for _, e := range entries {
+		own := ownName.FindStringSubmatch(e.Name())
+		if own == nil {
+			continue
+		}
 		info, err := e.Info()
-		if err != nil || !info.Mode().IsRegular() {
-			continue
-		}
-		if strings.Contains(e.Name(), ".new-") && time.Since(info.ModTime()) > time.Hour {
-			_ = os.Remove(filepath.Join(c.folder, e.Name())) // another process may have been quicker
-			continue
-		}
-		if strings.HasSuffix(e.Name(), planSuffix) || strings.HasSuffix(e.Name(), kernelSuffix) {
+		switch part := own[2] != ""; {
+		case err != nil || !info.Mode().IsRegular():
+		case !part:
 			files, total = append(files, file{e.Name(), info}), total+info.Size()
+		case time.Since(info.ModTime()) > time.Hour:
+			_ = os.Remove(filepath.Join(c.folder, e.Name())) // another process may have been quicker
 		}
 	}
 	slices.SortFunc(files, func(a, b file) int {

@@ -78,25 +78,29 @@ func TestEviction(t *testing.T) {
 		when := time.Now().Add(-time.Duration(hours) * time.Hour)
 		require.NoError(t, os.Chtimes(filepath.Join(c.folder, name), when, when))
 	}
+	own := func(letter, suffix string) string { return strings.Repeat(letter, 32) + suffix }
 	kilobyte := make([]byte, 1000)
-	for i, name := range []string{"a.plan", "b.kernels", "c.plan"} {
+	for i, name := range []string{own("a", planSuffix), own("b", kernelSuffix), own("c", planSuffix)} {
 		require.NoError(t, c.store(name, kilobyte))
 		age(name, 9-i)
 	}
-	for _, name := range []string{"x.lock", "notes.txt", "a.plan.new-1", "b.plan.new-2"} {
+	others := []string{"engine.plan", "notes.txt", "old.new-1", "x.lock"}
+	for _, name := range append([]string{own("a", ".plan.new-1"), own("b", ".plan.new-2")}, others...) {
 		require.NoError(t, os.WriteFile(filepath.Join(c.folder, name), kilobyte, 0o644))
 		age(name, 48)
 	}
-	age("b.plan.new-2", 0)
-	require.NoError(t, os.Mkdir(filepath.Join(c.folder, "d.plan"), 0o755))
-	require.NotNil(t, c.load("a.plan"), "and now it was used last")
-	require.NoError(t, c.store("e.plan", kilobyte))
-	require.Equal(t, []string{"a.plan", "b.plan.new-2", "c.plan", "d.plan", "e.plan", "notes.txt", "x.lock"}, names(t, c.folder, ""),
-		"b.kernels was not used for longest, and nobody writes a.plan.new-1 any more")
+	age(own("b", ".plan.new-2"), 0)
+	require.NoError(t, os.Mkdir(filepath.Join(c.folder, own("d", planSuffix)), 0o755))
+	require.NotNil(t, c.load(own("a", planSuffix)), "and now it was used last")
+	require.NoError(t, c.store(own("e", planSuffix), kilobyte))
+	left := append([]string{own("a", planSuffix), own("b", ".plan.new-2"), own("c", planSuffix), own("d", planSuffix), own("e", planSuffix)}, others...)
+	require.ElementsMatch(t, left, names(t, c.folder, ""),
+		"the kernels were not used for longest, nobody writes the first part any more, and the others are not the cache's")
 
 	c.limit = 1
-	require.NoError(t, c.store("f.plan", kilobyte))
-	require.Equal(t, []string{"d.plan", "f.plan"}, names(t, c.folder, ".plan"), "larger than the limit by itself, but in use")
+	require.NoError(t, c.store(own("f", planSuffix), kilobyte))
+	require.Equal(t, []string{own("d", planSuffix), "engine.plan", own("f", planSuffix)}, names(t, c.folder, planSuffix),
+		"larger than the limit by itself, but in use")
 }
 
 // TestNoPartialFiles: a store that fails leaves nothing.

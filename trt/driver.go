@@ -7,7 +7,9 @@ import (
 
 // driver is what the runtime needs of a flavour and its devices. Tests have a scripted one.
 type driver interface {
-	Devices() ([]nvinfer.Device, error)
+	DeviceCount() (int, error)
+	// Device describes a device, which costs it a context for a moment.
+	Device(index int) (nvinfer.Device, error)
 	// Build makes a plan. It needs no device.
 	Build(d *design, w *weights.Set) (*plan, error)
 	// Load puts a plan on a device.

@@ -76,6 +76,7 @@ func newFake(t testing.TB, n int) *fake {
 	for i := range n {
 		f.devices = append(f.devices, nvinfer.Device{
 			Index: i, Name: fmt.Sprintf("Fake %c", 'A'+i), UUID: fmt.Sprintf("GPU-%d", i), MemoryTotal: 1 << 30, MemoryFree: 1 << 30,
+			ComputeMajor: 9,
 		})
 	}
 	t.Cleanup(func() {
@@ -176,8 +177,13 @@ func (f *fake) kill(device int) {
 
 var errLost = status.Errorf(status.Unhealthy, "running the engine: an illegal memory access was encountered (CUDA_ERROR_ILLEGAL_ADDRESS)")
 
-// Devices implements driver.
-func (f *fake) Devices() ([]nvinfer.Device, error) { return f.devices, f.called("devices", 0) }
+// DeviceCount implements driver.
+func (f *fake) DeviceCount() (int, error) { return len(f.devices), f.called("count", 0) }
+
+// Device implements driver.
+func (f *fake) Device(index int) (nvinfer.Device, error) {
+	return f.devices[index], f.called("device", index)
+}
 
 // planOf begins a plan of the fake, planForm is all of it: with its limits.
 const (

@@ -149,9 +149,9 @@ func TestGPUSteadyState(t *testing.T) {
 	free := func() uint64 {
 		lib, err := openLibrary(LibraryOptions{})
 		require.NoError(t, err)
-		devices, err := lib.Devices()
+		device, err := lib.Device(0)
 		require.NoError(t, err)
-		return devices[0].MemoryFree
+		return device.MemoryFree
 	}
 	before := free()
 	random := rand.New(rand.NewPCG(5, 6))

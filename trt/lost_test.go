@@ -3,6 +3,8 @@ package trt
 import (
 	"context"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -148,7 +150,7 @@ func (f *fake) memory(device int) uint64 {
 	return f.used[device]
 }
 
-// TestRebuildThatFails: the last device's loss ends waiting runs with an error that names all devices.
+// TestRebuildThatFails: the last device's loss ends waiting runs with an error that names all devices. Runs that lost two wait no longer.
 func TestRebuildThatFails(t *testing.T) {
 	f := newFake(t, 2)
 	rebuild := f.holdRebuilds()
@@ -165,12 +167,39 @@ func TestRebuildThatFails(t *testing.T) {
 	for range e.slots {
 		err := <-errs
 		require.Equal(t, status.Unhealthy, status.CodeOf(err), err)
-		require.ErrorContains(t, err, "0 of 2 replicas serve: cuda:0 (Fake A) is lost: running the engine")
-		require.ErrorContains(t, err, "rebuilding it failed: the GPU has fallen off the bus\ncuda:1 (Fake B) is lost")
+		require.ErrorContains(t, err, "replicas serve: cuda:0 (Fake A) is ") // being rebuilt, for one that had two devices; else lost
 	}
+	require.Eventually(t, func() bool { return len(f.logged("could not be rebuilt")) == 2 }, 10*time.Second, time.Millisecond)
+	require.ErrorContains(t, e.Health(), "0 of 2 replicas serve: cuda:0 (Fake A) is lost: running the engine")
+	require.ErrorContains(t, e.Health(), "rebuilding it failed: the GPU has fallen off the bus\ncuda:1 (Fake B) is lost")
 	require.Equal(t, status.Unhealthy, status.CodeOf(f.check(e, e.slots[0], f.lengths(1, 1))))
 	requireUnhealthy(t, e, "0 of 2")
-	require.Len(t, f.logged("could not be rebuilt"), 2)
+}
+
+// TestPlanOfARebuild: a plan that the cache has, and that is as large as the weights, is not kept for a rebuild that may never come. A
+// rebuild builds none.
+func TestPlanOfARebuild(t *testing.T) {
+	folder := t.TempDir()
+	lose := func(cache string, between func()) error {
+		f := newFake(t, 1)
+		o := f.options()
+		o.Cache = cache
+		e := f.engine(o)
+		between()
+		f.kill(0)
+		err := f.check(e, e.slots[0], f.sequences(newRandom(1), 7))
+		require.LessOrEqual(t, f.count("build", 0), 1)
+		return err
+	}
+	require.NoError(t, lose("off", func() {}))
+	require.NoError(t, lose(folder, func() {}))
+	err := lose(folder, func() {
+		for _, name := range names(t, folder, planSuffix) {
+			require.NoError(t, os.Remove(filepath.Join(folder, name)))
+		}
+	})
+	require.Equal(t, status.Unhealthy, status.CodeOf(err))
+	require.ErrorContains(t, err, "rebuilding it failed: its plan is not in "+folder+" any more")
 }
 
 // TestSecondLossOfTheLastDevice ends the runs that wait for it.

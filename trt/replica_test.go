@@ -232,4 +232,37 @@ func TestDevices(t *testing.T) {
 	require.Equal(t, "cuda:1", e.Info().Device)
 	require.NoError(t, f.check(e, e.slots[0], f.sequences(newRandom(1), 5)))
 	require.Zero(t, f.count("load", 0))
+	require.Zero(t, f.count("device", 0), "a device that is not wanted may be another process's")
+}
+
+// TestPrecisionsOfDevices: what the GPU does not have is refused before a plan is built.
+func TestPrecisionsOfDevices(t *testing.T) {
+	for _, c := range []struct {
+		precision    string
+		major, minor int
+		refused      string
+	}{
+		{"float16", 7, 5, ""},
+		{"bfloat16", 7, 5, `dtype "bfloat16": cuda:0 (Fake A) has compute capability 7.5; it begins with 8.0: use dtype float16 or float32`},
+		{"bfloat16", 8, 0, ""},
+		{"bfloat16", 9, 0, ""},
+		{"float8", 8, 6, `dtype "float8": cuda:0 (Fake A) has compute capability 8.6; it begins with 8.9: use dtype float16 or float32`},
+		{"float8", 8, 9, ""},
+		{"float8", 12, 0, ""},
+	} {
+		err := capable(nvinfer.Device{Name: "Fake A", ComputeMajor: c.major, ComputeMinor: c.minor}, c.precision)
+		if c.refused == "" {
+			require.NoError(t, err, "%+v", c)
+			continue
+		}
+		require.Equal(t, status.Unsupported, status.CodeOf(err))
+		require.EqualError(t, err, c.refused)
+	}
+	f := newFake(t, 1)
+	f.devices[0].ComputeMajor, f.devices[0].ComputeMinor = 7, 5
+	o := f.options()
+	o.Precision = "bfloat16"
+	_, err := f.open(o)
+	require.Equal(t, status.Unsupported, status.CodeOf(err))
+	require.Zero(t, f.count("build", 0))
 }

@@ -1,6 +1,7 @@
 package trt
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -34,7 +35,8 @@ func newSlot(e *Engine) *slot {
 // Batch implements engine.Slot.
 func (s *slot) Batch() *engine.Batch { return s.batch }
 
-// Run implements engine.Slot. A run on a device that is lost meanwhile is repeated on another one, where there is one.
+// Run implements engine.Slot. A run on a device that is lost meanwhile is repeated once, on another one where there is one: a batch that
+// breaks devices must not go through all of them.
 func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 	e := s.engine
 	if err := e.begin(); err != nil {
@@ -44,7 +46,7 @@ func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 	if err := s.fits(); err != nil {
 		return engine.Output{}, err
 	}
-	for {
+	for repeated := false; ; repeated = true {
 		w, err := e.acquire(ctx)
 		if err != nil {
 			return engine.Output{}, err
@@ -53,6 +55,9 @@ func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 		e.release(w, err)
 		if status.CodeOf(err) != status.Unhealthy {
 			return out, err
+		}
+		if repeated {
+			return out, cmp.Or(e.Health(), err) // Health names the devices
 		}
 	}
 }
@@ -95,7 +100,7 @@ func (s *slot) inTables() error {
 	return nil
 }
 
-// grow returns the first n numbers of buffer, zeroed, which grows where it is shorter. Never nil.
+// grow returns the first n numbers of buffer, which grows where it is shorter. They may hold an earlier run's. Never nil.
 func grow(buffer *[]float32, n int) []float32 {
 	*buffer = slices.Grow((*buffer)[:0], max(n, 1))
 	return (*buffer)[:n:n]
@@ -218,14 +223,13 @@ func (s *slot) stageVectors(w *worker, groups []group) error {
 	return nil
 }
 
-// stage writes a group's inputs. What cells beyond a sequence's end hold is left from earlier launches: within the tables, and unseen.
+// stage writes a group's inputs. Cells beyond a sequence's end are zeros: within the tables, and unseen.
 func (s *slot) stage(w *worker, g group, cell, sequence int) {
 	b, p, x := s.batch, w.layout.planes, w.shapes.all[g.shape]
 	tokens := w.tokens.ints()[p.tokens*cell:][:p.tokens*x.cells()]
 	sequences := w.sequences.ints()[p.sequences*sequence:][:p.sequences*x.n]
 	clear(sequences)
-	// Planes may lie where others did in an earlier launch: ids are no positions.
-	clear(tokens)
+	clear(tokens) // planes may lie where others did in an earlier launch: ids are no positions
 	for k := range g.to - g.from {
 		i := s.order[g.from+k]
 		from, to := b.CuSeqLens[i], b.CuSeqLens[i+1]

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
@@ -157,7 +158,7 @@ func storedType(m *arch.Model, w *weights.Set) weights.DType {
 }
 
 func open(ctx context.Context, d driver, lib *nvinfer.Library, m *arch.Model, w *weights.Set, o Options) (engine.Engine, error) {
-	devices, err := pickDevices(d, o.Devices)
+	devices, err := pickDevices(d, o.Devices, o.Precision)
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +175,7 @@ func open(ctx context.Context, d driver, lib *nvinfer.Library, m *arch.Model, w 
 		}
 		b.scales = o.Scales
 	}
-	if err := b.identify(devices[0]); err != nil {
+	if err := b.identify(ctx, devices[0]); err != nil {
 		return nil, err
 	}
 	p, err := b.plan(ctx)
@@ -216,30 +217,67 @@ func (b *builder) open(ctx context.Context, devices []nvinfer.Device, p *found, 
 	if b.design.precision == "float32" {
 		details["products"] = b.products()
 	}
+	// A plan is as large as the weights: one that the cache has is let go of once all replicas are open, and a rebuild reads it again. A
+	// rebuild builds none, since the weights may be closed by the end of a build that nobody can interrupt.
+	var held atomic.Pointer[found]
+	held.Store(p)
+	if p.kept {
+		defer held.Store(nil)
+	}
 	return newEngine(ctx, setUp{
 		info:  engine.Info{Name: "tensorrt", Version: lib.Version, Precision: o.Precision, Limits: o.Limits, Details: details},
 		model: m, layout: p.layout, positions: max(m.Positions(o.Limits.MaxLength), m.Embeddings.PositionOffset+o.Limits.MaxLength), devices: len(devices), workers: o.Slots,
 		log: func(message string) { o.Logger(nvinfer.Error, message) },
 		open: func(ctx context.Context, i int) (*replica, error) {
+			p := held.Load()
+			if p == nil {
+				if p = b.cached(); p == nil {
+					return nil, status.Errorf(status.Start, "its plan is not in %s any more", b.cache.folder)
+				}
+			}
 			return b.replica(ctx, devices[i], p, sizes{limits: o.Limits, workers: o.Slots, graphs: maxGraphs,
 				memoryBytes: o.MemoryBytes, memoryShare: o.MemoryShare})
 		},
 	})
 }
 
-func pickDevices(d driver, wanted []int) ([]nvinfer.Device, error) {
-	all, err := d.Devices()
+// pickDevices describes the wanted devices. Others are left alone: they may be another process's, or out of order.
+func pickDevices(d driver, wanted []int, precision string) ([]nvinfer.Device, error) {
+	count, err := d.DeviceCount()
 	if err != nil {
 		return nil, err
 	}
+	for _, i := range wanted {
+		if i < 0 || i >= count {
+			return nil, status.Errorf(status.InvalidArgument, "devices: there is no CUDA device %d; this process sees %d (CUDA_VISIBLE_DEVICES chooses them)", i, count)
+		}
+	}
 	var devices []nvinfer.Device
 	for _, i := range wanted {
-		if i < 0 || i >= len(all) {
-			return nil, status.Errorf(status.InvalidArgument, "devices: there is no CUDA device %d; this process sees %d (CUDA_VISIBLE_DEVICES chooses them)", i, len(all))
+		device, err := d.Device(i)
+		if err != nil {
+			return nil, status.Errorf(status.CodeOf(err), "CUDA device %d: %w", i, err)
 		}
-		devices = append(devices, all[i])
+		if err := capable(device, precision); err != nil {
+			return nil, err
+		}
+		devices = append(devices, device)
 	}
 	return devices, nil
+}
+
+// leastCapability is the compute capability from which on GPUs multiply in a precision (CUDA C++ Programming Guide, "Compute
+// Capabilities"); others need none that TensorRT's own minimum does not bring.
+var leastCapability = map[string][2]int{"bfloat16": {8, 0}, "float8": {8, 9}}
+
+// capable refuses a precision that the device does not have.
+func capable(d nvinfer.Device, precision string) error {
+	least := leastCapability[precision]
+	if d.ComputeMajor > least[0] || d.ComputeMajor == least[0] && d.ComputeMinor >= least[1] {
+		return nil
+	}
+	return status.Errorf(status.Unsupported, "dtype %q: cuda:%d (%s) has compute capability %d.%d; it begins with %d.%d: use dtype float16 or float32",
+		precision, d.Index, d.Name, d.ComputeMajor, d.ComputeMinor, least[0], least[1])
 }
 
 // builder finds or makes a plan, and opens replicas of it.
@@ -254,8 +292,16 @@ type builder struct {
 	name    string // of the plan's file, without suffix
 }
 
-// identify derives the plan's name from all that decides it. Plans of TensorRT proper hold kernels of one kind of device.
-func (b *builder) identify(d nvinfer.Device) error {
+// identify derives the plan's name from all that decides it: a plan holds the weights, so that every byte of them counts, not only a
+// sample. Plans of TensorRT proper hold kernels of one kind of device. Without a cache nothing needs a name.
+func (b *builder) identify(ctx context.Context, d nvinfer.Device) error {
+	if b.cache.folder == "" {
+		return nil
+	}
+	digest, err := b.weights.Digest(ctx)
+	if err != nil {
+		return err
+	}
 	target := ""
 	if b.library.Features&nvinfer.HasRuntimeCache == 0 {
 		target = d.Name
@@ -270,8 +316,7 @@ func (b *builder) identify(d nvinfer.Device) error {
 			amax[k] = x
 		}
 	}
-	var err error
-	b.name, err = key(planFormat, b.weights.Fingerprint(), b.design.model, b.design.precision, b.design.limits, b.design.form.fused, b.design.form.lengths,
+	b.name, err = key(planFormat, digest, b.design.model, b.design.precision, b.design.limits, b.design.form.fused, b.design.form.lengths,
 		b.library.Flavour, b.library.Version, target, amax)
 	return err
 }
@@ -282,17 +327,16 @@ type found struct {
 	layout layout
 	origin string
 	cached bool // it came from the cache
+	kept   bool // the cache has it
 }
 
 // plan takes the plan from the cache, or builds it.
 func (b *builder) plan(ctx context.Context) (*found, error) {
 	var p *found
 	err := b.cache.locked(ctx, b.name, func() (err error) {
-		p, err = b.cached()
-		if p != nil || err != nil {
-			return err
+		if p = b.cached(); p == nil {
+			p, err = b.build(ctx)
 		}
-		p, err = b.build(ctx)
 		return err
 	})
 	return p, err
@@ -311,21 +355,21 @@ type description struct {
 }
 
 // cached returns the plan from the cache; nil: it is not there.
-func (b *builder) cached() (*found, error) {
+func (b *builder) cached() *found {
 	payload := b.cache.load(b.name + planSuffix)
 	if len(payload) < 4 {
-		return nil, nil
+		return nil
 	}
 	size := binary.LittleEndian.Uint32(payload)
 	if uint64(size) > uint64(len(payload)-4) {
-		return nil, nil
+		return nil
 	}
 	var d description
 	if json.Unmarshal(payload[4:4+size], &d) != nil || d.Token < 1 || d.Pooled < 0 {
-		return nil, nil
+		return nil
 	}
 	p := &plan{bytes: payload[4+size:], outputs: d.Outputs, pooled: d.Pooled, token: d.Token, notes: d.Notes}
-	return &found{plan: p, layout: b.layout(p), origin: "from " + b.cache.folder, cached: true}, nil
+	return &found{plan: p, layout: b.layout(p), origin: "from " + b.cache.folder, cached: true, kept: true}
 }
 
 // build makes the plan and keeps it. A folder that cannot be written to is worth a warning, not an end.
@@ -344,10 +388,13 @@ func (b *builder) build(ctx context.Context) (*found, error) {
 		return nil, status.Errorf(status.Internal, "plan: %w", err)
 	}
 	payload := append(binary.LittleEndian.AppendUint32(nil, uint32(len(meta))), meta...)
-	if err := b.cache.store(b.name+planSuffix, payload, p.bytes); err != nil {
+	err = b.cache.store(b.name+planSuffix, payload, p.bytes)
+	if err != nil {
 		b.log(nvinfer.Warning, err.Error())
 	}
-	return &found{plan: p, layout: b.layout(p), origin: "built in " + p.took.Round(time.Millisecond).String()}, nil
+	return &found{
+		plan: p, layout: b.layout(p), origin: "built in " + p.took.Round(time.Millisecond).String(), kept: err == nil && b.cache.folder != "",
+	}, nil
 }
 
 // progressEvery is how often a warm-up tells how far it is.
@@ -356,7 +403,8 @@ const progressEvery = 5 * time.Second
 // replica opens the plan on a device, with the kernels that earlier processes made for such a device.
 func (b *builder) replica(ctx context.Context, device nvinfer.Device, p *found, s sizes) (*replica, error) {
 	begin, last := time.Now(), time.Now()
-	kernels, err := key(b.name, device.Name, device.ComputeMajor, device.ComputeMinor, device.Driver)
+	// Kernels made in TF32 are none of a process that wants all bits.
+	kernels, err := key(b.name, device.Name, device.ComputeMajor, device.ComputeMinor, device.Driver, os.Getenv(tf32Variable) == "0")
 	if err != nil {
 		return nil, err
 	}

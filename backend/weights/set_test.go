@@ -1,6 +1,7 @@
 package weights
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"os"
@@ -301,6 +302,36 @@ func TestFingerprint(t *testing.T) {
 	require.NotEqual(t, want, print(append(base, SingleFile, one("c", 1))...), "a name")
 	require.NotEqual(t, want, print(append(base, "d/"+SingleFile, one("b", 9))...), "another file")
 	require.NotEqual(t, want, print(append(base, SingleFile, encode(1, stored{"a", F32, []int{1}, floats(1)}))...), "the layout")
+}
+
+// TestDigest: unlike the fingerprint it tells apart what differs at the end of a tensor only, such as an embedding of a token that was
+// trained alone.
+func TestDigest(t *testing.T) {
+	numbers := make([]float32, 1<<19) // more than a buffer
+	digest := func() (fingerprint, digest string) {
+		s := open(t, folder(t, SingleFile, encode(0, stored{"a", F32, []int{len(numbers)}, floats(numbers...)}, stored{"b", F32, []int{1}, floats(1)})))
+		d, err := s.Digest(t.Context())
+		require.NoError(t, err)
+		require.Len(t, d, 64)
+		return s.Fingerprint(), d
+	}
+	fingerprint, before := digest()
+	_, again := digest()
+	require.Equal(t, before, again)
+	numbers[len(numbers)-1] = 1
+	sampled, after := digest()
+	require.Equal(t, fingerprint, sampled)
+	require.NotEqual(t, before, after)
+
+	s := open(t, folder(t, SingleFile, one("a", 1)))
+	ended, end := context.WithCancel(t.Context())
+	end()
+	_, err := s.Digest(ended)
+	require.Equal(t, status.Cancelled, status.CodeOf(err))
+	require.NoError(t, os.Truncate(s.files[0].f.Name(), 8))
+	_, err = s.Digest(t.Context())
+	require.Equal(t, status.Start, status.CodeOf(err))
+	require.ErrorContains(t, err, SingleFile)
 }
 
 func TestConcurrentUse(t *testing.T) {

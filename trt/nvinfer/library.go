@@ -140,25 +140,27 @@ type Device struct {
 	MemoryFree      uint64
 }
 
-// Devices lists the CUDA devices in CUDA's order. It makes each one's primary context, which takes a moment and memory.
-func (l *Library) Devices() ([]Device, error) {
+// DeviceCount is the number of CUDA devices that this process sees. It makes no context.
+func (l *Library) DeviceCount() (int, error) {
 	var count C.int32_t
-	if err := call(status.Start, func(e *C.bei_trt_error) C.int32_t { return C.call_device_count(l.api, l.library, &count, e) }); err != nil {
-		return nil, err
+	err := call(status.Start, func(e *C.bei_trt_error) C.int32_t { return C.call_device_count(l.api, l.library, &count, e) })
+	return int(count), err
+}
+
+// Device describes the CUDA device of that index, in CUDA's order. It makes the device's primary context, which takes a moment and
+// memory, and fails where another process has the device for itself: so it is for devices that will be used.
+func (l *Library) Device(index int) (Device, error) {
+	var d C.bei_trt_device
+	if err := call(status.Start, func(e *C.bei_trt_error) C.int32_t {
+		return C.call_device_get(l.api, l.library, C.int32_t(index), &d, e)
+	}); err != nil {
+		return Device{}, err
 	}
-	devices := make([]Device, count)
-	for i := range devices {
-		var d C.bei_trt_device
-		if err := call(status.Start, func(e *C.bei_trt_error) C.int32_t { return C.call_device_get(l.api, l.library, C.int32_t(i), &d, e) }); err != nil {
-			return nil, err
-		}
-		devices[i] = Device{
-			Index: i, Name: C.GoString(&d.name[0]), UUID: C.GoString(&d.uuid[0]), PCI: C.GoString(&d.pci[0]),
-			ComputeMajor: int(d.compute_major), ComputeMinor: int(d.compute_minor), Multiprocessors: int(d.multiprocessors),
-			Driver: int(d.driver), MemoryTotal: uint64(d.memory_total), MemoryFree: uint64(d.memory_free),
-		}
-	}
-	return devices, nil
+	return Device{
+		Index: index, Name: C.GoString(&d.name[0]), UUID: C.GoString(&d.uuid[0]), PCI: C.GoString(&d.pci[0]),
+		ComputeMajor: int(d.compute_major), ComputeMinor: int(d.compute_minor), Multiprocessors: int(d.multiprocessors),
+		Driver: int(d.driver), MemoryTotal: uint64(d.memory_total), MemoryFree: uint64(d.memory_free),
+	}, nil
 }
 
 // blob copies what C owns into Go memory and frees it.

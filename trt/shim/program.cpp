@@ -58,6 +58,16 @@ void configure(bei_trt_program &program, const bei_trt_program_options &options)
 #endif
 }
 
+// TensorRT does not say why it takes no plan: a lost or full device is no reason to build it again.
+[[noreturn]] void failToLoad(const bei_trt_library &library, size_t size) {
+  size_t available = 0, total = 0;
+  check(cuda().cuMemGetInfo(&available, &total), "loading the plan");
+  if (available < size)
+    fail(BEI_TRT_NO_MEMORY, "the plan of %zu MB does not fit into the %zu of %zu MB that are free on the device",
+         size >> 20, available >> 20, total >> 20);
+  fail(BEI_TRT_BAD_PLAN, "TensorRT %s does not take the plan of %zu bytes", library.version.c_str(), size);
+}
+
 int32_t programNew(bei_trt_library *library, const void *plan, size_t size, const bei_trt_program_options *options,
                    bei_trt_program **out, bei_trt_error *error) {
   return guard(error, [&] {
@@ -67,7 +77,7 @@ int32_t programNew(bei_trt_library *library, const void *plan, size_t size, cons
     program->runtime = library->runtime();
     program->engine.reset(program->runtime->deserializeCudaEngine(plan, size));
     if (!program->engine)
-      fail(BEI_TRT_BAD_PLAN, "TensorRT %s does not take the plan of %zu bytes", library->version.c_str(), size);
+      failToLoad(*library, size);
     configure(*program, *options);
     *out = program.release();
   });

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 )
@@ -18,13 +19,9 @@ const fewColumns = 8
 // uneven are lengths of sequences that are compared in one batch: what pads or masks wrongly shows.
 var uneven = []int{1, 18, 5, 47, 130, 3}
 
-// Agreement runs a batch of uneven seeded sequences on the first slots of two engines of one model, and returns the least cosine of their
-// pooled rows and token vectors; NaN where one has numbers that are not finite. Nobody else may use the slots meanwhile. Errors are the
-// engines'.
-func Agreement(ctx context.Context, a, b engine.Engine, t Tables) (float64, error) {
-	infos, slots := [2]engine.Info{a.Info(), b.Info()}, [2]engine.Slot{a.Slots()[0], b.Slots()[0]}
-	limits := common(infos[0].Limits, infos[1].Limits)
-	want := infos[0].Outputs & infos[1].Outputs & (engine.Pooled | engine.TokenVectors)
+// unevenRun runs a batch of uneven seeded sequences, within limits, on the first slot of e, for what there is to compare of want. Nobody
+// else may use the slot before the output, which is the slot's, has been compared. Errors are the engine's.
+func unevenRun(ctx context.Context, e engine.Engine, limits engine.Limits, want engine.Outputs, t Tables) (engine.Output, error) {
 	var lengths []int
 	for total, i := 0, 0; i < len(uneven) && i < limits.MaxSequences; i++ {
 		n := min(uneven[i], limits.MaxLength, limits.MaxTokens-total)
@@ -33,20 +30,29 @@ func Agreement(ctx context.Context, a, b engine.Engine, t Tables) (float64, erro
 		}
 		lengths, total = append(lengths, n), total+n
 	}
-	var outputs [2]engine.Output
-	for i, slot := range slots {
-		defer slot.Batch().Reset()
-		fillLengths(slot.Batch(), lengths, t, want)
-		var err error
-		if outputs[i], err = slot.Run(ctx); err != nil {
-			return 0, fmt.Errorf("comparing the vectors: %w", err)
-		}
+	slot := e.Slots()[0]
+	defer slot.Batch().Reset()
+	fillLengths(slot.Batch(), lengths, t, want&(engine.Pooled|engine.TokenVectors))
+	out, err := slot.Run(ctx)
+	if err != nil {
+		return out, fmt.Errorf("comparing the vectors: %w", err)
 	}
-	least := rows(outputs[0].TokenVectors, outputs[1].TokenVectors, infos[0].TokenWidth)
-	return min(least, rows(outputs[0].Pooled, outputs[1].Pooled, infos[0].PooledWidth)), nil
+	return out, nil
 }
 
-// rows returns the least cosine of two matrices' rows; 1 where there are none, or none with a direction.
+// agreement is the least cosine of two outputs' pooled rows and token vectors; NaN where one's of a row are finite and the other's are not.
+func agreement(outputs [2]engine.Output, info engine.Info) float64 {
+	least := rows(outputs[0].TokenVectors, outputs[1].TokenVectors, info.TokenWidth)
+	return min(least, rows(outputs[0].Pooled, outputs[1].Pooled, info.PooledWidth))
+}
+
+func finite(o engine.Output) bool { return allFinite(o.TokenVectors) && allFinite(o.Pooled) }
+
+func allFinite(numbers []float32) bool {
+	return !slices.ContainsFunc(numbers, func(x float32) bool { return math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) })
+}
+
+// rows returns the least cosine of two matrices' rows; 1 where there are none, or none with a direction in either.
 func rows(a, b []float32, width int) float64 {
 	least := 1.0
 	if width < fewColumns {

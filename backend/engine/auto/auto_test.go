@@ -133,6 +133,7 @@ func TestOneIsFasterThroughout(t *testing.T) {
 func TestDifferentResults(t *testing.T) {
 	for reason, change := range map[string]func(*engine.Info){
 		"one computes in bfloat16, the other in float32":                          func(i *engine.Info) { i.Precision = "bfloat16" },
+		"one computes in TF32, the other in float32":                              func(i *engine.Info) { i.Details = map[string]string{"products": "TF32"} },
 		"their outputs are not the same (0x3 and 0x7; 8, 8, 100 and 8, 8, 100 co": func(i *engine.Info) { i.Outputs &^= engine.Sparse },
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -189,6 +190,39 @@ func TestWrongVectors(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestComparingFails: an engine that fails only then leaves the other one in use.
+func TestComparingFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		runs := func() *watched { return watch(mock.Config{RunMicros: 100, TokenMicros: 1}, 1, fourK) }
+		counted := runs()
+		_, err := Measure(t.Context(), counted, shapes(counted.info.Limits), tables)
+		require.NoError(t, err)
+		require.NoError(t, counted.Close())
+		last := int(counted.runs.Load()) + 1
+		a, b := watch(mock.Config{RunMicros: 100, TokenMicros: 1, Faults: []mock.Fault{{Kind: mock.Error, From: last}}}, 1, fourK), runs()
+		e, choice, err := Open(t.Context(), [2]Candidate{{"tensorrt", a}, {"onnxruntime", b}}, tables, silent)
+		require.NoError(t, err)
+		require.Same(t, b, e)
+		require.Contains(t, choice, "onnxruntime; tensorrt: not used: comparing the vectors: mock: run")
+		require.Equal(t, []int{1, 0}, []int{a.closed, b.closed})
+		require.NoError(t, e.Close())
+	})
+}
+
+// TestNumbersThatAreNotFinite: the engine that is believed otherwise is not, where only its numbers are NaN.
+func TestNumbersThatAreNotFinite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fine, broken := watch(cheapRun, 1, fourK), watch(cheapRun, 1, fourK)
+		broken.slots[0] = bent{broken.slots[0], func(r []float32) { r[5] = float32(math.Inf(1)) }}
+		e, choice, err := Open(t.Context(), [2]Candidate{{"tensorrt", fine}, {"onnxruntime", broken}}, tables, silent)
+		require.NoError(t, err)
+		require.Same(t, fine, e)
+		require.Contains(t, choice, "tensorrt; onnxruntime: not used: its vectors hold NaN or infinity where those of tensorrt do not")
+		require.Equal(t, []int{0, 1}, []int{fine.closed, broken.closed})
+		require.NoError(t, e.Close())
+	})
 }
 
 func TestMeasuringFails(t *testing.T) {

@@ -1,6 +1,7 @@
 package auto
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,15 +18,20 @@ type Candidate struct {
 }
 
 // Open measures two engines of one model, and returns the faster one, or a Pair of them where each is faster in some sizes; and in a
-// sentence why. Where their vectors differ by more than rounding, the second one is believed, and returned. It owns the engines from then on: what it does not return is closed. log receives what goes wrong, later from any
+// sentence why. Where their vectors differ by more than rounding, the second one is believed, and returned, unless only its numbers are
+// not finite. It owns the engines from then on: what it does not return is closed. log receives what goes wrong, later from any
 // goroutine: the loss of an engine. Errors: when neither engine can run, or ctx ends.
 func Open(ctx context.Context, candidates [2]Candidate, t Tables, log func(message string)) (engine.Engine, string, error) {
 	infos := [2]engine.Info{candidates[0].Engine.Info(), candidates[1].Engine.Info()}
-	sizes := shapes(common(infos[0].Limits, infos[1].Limits))
+	limits := common(infos[0].Limits, infos[1].Limits)
+	sizes := shapes(limits)
 	var times [2][]time.Duration
+	var outputs [2]engine.Output
 	var errs [2]error
 	for i, c := range candidates {
-		times[i], errs[i] = Measure(ctx, c.Engine, sizes, t)
+		if times[i], errs[i] = Measure(ctx, c.Engine, sizes, t); errs[i] == nil {
+			outputs[i], errs[i] = unevenRun(ctx, c.Engine, limits, infos[0].Outputs&infos[1].Outputs, t)
+		}
 		if ctx.Err() != nil {
 			return nil, "", errors.Join(status.Errorf(status.Cancelled, "opening the engine: %w", context.Cause(ctx)), closeAll(candidates[:]...))
 		}
@@ -43,16 +49,10 @@ func Open(ctx context.Context, candidates [2]Candidate, t Tables, log func(messa
 		log(fmt.Sprintf("engine %s is not used: %v", failed.Name, err))
 		return alone(used, failed, fmt.Sprintf("%s; %s: not used: %v", used.Name, failed.Name, err))
 	}
-	if reason, err := disagree(ctx, candidates, infos, t); err != nil || reason != "" {
-		if ctx.Err() != nil {
-			return nil, "", errors.Join(status.Errorf(status.Cancelled, "opening the engine: %w", context.Cause(ctx)), closeAll(candidates[:]...))
-		}
-		if err != nil {
-			return nil, "", errors.Join(err, closeAll(candidates[:]...))
-		}
-		doubted, trusted := candidates[0], candidates[1]
-		log(fmt.Sprintf("engine %s is not used: %s", doubted.Name, reason))
-		return alone(trusted, doubted, fmt.Sprintf("%s; %s: not used: %s", trusted.Name, doubted.Name, reason))
+	if doubted, reason := disagree(candidates, infos, outputs); reason != "" {
+		trusted, other := candidates[1-doubted], candidates[doubted]
+		log(fmt.Sprintf("engine %s is not used: %s", other.Name, reason))
+		return alone(trusted, other, fmt.Sprintf("%s; %s: not used: %s", trusted.Name, other.Name, reason))
 	}
 	all := make([]measurement, len(sizes))
 	for i, s := range sizes {
@@ -79,16 +79,19 @@ func Open(ctx context.Context, candidates [2]Candidate, t Tables, log func(messa
 	return p, fmt.Sprintf("%s (%s)", choice, figures), nil
 }
 
-// disagree says how the candidates' vectors differ; "": they agree, or are of other outputs.
-func disagree(ctx context.Context, candidates [2]Candidate, infos [2]engine.Info, t Tables) (string, error) {
+// disagree says how the candidates' outputs of one batch differ, and which of them is not believed; "": they agree, or are of other widths.
+func disagree(candidates [2]Candidate, infos [2]engine.Info, outputs [2]engine.Output) (doubted int, reason string) {
 	if infos[0].PooledWidth != infos[1].PooledWidth || infos[0].TokenWidth != infos[1].TokenWidth {
-		return "", nil
+		return 0, ""
 	}
-	least, err := Agreement(ctx, candidates[0].Engine, candidates[1].Engine, t)
-	if err != nil || least >= leastAgreement {
-		return "", err
+	least := agreement(outputs, infos[0])
+	switch {
+	case least >= leastAgreement:
+		return 0, ""
+	case finite(outputs[0]) && !finite(outputs[1]):
+		return 1, fmt.Sprintf("its vectors hold NaN or infinity where those of %s do not; please report this", candidates[0].Name)
 	}
-	return fmt.Sprintf("its vectors are not those of %s: the least cosine is %.4f; please report this", candidates[1].Name, least), nil
+	return 0, fmt.Sprintf("its vectors are not those of %s: the least cosine is %.4f; please report this", candidates[1].Name, least)
 }
 
 // alone returns the engine that is used, and closes the other one.
@@ -117,11 +120,14 @@ func common(a, b engine.Limits) engine.Limits {
 // differ says why runs must not go now to the one, now to the other: callers would see it in the results. "": they may.
 func differ(a, b engine.Info) string {
 	switch {
-	case a.Precision != b.Precision:
-		return fmt.Sprintf("one computes in %s, the other in %s", a.Precision, b.Precision)
+	case products(a) != products(b):
+		return fmt.Sprintf("one computes in %s, the other in %s", products(a), products(b))
 	case a.Outputs != b.Outputs || a.PooledWidth != b.PooledWidth || a.TokenWidth != b.TokenWidth || a.SparseWidth != b.SparseWidth:
 		return fmt.Sprintf("their outputs are not the same (%#x and %#x; %d, %d, %d and %d, %d, %d columns)", uint32(a.Outputs), uint32(b.Outputs),
 			a.PooledWidth, a.TokenWidth, a.SparseWidth, b.PooledWidth, b.TokenWidth, b.SparseWidth)
 	}
 	return ""
 }
+
+// products is the precision of matrix products, which an engine tells where it is not that of all else: float32 by TF32.
+func products(i engine.Info) string { return cmp.Or(i.Details["products"], i.Precision) }

@@ -298,6 +298,7 @@ var lostTexts = []string{
 	"CUDA failure 46:", "CUDA failure 214:", "CUDA failure 220:", "CUDA failure 226:", // devices unavailable, ECC, NVLink, contained
 	"CUDA failure 700:", "CUDA failure 702:", "CUDA failure 709:", "CUDA failure 710:", // illegal address, timeout, context destroyed, assert
 	"CUDA failure 714:", "CUDA failure 715:", "CUDA failure 716:", "CUDA failure 717:", "CUDA failure 718:", "CUDA failure 719:", // faults of kernels
+	"CUDA failure 721:", "CUDA failure 810:", "CUDA failure 911:", // leaked tensor memory, the end of an MPS client, an external device
 	"CUDA failure 999:", "illegal memory access", "unspecified launch failure", "device-side assert", "uncorrectable ECC error",
 	"misaligned address", "illegal instruction", "GPU is lost", "fallen off the bus",
 }
