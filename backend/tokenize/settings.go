@@ -174,7 +174,7 @@ func llamaClass(f *file, c *arch.TokenizerConfig) error {
 	if f.isByteLevel {
 		return nil
 	}
-	if err := f.addOwn(c, []ownToken{{keyUnk, "<unk>"}, {"bos_token", "<s>"}, {"eos_token", "</s>"}}); err != nil {
+	if err := f.setByteFallback(); err != nil {
 		return err
 	}
 	scheme := "first"
@@ -186,10 +186,13 @@ func llamaClass(f *file, c *arch.TokenizerConfig) error {
 	}
 	f.normalizer = nil
 	f.preTokenizer = map[string]any{"type": typeMetaspace, "replacement": "▁", "prepend_scheme": scheme, "split": false}
-	return f.setByteFallback(nil)
+	return f.addOwn(c, []ownToken{{keyUnk, "<unk>"}, {"bos_token", "<s>"}, {"eos_token", "</s>"}})
 }
 
 func gemmaClass(f *file, c *arch.TokenizerConfig) error {
+	if err := f.setByteFallback(); err != nil {
+		return err
+	}
 	own := []ownToken{{keyUnk, "<unk>"}, {"bos_token", "<bos>"}, {"eos_token", "<eos>"}, {"pad_token", "<pad>"}, {"mask_token", "<mask>"}}
 	if err := f.addOwn(c, own); err != nil {
 		return err
@@ -198,10 +201,11 @@ func gemmaClass(f *file, c *arch.TokenizerConfig) error {
 	if err != nil {
 		return err
 	}
+	f.model.UnkToken = &unk.token
 	space := map[string]any{"String": " "}
 	f.normalizer = map[string]any{"type": "Replace", "pattern": space, "content": "▁"}
 	f.preTokenizer = map[string]any{"type": "Split", "pattern": space, "behavior": "MergedWithPrevious", "invert": false}
-	return f.setByteFallback(&unk.token)
+	return nil
 }
 
 // ownToken is a special token that a class has where the files do not say its key.
@@ -220,14 +224,15 @@ func (f *file) addOwn(c *arch.TokenizerConfig, own []ownToken) error {
 	return nil
 }
 
-// setByteFallback makes the model BPE that takes bytes for what its vocabulary lacks; of tokenizer.json it keeps vocabulary and merges.
-func (f *file) setByteFallback(unk *string) error {
+// setByteFallback makes the model BPE that takes bytes for what its vocabulary lacks; of tokenizer.json it keeps vocabulary and
+// merges, and no token for what is unknown.
+func (f *file) setByteFallback() error {
 	const kind = "BPE"
 	if err := f.wantModel(kind); err != nil {
 		return err
 	}
 	name, yes := kind, true
-	f.model = model{Type: &name, UnkToken: unk, FuseUnk: &yes, ByteFallback: &yes, Vocab: f.model.Vocab, Merges: f.model.Merges,
+	f.model = model{Type: &name, FuseUnk: &yes, ByteFallback: &yes, Vocab: f.model.Vocab, Merges: f.model.Merges,
 		ids: f.model.ids, pieces: f.model.pieces}
 	return nil
 }

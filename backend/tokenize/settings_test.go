@@ -90,6 +90,19 @@ func TestSettings(t *testing.T) {
 	}
 }
 
+// TestNullTokens: null is no token, not the class's own. A merge patch cannot say null, so the tokens are here; they are AutoTokenizer's.
+func TestNullTokens(t *testing.T) {
+	dir := editedFolder(t, "llama-lasttoken", map[string]any{FileName: map[string]any{"added_tokens": []any{}}})
+	config := `{"tokenizer_class": "LlamaTokenizer", "bos_token": null, "eos_token": null, "unk_token": null, "legacy": null, "add_prefix_space": null}`
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "tokenizer_config.json"), []byte(config), 0o600))
+	tokenizer, err := openFolder(dir)
+	require.NoError(t, err)
+	defer tokenizer.Close()
+	var out Encoding
+	require.NoError(t, tokenizer.Encode(Input{Text: "x<s>y 猫 the [SEP]"}, Options{AddSpecial: true}, &out))
+	require.Equal(t, []uint32{1, 298, 295, 63, 290, 65, 296, 298, 234, 143, 174, 302, 298, 94, 86, 72, 83, 96}, out.IDs)
+}
+
 // TestSettingsRefused: what tokenizer_config.json asks for and is not done is an error that names file, key and value.
 func TestSettingsRefused(t *testing.T) {
 	const config, bert = "tokenizer_config.json", "bert-mean"
@@ -116,6 +129,10 @@ func TestSettingsRefused(t *testing.T) {
 		{bert, "special_tokens_map.json", map[string]any{"unk_token": token("<new>")}, status.Start, `special_tokens_map.json: unk_token names the token "<new>"`},
 		{"roberta-mean", config, map[string]any{"tokenizer_class": "BertTokenizer"}, status.Start,
 			"tokenizer_class BertTokenizer of tokenizer_config.json: it needs a model of type WordPiece; tokenizer.json has \"BPE\""},
+		{bert, config, map[string]any{"tokenizer_class": "LlamaTokenizer"}, status.Start,
+			"tokenizer_class LlamaTokenizer of tokenizer_config.json: it needs a model of type BPE; tokenizer.json has \"WordPiece\""},
+		{"gemma-lasttoken", config, map[string]any{"tokenizer_class": "GemmaTokenizer"}, status.Start,
+			"tokenizer_class GemmaTokenizer of tokenizer_config.json: its own mask_token names the token \"<mask>\", which is not in it"},
 		{"xlm-roberta-cls", config, map[string]any{"tokenizer_class": "XLMRobertaTokenizer", "add_prefix_space": false}, status.Start,
 			"add_prefix_space is false, but the pre_tokenizer Metaspace of tokenizer.json does otherwise"},
 		{"xlm-roberta-cls", config, map[string]any{"tokenizer_class": "DebertaV2Tokenizer", "split_by_punct": true}, status.Start, "split_by_punct is true"},
