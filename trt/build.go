@@ -26,7 +26,6 @@ type design struct {
 	limits    engine.Limits
 	form      form
 	amax      func(key string) (float32, bool) // of FP8; nil for others
-	detailed  bool
 }
 
 // plan is a built network.
@@ -58,7 +57,7 @@ func (d *design) build(library *nvinfer.Library, w *weights.Set) (*plan, error) 
 		return nil, err
 	}
 	p := &plan{outputs: l.outputs, pooled: l.pooled, token: l.token, notes: l.notes}
-	if p.bytes, err = net.Build(nvinfer.BuildOptions{Inputs: d.ranges(), Detailed: d.detailed}); err != nil {
+	if p.bytes, err = net.Build(nvinfer.BuildOptions{Inputs: d.ranges()}); err != nil {
 		return nil, err
 	}
 	p.tensors, err = net.Tensors()

@@ -116,7 +116,6 @@ func TestOpenLibrary(t *testing.T) {
 		require.Equal(t, "libtensorrt_rtx.so.1", filepath.Base(l.Path))
 		require.NotZero(t, l.Features&nvinfer.HasAttention)
 		require.NotZero(t, l.Features&nvinfer.HasRuntimeCache)
-		require.Zero(t, l.Features&nvinfer.HasPacked)
 	}
 	// Named by the options: a file, its folder, and for any flavour; by the variable; in TENSORRT_ROOT; beside the shim.
 	search(t, shims, "", "")

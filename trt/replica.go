@@ -110,7 +110,7 @@ type sizes struct {
 // openReplica loads the plan, makes its workers and warms them up: afterwards no launch makes kernels, graphs or device memory.
 func openReplica(ctx context.Context, d driver, device nvinfer.Device, plan, kernels []byte, l layout, s sizes,
 	progress func(done, all int)) (*replica, error) {
-	p, err := d.Load(plan, nvinfer.ProgramOptions{Device: device.Index, Specialization: nvinfer.Eager, Cache: kernels})
+	p, err := d.Load(plan, nvinfer.ProgramOptions{Device: device.Index, Cache: kernels})
 	if err != nil {
 		return nil, err
 	}

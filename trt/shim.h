@@ -59,11 +59,8 @@ typedef struct bei_trt_dims {
 /* Features of a flavour, as bits. */
 enum {
   BEI_TRT_HAS_ATTENTION = 1,
-  BEI_TRT_HAS_ROTARY = 2,
-  BEI_TRT_HAS_NORMALIZATION_V2 = 4,
-  BEI_TRT_HAS_RUNTIME_CACHE = 8, /* kernels are made when a context is (TensorRT-RTX); they can be kept */
-  BEI_TRT_HAS_LENGTHS = 16,      /* attention takes lengths of keys and values instead of a mask */
-  BEI_TRT_HAS_PACKED = 32,       /* attention takes packed rows */
+  BEI_TRT_HAS_RUNTIME_CACHE = 2, /* kernels are made when a context is (TensorRT-RTX); they can be kept */
+  BEI_TRT_HAS_LENGTHS = 4,       /* attention takes lengths of keys and values instead of a mask */
 };
 
 typedef struct bei_trt_library bei_trt_library;
@@ -92,7 +89,6 @@ enum {
   BEI_TRT_SELECT,        /* condition, a, b */
   BEI_TRT_NORMALIZATION, /* x, scale, bias; ints: axis; floats: eps. Layer norm over one axis */
   BEI_TRT_ATTENTION, /* q, k, v [, mask or int32 lengths]; ints: causal, decomposable, what input 3 is (0 none, 1 mask, 2 lengths) */
-  BEI_TRT_ROTARY,     /* x [b, heads, t, d], cos, sin, positions [b, t]; ints: interleaved, rotary dims */
   BEI_TRT_QUANTIZE,   /* x, scale; dtype; ints: axis (-1: one scale) */
   BEI_TRT_DEQUANTIZE, /* x, scale; dtype; ints: axis (-1: one scale) */
 };
@@ -116,14 +112,11 @@ typedef struct bei_trt_profile_input {
 typedef struct bei_trt_build_options {
   const bei_trt_profile_input *inputs;
   int32_t input_count;
-  int32_t level;            /* builder optimization level, or -1 */
-  uint64_t workspace_bytes; /* 0: the library's default */
-  int32_t detailed;         /* keep layer names for profiles */
 } bei_trt_build_options;
 
 typedef struct bei_trt_device {
-  char name[256], uuid[48], pci[32]; /* uuid as NVML writes it: GPU-... */
-  int32_t compute_major, compute_minor, multiprocessors;
+  char name[256], uuid[48]; /* uuid as NVML writes it: GPU-... */
+  int32_t compute_major, compute_minor;
   int32_t driver; /* CUDA version of the driver, such as 13000 */
   uint64_t memory_total, memory_free;
 } bei_trt_device;
@@ -137,11 +130,7 @@ typedef struct bei_trt_tensor_info {
 
 typedef struct bei_trt_program_options {
   int32_t device;
-  /* How shapes that differ from earlier ones get their kernels (flavours with a runtime cache): 0 lazily in the background,
-   * 1 at once, in the run, 2 never: kernels for any shape. */
-  int32_t specialization;
-  int32_t native_graphs; /* let the flavour capture CUDA graphs by itself */
-  const void *cache;     /* of an earlier program, or NULL */
+  const void *cache; /* of an earlier program, or NULL */
   size_t cache_size;
 } bei_trt_program_options;
 
@@ -211,9 +200,6 @@ typedef struct bei_trt_api {
   /* Enqueue puts a launch on the lane's stream, after earlier ones; wait blocks until all are done. captured: a graph was made. */
   int32_t (*lane_enqueue)(bei_trt_lane *, const bei_trt_launch *, int32_t *captured, bei_trt_error *);
   int32_t (*lane_wait)(bei_trt_lane *, bei_trt_error *);
-  int32_t (*lane_drop_graph)(bei_trt_lane *, int64_t key, bei_trt_error *);
-  /* Milliseconds of each layer of one launch, as lines "name\tms". Slow; for measuring. */
-  int32_t (*lane_profile)(bei_trt_lane *, const bei_trt_launch *, bei_trt_blob **, bei_trt_error *);
   void (*lane_free)(bei_trt_lane *);
 } bei_trt_api;
 

@@ -87,13 +87,6 @@ static inline int32_t call_lane_enqueue(const bei_trt_api *a, bei_trt_lane *l, c
 static inline int32_t call_lane_wait(const bei_trt_api *a, bei_trt_lane *l, bei_trt_error *e) {
   return a->lane_wait(l, e);
 }
-static inline int32_t call_lane_drop_graph(const bei_trt_api *a, bei_trt_lane *l, int64_t key, bei_trt_error *e) {
-  return a->lane_drop_graph(l, key, e);
-}
-static inline int32_t call_lane_profile(const bei_trt_api *a, bei_trt_lane *l, const bei_trt_launch *launch,
-                                        bei_trt_blob **b, bei_trt_error *e) {
-  return a->lane_profile(l, launch, b, e);
-}
 static inline void call_lane_free(const bei_trt_api *a, bei_trt_lane *l) { a->lane_free(l); }
 
 #endif

@@ -136,27 +136,6 @@ func (l *Lane) Stage(binding, bytes int) (unsafe.Pointer, error) {
 	return host, err
 }
 
-// DropGraph frees the CUDA graph of that key.
-func (l *Lane) DropGraph(key int64) error {
-	return call(status.Inference, func(e *C.bei_trt_error) C.int32_t {
-		return C.call_lane_drop_graph(l.library.api, l.lane, C.int64_t(key), e)
-	})
-}
-
-// Profile runs a launch once and returns the time of each layer, as lines "name\tmilliseconds".
-func (l *Lane) Profile(launch *Launch) (string, error) {
-	if err := l.set(launch); err != nil {
-		return "", err
-	}
-	var b *C.bei_trt_blob
-	if err := call(status.Inference, func(e *C.bei_trt_error) C.int32_t {
-		return C.call_lane_profile(l.library.api, l.lane, l.launch, &b, e)
-	}); err != nil {
-		return "", err
-	}
-	return string(l.library.blob(b)), nil
-}
-
 // Free waits for what runs and frees the lane.
 func (l *Lane) Free() {
 	C.call_lane_free(l.library.api, l.lane)

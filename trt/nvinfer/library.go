@@ -22,12 +22,9 @@ type Features uint32
 
 // The features.
 const (
-	HasAttention       Features = C.BEI_TRT_HAS_ATTENTION
-	HasRotary          Features = C.BEI_TRT_HAS_ROTARY
-	HasNormalizationV2 Features = C.BEI_TRT_HAS_NORMALIZATION_V2
-	HasRuntimeCache    Features = C.BEI_TRT_HAS_RUNTIME_CACHE
-	HasLengths         Features = C.BEI_TRT_HAS_LENGTHS
-	HasPacked          Features = C.BEI_TRT_HAS_PACKED
+	HasAttention    Features = C.BEI_TRT_HAS_ATTENTION
+	HasRuntimeCache Features = C.BEI_TRT_HAS_RUNTIME_CACHE
+	HasLengths      Features = C.BEI_TRT_HAS_LENGTHS
 )
 
 // Library is an opened flavour of TensorRT. It is never closed. All methods may be called from any goroutine.
@@ -130,14 +127,13 @@ func failure(code C.int32_t, e *C.bei_trt_error, failed status.Code) error {
 
 // Device is a CUDA device.
 type Device struct {
-	Index           int // CUDA's
-	Name, UUID, PCI string
-	ComputeMajor    int
-	ComputeMinor    int
-	Multiprocessors int
-	Driver          int // CUDA version that the driver serves, such as 13000
-	MemoryTotal     uint64
-	MemoryFree      uint64
+	Index        int // CUDA's
+	Name, UUID   string
+	ComputeMajor int
+	ComputeMinor int
+	Driver       int // CUDA version that the driver serves, such as 13000
+	MemoryTotal  uint64
+	MemoryFree   uint64
 }
 
 // DeviceCount is the number of CUDA devices that this process sees. It makes no context.
@@ -157,8 +153,8 @@ func (l *Library) Device(index int) (Device, error) {
 		return Device{}, err
 	}
 	return Device{
-		Index: index, Name: C.GoString(&d.name[0]), UUID: C.GoString(&d.uuid[0]), PCI: C.GoString(&d.pci[0]),
-		ComputeMajor: int(d.compute_major), ComputeMinor: int(d.compute_minor), Multiprocessors: int(d.multiprocessors),
+		Index: index, Name: C.GoString(&d.name[0]), UUID: C.GoString(&d.uuid[0]),
+		ComputeMajor: int(d.compute_major), ComputeMinor: int(d.compute_minor),
 		Driver: int(d.driver), MemoryTotal: uint64(d.memory_total), MemoryFree: uint64(d.memory_free),
 	}, nil
 }

@@ -65,7 +65,6 @@ const (
 	Select        Kind = C.BEI_TRT_SELECT
 	Normalization Kind = C.BEI_TRT_NORMALIZATION
 	Attention     Kind = C.BEI_TRT_ATTENTION
-	Rotary        Kind = C.BEI_TRT_ROTARY
 	Quantize      Kind = C.BEI_TRT_QUANTIZE
 	Dequantize    Kind = C.BEI_TRT_DEQUANTIZE
 )
@@ -226,9 +225,7 @@ type Range struct {
 
 // BuildOptions of Build. Zero values are defaults.
 type BuildOptions struct {
-	Inputs         []Range // all whose sizes are known at run time
-	WorkspaceBytes uint64
-	Detailed       bool // keep the names of layers for profiles
+	Inputs []Range // all whose sizes are known at run time
 }
 
 // Build returns the plan. It blocks for seconds.
@@ -245,12 +242,7 @@ func (n *Network) Build(o BuildOptions) ([]byte, error) {
 	}
 	options := (*C.bei_trt_build_options)(C.calloc(1, C.sizeof_bei_trt_build_options))
 	defer C.free(unsafe.Pointer(options))
-	options.level = -1
-	options.workspace_bytes = C.uint64_t(o.WorkspaceBytes)
 	options.input_count = C.int32_t(len(inputs))
-	if o.Detailed {
-		options.detailed = 1
-	}
 	if len(inputs) > 0 {
 		size := C.size_t(len(inputs)) * C.sizeof_bei_trt_profile_input
 		options.inputs = (*C.bei_trt_profile_input)(C.malloc(size))

@@ -10,22 +10,10 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
-// Specialization is how shapes get their kernels in flavours that make kernels at run time (HasRuntimeCache).
-type Specialization int32
-
-// The specializations.
-const (
-	Lazy  Specialization = 0 // in the background
-	Eager Specialization = 1 // in the run that has the shape first
-	Never Specialization = 2 // kernels for any shape only
-)
-
 // ProgramOptions of NewProgram.
 type ProgramOptions struct {
-	Device         int
-	Specialization Specialization
-	NativeGraphs   bool   // the flavour captures CUDA graphs by itself
-	Cache          []byte // of an earlier program's Cache; nil: none
+	Device int
+	Cache  []byte // of an earlier program's Cache; nil: none
 }
 
 // Program is a plan on a device.
@@ -41,10 +29,7 @@ func (l *Library) NewProgram(plan []byte, o ProgramOptions) (*Program, error) {
 	}
 	options := (*C.bei_trt_program_options)(C.calloc(1, C.sizeof_bei_trt_program_options))
 	defer C.free(unsafe.Pointer(options))
-	options.device, options.specialization = C.int32_t(o.Device), C.int32_t(o.Specialization)
-	if o.NativeGraphs {
-		options.native_graphs = 1
-	}
+	options.device = C.int32_t(o.Device)
 	if len(o.Cache) > 0 {
 		options.cache = C.CBytes(o.Cache)
 		defer C.free(options.cache)

@@ -16,7 +16,6 @@ namespace bei {
   X(cuDeviceGet)                                                                                                       \
   X(cuDeviceGetName)                                                                                                   \
   X(cuDeviceGetUuid)                                                                                                   \
-  X(cuDeviceGetPCIBusId)                                                                                               \
   X(cuDeviceGetAttribute)                                                                                              \
   X(cuDevicePrimaryCtxRetain)                                                                                          \
   X(cuDevicePrimaryCtxRelease)                                                                                         \

@@ -22,17 +22,6 @@ struct Binding {
   bool isInput = false;
 };
 
-class Profiler : public nvinfer1::IProfiler {
-public:
-  std::string lines;
-  void reportLayerTime(const char *name, float ms) noexcept override {
-    char text[64];
-    snprintf(text, sizeof text, "\t%.4f\n", static_cast<double>(ms));
-    lines += name;
-    lines += text;
-  }
-};
-
 } // namespace
 
 } // namespace bei
@@ -47,7 +36,6 @@ struct bei_trt_lane {
   CUdeviceptr memory = 0; // the context's, of so many bytes
   size_t memoryBytes = 0;
   std::map<int64_t, CUgraphExec> graphs;
-  bei::Profiler profiler; // stays attached to the context from its first use on: TensorRT does not take it back
 
   ~bei_trt_lane();
   void shape(const bei_trt_dims *dims);
@@ -292,36 +280,6 @@ int32_t laneWait(bei_trt_lane *lane, bei_trt_error *error) {
   });
 }
 
-int32_t laneDropGraph(bei_trt_lane *lane, int64_t key, bei_trt_error *error) {
-  return guard(error, [&] {
-    const auto found = lane->graphs.find(key);
-    if (found == lane->graphs.end())
-      return;
-    const Current current(lane->program->device);
-    const CUgraphExec graph = found->second;
-    lane->graphs.erase(found);
-    check(cuda().cuGraphExecDestroy(graph), "destroying a CUDA graph");
-  });
-}
-
-int32_t laneProfile(bei_trt_lane *lane, const bei_trt_launch *launch, bei_trt_blob **out, bei_trt_error *error) {
-  return guard(error, [&] {
-    const Current current(lane->program->device);
-    bei_trt_launch plain = *launch;
-    plain.graph = -1;
-    lane->profiler.lines.clear();
-    if (lane->context->getProfiler() == nullptr)
-      lane->context->setProfiler(&lane->profiler);
-    lane->context->setEnqueueEmitsProfile(true);
-    lane->enqueue(plain);
-    lane->wait();
-    lane->context->setEnqueueEmitsProfile(false);
-    auto blob = std::make_unique<bei_trt_blob>();
-    blob->text = std::move(lane->profiler.lines);
-    *out = blob.release();
-  });
-}
-
 void laneFree(bei_trt_lane *lane) { delete lane; }
 
 } // namespace
@@ -333,8 +291,6 @@ void fillLanes(bei_trt_api &api) {
   api.lane_host = laneHost;
   api.lane_enqueue = laneEnqueue;
   api.lane_wait = laneWait;
-  api.lane_drop_graph = laneDropGraph;
-  api.lane_profile = laneProfile;
   api.lane_free = laneFree;
 }
 

@@ -69,7 +69,6 @@ int32_t deviceGet(bei_trt_library *, int32_t index, bei_trt_device *out, bei_trt
     CUdevice device;
     check(c.cuDeviceGet(&device, index), "opening the device");
     check(c.cuDeviceGetName(d.name, sizeof d.name, device), "asking for the device's name");
-    check(c.cuDeviceGetPCIBusId(d.pci, sizeof d.pci, device), "asking for the device's PCI bus id");
     CUuuid id;
     check(c.cuDeviceGetUuid(&id, device), "asking for the device's UUID");
     char *to = d.uuid + snprintf(d.uuid, sizeof d.uuid, "GPU-");
@@ -83,7 +82,6 @@ int32_t deviceGet(bei_trt_library *, int32_t index, bei_trt_device *out, bei_trt
     };
     d.compute_major = attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
     d.compute_minor = attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
-    d.multiprocessors = attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
     check(c.cuDriverGetVersion(&d.driver), "asking for the driver's version");
     const Device held(index);
     const Current current(held);
@@ -96,8 +94,8 @@ int32_t deviceGet(bei_trt_library *, int32_t index, bei_trt_device *out, bei_trt
 }
 
 const void *blobData(const bei_trt_blob *blob, size_t *size) {
-  *size = blob->memory ? blob->memory->size() : blob->text.size();
-  return blob->memory ? blob->memory->data() : blob->text.data();
+  *size = blob->memory->size();
+  return blob->memory->data();
 }
 
 void blobFree(bei_trt_blob *blob) { delete blob; }
@@ -189,11 +187,8 @@ extern "C" __attribute__((visibility("default"))) int32_t bei_trt_open(uint32_t 
     library->open(path);
     bei_trt_api filled = {};
     filled.features = (BEI_TRT_AT_LEAST(10, 14) ? BEI_TRT_HAS_ATTENTION : 0) |
-                      (BEI_TRT_AT_LEAST(10, 15) ? BEI_TRT_HAS_ROTARY : 0) |
-                      (BEI_TRT_AT_LEAST(10, 15) ? BEI_TRT_HAS_NORMALIZATION_V2 : 0) |
                       (BEI_TRT_IS_RTX ? BEI_TRT_HAS_RUNTIME_CACHE : 0) |
-                      (!BEI_TRT_IS_RTX && BEI_TRT_AT_LEAST(11, 0) ? BEI_TRT_HAS_LENGTHS : 0) |
-                      (!BEI_TRT_IS_RTX && BEI_TRT_AT_LEAST(11, 0) ? BEI_TRT_HAS_PACKED : 0);
+                      (!BEI_TRT_IS_RTX && BEI_TRT_AT_LEAST(11, 0) ? BEI_TRT_HAS_LENGTHS : 0);
     filled.flavour = BEI_TRT_FLAVOUR;
     filled.version = library->version.c_str();
     filled.path = library->path.c_str();

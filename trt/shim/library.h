@@ -46,8 +46,7 @@ struct bei_trt_library {
 };
 
 struct bei_trt_blob {
-  std::unique_ptr<nvinfer1::IHostMemory> memory; // of TensorRT
-  std::string text;                              // of ours, where memory is null
+  std::unique_ptr<nvinfer1::IHostMemory> memory;
 };
 
 namespace bei {

@@ -108,8 +108,6 @@ public:
       return normalization();
     case BEI_TRT_ATTENTION:
       return attention();
-    case BEI_TRT_ROTARY:
-      return rotary();
     case BEI_TRT_QUANTIZE:
       return scaled(n_.addQuantize(input(0), input(1), static_cast<DataType>(node_.dtype)));
     case BEI_TRT_DEQUANTIZE:
@@ -242,19 +240,6 @@ private:
 #endif
   }
 
-  ITensor *rotary() {
-#if BEI_TRT_AT_LEAST(10, 15)
-    nvinfer1::IRotaryEmbeddingLayer *layer =
-        n_.addRotaryEmbedding(input(0), input(1), input(2), integer(0) != 0, integer(1));
-    ITensor *out = made(layer);
-    if (node_.input_count > 3)
-      layer->setInput(3, input(3));
-    return out;
-#else
-    fail(BEI_TRT_UNSUPPORTED, "rotary layers need TensorRT 10.15 or later, or TensorRT-RTX");
-#endif
-  }
-
   template <typename Layer> ITensor *scaled(Layer *layer) {
     ITensor *out = made(layer);
     if (integer(0) >= 0)
@@ -361,12 +346,6 @@ int32_t networkBuild(bei_trt_network *network, const bei_trt_build_options *opti
     if (config->addOptimizationProfile(profile) < 0)
       fail(BEI_TRT_FAILED, "TensorRT refuses the profile");
     config->clearFlag(nvinfer1::BuilderFlag::kTF32); // float32 means float32
-    if (options->level >= 0)
-      config->setBuilderOptimizationLevel(options->level);
-    if (options->workspace_bytes != 0)
-      config->setMemoryPoolLimit(nvinfer1::MemoryPoolType::kWORKSPACE, options->workspace_bytes);
-    config->setProfilingVerbosity(options->detailed != 0 ? nvinfer1::ProfilingVerbosity::kDETAILED
-                                                         : nvinfer1::ProfilingVerbosity::kLAYER_NAMES_ONLY);
     auto blob = std::make_unique<bei_trt_blob>();
     blob->memory.reset(network->builder->buildSerializedNetwork(*network->definition, *config));
     if (!blob->memory)

@@ -34,19 +34,15 @@ namespace bei {
 
 namespace {
 
-void configure(bei_trt_program &program, const bei_trt_program_options &options) {
-  program.specialization = options.specialization;
-  program.nativeGraphs = options.native_graphs;
 #if BEI_TRT_IS_RTX
+void configure(bei_trt_program &program, const bei_trt_program_options &options) {
   program.config.reset(program.engine->createRuntimeConfig());
   if (!program.config)
     fail(BEI_TRT_FAILED, "TensorRT makes no runtime configuration");
   program.config->setExecutionContextAllocationStrategy(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED);
+  // Kernels for each shape, made in its first run, which is at warm-up: docs/measurements.md.
   program.config->setDynamicShapesKernelSpecializationStrategy(
-      static_cast<nvinfer1::DynamicShapesKernelSpecializationStrategy>(options.specialization));
-  if (options.native_graphs != 0 &&
-      !program.config->setCudaGraphStrategy(nvinfer1::CudaGraphStrategy::kWHOLE_GRAPH_CAPTURE))
-    fail(BEI_TRT_FAILED, "TensorRT refuses to capture CUDA graphs");
+      nvinfer1::DynamicShapesKernelSpecializationStrategy::kEAGER);
   program.cache.reset(program.config->createRuntimeCache());
   if (!program.cache)
     fail(BEI_TRT_FAILED, "TensorRT makes no runtime cache");
@@ -55,8 +51,8 @@ void configure(bei_trt_program &program, const bei_trt_program_options &options)
     program.cache->reset();
   if (!program.config->setRuntimeCache(*program.cache))
     fail(BEI_TRT_FAILED, "TensorRT refuses the runtime cache");
-#endif
 }
+#endif
 
 // TensorRT does not say why it takes no plan: a lost or full device is no reason to build it again.
 [[noreturn]] void failToLoad(const bei_trt_library &library, size_t size) {
@@ -78,7 +74,9 @@ int32_t programNew(bei_trt_library *library, const void *plan, size_t size, cons
     program->engine.reset(program->runtime->deserializeCudaEngine(plan, size));
     if (!program->engine)
       failToLoad(*library, size);
+#if BEI_TRT_IS_RTX
     configure(*program, *options);
+#endif
     *out = program.release();
   });
 }

@@ -13,7 +13,6 @@ struct bei_trt_program {
   bei::Device device;
   std::unique_ptr<nvinfer1::IRuntime> runtime;
   std::unique_ptr<nvinfer1::ICudaEngine> engine;
-  int32_t specialization = 0, nativeGraphs = 0;
 #if BEI_TRT_IS_RTX
   std::unique_ptr<nvinfer1::IRuntimeConfig> config; // before the cache, which it creates and must outlive
   std::unique_ptr<nvinfer1::IRuntimeCache> cache;
