@@ -108,6 +108,7 @@ func modelFolders(t *testing.T) string {
 		write(path("tokenizer.json"), `{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
 			"pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
 			"model": {"type": "WordLevel", "vocab": {"known": 0}, "unk_token": "[UNK]"}}`)
+		write(path("tokenizer_config.json"), `{"tokenizer_class": "PreTrainedTokenizerFast"}`) // which names no tokens
 	})
 	return dir
 }
