@@ -6,8 +6,7 @@ All numbers are fp32 on the CPU, one item at a time, from the weights as they ar
 
     items[]              text, pair, prompt_name (null: none given), and the tokens: input_ids, token_type_ids, position_ids
     token_items[]        tokens that no text makes: any id, any type, positions not counted from 0
-    batch                all of them packed in order, items first: input_ids, token_type_ids, position_ids, cumulative_seq_lengths
-    pooled[]             one row an item, in that order: after all modules; for classifiers the logits; for the masked-LM
+    pooled[]             one row an item, items first: after all modules; for classifiers the logits; for the masked-LM
                          model max over the tokens of log(1 + relu(logits)), which is SPLADE
     token_vectors        item index -> rows: the last hidden state; for token classifiers (all items) and the masked-LM model logits; for
                          bge-m3 the outputs of its heads' linear maps, side by side
@@ -163,12 +162,6 @@ def token_items(spec: Spec) -> list[dict]:
     return items
 
 
-def pack(items: list[dict]) -> dict:
-    batch = {key: [value for item in items for value in item[key]] for key in ("input_ids", "token_type_ids", "position_ids")}
-    lengths = [len(item["input_ids"]) for item in items]
-    return batch | {"cumulative_seq_lengths": [0, *numpy.cumsum(lengths).tolist()]}
-
-
 def numbers(array: numpy.ndarray) -> list:
     """Floats that print in at most nine digits, enough to restore the float32."""
     return [numbers(row) for row in array] if array.ndim > 1 else [float(f"{x:.9g}") for x in array]
@@ -207,7 +200,6 @@ def make(spec: Spec) -> None:
         "versions": {"sentence_transformers": sentence_transformers.__version__, "transformers": transformers.__version__, "torch": torch.__version__},
         "items": items,
         "token_items": extra,
-        "batch": pack(items + extra),
         "bfloat16_cosine": round(bfloat16, 7),
         "pooled": [numbers(row) for row in pooled] if has_pooled else None,
         "token_vectors": {str(i): numbers(results[i][1]) for i in wanted},
@@ -219,7 +211,7 @@ def make(spec: Spec) -> None:
         golden["spans"] = [reference.spans(item) for item in items if item["pair"] is None]
     if spec.dimensions:
         golden["matryoshka"] = reference.matryoshka(items)
-    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in golden.items()]
+    lines = [f" {json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in golden.items()]
     (spec.folder / "golden.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     sizes = sum(file.stat().st_size for file in spec.folder.rglob("*") if file.is_file())
     spread = numpy.linalg.norm(numpy.std(pooled, axis=0)) if has_pooled else numpy.std(results[0][1])
