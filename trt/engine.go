@@ -75,7 +75,6 @@ func newEngine(ctx context.Context, u setUp) (*Engine, error) {
 	e.serving = len(e.replicas)
 	first := e.replicas[0]
 	l := &e.info.Limits
-	l.MaxTokens = max(l.MaxTokens, 1)
 	if l.BestTokens == 0 {
 		l.BestTokens = first.shapes.bestTokens(l.MaxTokens)
 	}

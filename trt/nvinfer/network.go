@@ -12,7 +12,7 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
-// Errors that callers act on.
+// Kinds of errors: ErrBadPlan is for callers to act on.
 var (
 	ErrBadPlan  = errors.New("the plan is not for this TensorRT or device")
 	ErrNoMemory = errors.New("out of memory")
