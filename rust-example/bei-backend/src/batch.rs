@@ -88,7 +88,7 @@ impl<'a> From<&'a Batch> for TokenBatch<'a> {
 }
 
 /// What a text item wants: `BEI_OUTPUT_*` bits, joined with `|`. One forward pass serves them all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Outputs(pub(crate) u32);
 
 impl Outputs {
@@ -100,6 +100,11 @@ impl Outputs {
     pub const SPARSE: Outputs = Outputs(sys::BEI_OUTPUT_SPARSE);
     /// The tokens, with offsets.
     pub const TOKENS: Outputs = Outputs(sys::BEI_OUTPUT_TOKENS);
+
+    /// Whether all of `other` is in it.
+    pub fn contains(self, other: Outputs) -> bool {
+        self.0 & other.0 == other.0
+    }
 }
 
 impl std::ops::BitOr for Outputs {

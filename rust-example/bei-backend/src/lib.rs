@@ -44,5 +44,5 @@ pub use ffi::{CancelToken, api_version, options_schema, set_log_handler, version
 pub use info::{Info, Task};
 pub use model::Model;
 pub use options::{Aggregation, CallOptions, LogLevel, Options, Priority, Side};
-pub use result::{BatchResult, Entity, SpanVectors, Stats, TokenVectors, Tokens};
+pub use result::{BatchResult, Entity, ItemOutputs, Rows, SpanVectors, Stats, TokenVectors, Tokens};
 pub use warmup::{health_batch, start_up, warm_up_batch};

@@ -89,7 +89,7 @@ pub enum Priority {
 }
 
 /// How tokens are joined to entities, as transformers' pipeline does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Aggregation {
     /// Every token stands alone.
     #[default]

@@ -69,6 +69,22 @@ impl BatchResult {
         Ok(self.result.sparse(i))
     }
 
+    /// Everything that item `i` asked for of [`crate::Model::embed`], as the caller's own.
+    pub fn outputs(&self, i: usize) -> Result<ItemOutputs, Error> {
+        self.item(i)?;
+        let asked = |output| self.wanted[i] & output != 0;
+        let paired = |(ids, weights): (&[u32], &[f32])| {
+            ids.iter().copied().zip(weights.iter().copied()).collect::<Vec<_>>()
+        };
+        Ok(ItemOutputs {
+            pooled: asked(sys::BEI_OUTPUT_POOLED).then(|| self.pooled(i).map(<[f32]>::to_vec)).transpose()?,
+            token_vectors: asked(sys::BEI_OUTPUT_TOKEN_VECTORS)
+                .then(|| self.token_vectors(i).map(Rows::from))
+                .transpose()?,
+            sparse: asked(sys::BEI_OUTPUT_SPARSE).then(|| self.sparse(i).map(paired)).transpose()?,
+        })
+    }
+
     /// Item `i`'s tokens.
     pub fn tokens(&self, i: usize) -> Result<Tokens<'_>, Error> {
         self.asked(i, sys::BEI_OUTPUT_TOKENS, "its tokens")?;
@@ -119,6 +135,49 @@ impl BatchResult {
     }
 }
 
+/// The outputs of one item: those that it asked for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ItemOutputs {
+    /// One vector.
+    pub pooled: Option<Vec<f32>>,
+    /// One vector for each token that the model gives one.
+    pub token_vectors: Option<Rows>,
+    /// Vocabulary weights above zero by token id, ascending.
+    pub sparse: Option<Vec<(u32, f32)>>,
+}
+
+/// Rows of floats of one width, one after another.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rows {
+    /// All numbers, row-major.
+    pub data: Vec<f32>,
+    /// The width.
+    pub columns: usize,
+}
+
+impl Rows {
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.data.len() / self.columns.max(1)
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty()
+    }
+
+    /// The rows, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &[f32]> {
+        self.data.chunks_exact(self.columns.max(1))
+    }
+}
+
+impl From<TokenVectors<'_>> for Rows {
+    fn from(vectors: TokenVectors) -> Rows {
+        Rows { data: vectors.data.to_vec(), columns: vectors.columns }
+    }
+}
+
 /// The answer to [`crate::Model::embed_spans`]: each text succeeded or failed on its own.
 #[derive(Debug)]
 pub struct SpanVectors {
@@ -137,6 +196,14 @@ impl SpanVectors {
         self.texts.item(i)?;
         let row = |k: usize| &self.texts.rows[k * self.texts.columns..(k + 1) * self.texts.columns];
         Ok((self.cumulative[i] as usize..self.cumulative[i + 1] as usize).map(row).collect())
+    }
+
+    /// As [`SpanVectors::text`], as the caller's own.
+    pub fn rows(&self, i: usize) -> Result<Rows, Error> {
+        self.texts.item(i)?;
+        let columns = self.texts.columns;
+        let (first, last) = (self.cumulative[i] as usize, self.cumulative[i + 1] as usize);
+        Ok(Rows { data: self.texts.rows[first * columns..last * columns].to_vec(), columns })
     }
 
     /// Where the call's time went.

@@ -3,15 +3,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::available_parallelism;
 
-use bei_backend::{BackendError, BeiBackend, Error, Info, start_up};
+use bei_backend::{Error, Info, Model, Outputs, Task};
 use serde_json::Value;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 
+use crate::admission::UnderWay;
 use crate::args::Args;
+use crate::call::{Packed, run};
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::queue::{Budget, Queue};
 use crate::tokenizer::Tokenizer;
+use crate::work::{Want, Work};
 
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +40,7 @@ pub enum StartError {
     Flags(String),
     /// The health batch or the warm-up failed.
     #[error("the warm-up failed: {0}")]
-    WarmUp(#[from] BackendError),
+    WarmUp(#[from] Error),
     /// A defect of this program.
     #[error("{0}")]
     Internal(String),
@@ -57,11 +60,11 @@ pub struct Limits {
 
 /// What the routes share: the open model, the queue before it, and the limits.
 pub struct App {
-    pub(crate) backend: Arc<BeiBackend>,
+    pub(crate) model: Arc<Model>,
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) queue: Queue,
-    /// One for each input under way.
-    pub(crate) permits: Arc<Semaphore>,
+    /// Inputs under way.
+    pub(crate) under_way: UnderWay,
     pub(crate) metrics: Metrics,
     /// Whether the last batch succeeded.
     pub(crate) healthy: AtomicBool,
@@ -86,19 +89,19 @@ impl App {
 
     fn start_blocking(args: &Args) -> Result<Arc<App>, StartError> {
         let limits = limits(args)?;
-        let backend = open(args, &limits)?;
+        let model = open(args, &limits)?;
         let refused =
             |reason: &str| StartError::Model { model: args.model_id.clone(), reason: reason.to_string() };
-        let info = *backend.model().info();
+        let info = *model.info();
         if !info.has_tokenizer {
             return Err(refused("it has no tokenizer.json, so that no text could be read"));
         }
-        let model_json = backend.model().info_json().map_err(|error| refused(&error.message))?;
+        let model_json = model.info_json().map_err(|error| refused(&error.message))?;
         let (longest, budget) = (info.max_length, budget(&info, &limits));
         // No batch of this server is larger than its budget, or than the one longest input.
         let tokens = budget.tokens.max(longest);
         tracing::info!("warming up with {tokens} tokens");
-        start_up(&backend, backend.model_type(), longest, tokens, Some(budget.inputs))?;
+        warm_up(&model, tokens, budget)?;
 
         let name = |key: &str| model_json[key].as_str().unwrap_or_default();
         let folder = match &model_json["commit"] {
@@ -107,11 +110,11 @@ impl App {
             }
             _ => None, // a model of a hub goes by its id
         };
-        let backend = Arc::new(backend);
+        let model = Arc::new(model);
         Ok(Arc::new(App {
-            tokenizer: Arc::new(Tokenizer::new(backend.clone(), limits.tokenization_workers)),
+            tokenizer: Arc::new(Tokenizer::new(model.clone(), limits.tokenization_workers)),
             queue: Queue::new(budget),
-            permits: Arc::new(Semaphore::new(limits.max_concurrent_requests)),
+            under_way: UnderWay::new(limits.max_concurrent_requests),
             metrics: Metrics::new(longest).map_err(|error| StartError::Internal(error.to_string()))?,
             healthy: AtomicBool::new(true),
             health_turn: Mutex::new(()),
@@ -123,7 +126,7 @@ impl App {
                 .or(folder)
                 .unwrap_or_else(|| args.model_id.clone()),
             compute_type: format!("{}+{}", name("device"), name("engine")),
-            backend,
+            model,
             limits,
             model_json,
         }))
@@ -145,7 +148,7 @@ impl App {
 
     /// Checks the field `dimensions` of a request.
     pub(crate) fn check_dimensions(&self, dimensions: Option<usize>) -> Result<(), Failure> {
-        let limit = self.backend.model().info().dimensions;
+        let limit = self.model.info().dimensions;
         match dimensions {
             Some(dimensions) if dimensions == 0 || (limit > 0 && dimensions > limit) => {
                 Err(Failure::validation(format!("dimensions is {dimensions}; it can be 1 to {limit}")))
@@ -157,7 +160,7 @@ impl App {
 
 fn limits(args: &Args) -> Result<Limits, StartError> {
     let processors = available_parallelism().map_or(1, |n| n.get());
-    let mut limits = Limits {
+    let limits = Limits {
         max_concurrent_requests: args.max_concurrent_requests,
         max_batch_tokens: args.max_batch_tokens,
         max_batch_requests: args.max_batch_requests,
@@ -179,24 +182,18 @@ fn limits(args: &Args) -> Result<Limits, StartError> {
             return Err(StartError::Flags(format!("--{flag} is {value}; it can be 1 to {most}")));
         }
     }
-    let most = limits.max_concurrent_requests;
-    if limits.max_client_batch_size > most {
-        // Otherwise such a request would be told to try again, and never succeed.
-        tracing::warn!("requests can have {most} inputs only (--max-concurrent-requests)");
-        limits.max_client_batch_size = most;
-    }
     Ok(limits)
 }
 
 /// Opens the model so that each of its inputs fits into a batch.
-fn open(args: &Args, limits: &Limits) -> Result<BeiBackend, StartError> {
+fn open(args: &Args, limits: &Limits) -> Result<Model, StartError> {
     let opened = |options| {
-        BeiBackend::open(&options).map_err(|error| StartError::Open { model: args.model_id.clone(), error })
+        Model::open(&options).map_err(|error| StartError::Open { model: args.model_id.clone(), error })
     };
-    let backend = opened(args.options())?;
-    let (longest, most) = (backend.model().info().max_length, limits.max_batch_tokens);
+    let model = opened(args.options())?;
+    let (longest, most) = (model.info().max_length, limits.max_batch_tokens);
     if longest <= most {
-        return Ok(backend);
+        return Ok(model);
     }
     if !limits.auto_truncate {
         return Err(StartError::Flags(format!(
@@ -206,7 +203,7 @@ fn open(args: &Args, limits: &Limits) -> Result<BeiBackend, StartError> {
     }
     tracing::warn!("inputs are cut to {most} tokens (--max-batch-tokens), where the model takes {longest}");
     // The library's max_length can only be told when it opens.
-    drop(backend);
+    drop(model);
     opened(args.options().with("max_length", most))
 }
 
@@ -218,4 +215,31 @@ fn budget(info: &Info, limits: &Limits) -> Budget {
         inputs: limits.max_batch_requests.unwrap_or(usize::MAX).min(info.max_sequences.max(1)),
         padded: info.is_padded,
     }
+}
+
+/// Does what the family's router does before it listens: one token, then the largest batch that there will be. Both must succeed.
+fn warm_up(model: &Model, tokens: usize, budget: Budget) -> Result<(), Error> {
+    let info = model.info();
+    let want = match info.task {
+        Some(Task::Classifier) => Want::Logits,
+        Some(Task::TokenClassifier) => Want::Embed(Outputs::TOKEN_VECTORS),
+        _ => Want::Embed(Outputs::POOLED),
+    };
+    let longest = info.max_length.min(tokens).max(1);
+    let mut lengths = vec![longest];
+    if !budget.padded {
+        let mut rest = tokens.saturating_sub(longest);
+        while rest > 0 && lengths.len() < budget.inputs {
+            lengths.push(rest.min(longest));
+            rest -= rest.min(longest);
+        }
+    }
+    for lengths in [vec![1], lengths] {
+        let works: Vec<Work> =
+            lengths.iter().map(|&length| Work::tokens(want.clone(), vec![0; length], None)).collect();
+        for item in run(model, &mut Packed::default(), &works.iter().collect::<Vec<_>>())? {
+            item?;
+        }
+    }
+    Ok(())
 }

@@ -2,19 +2,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bei_backend::{ItemEmbedding, Status, TokenBatch};
+use bei_backend::Status;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::app::App;
+use crate::call::{self, Packed};
 use crate::failure::Failure;
-use crate::queue::{Answer, Batch, Entry, Kind};
+use crate::queue::{Batch, Entry};
+use crate::work::{Answer, Outcome, Work};
 
 /// Forms batches and runs them until the queue is closed and empty and the last batch is answered.
 ///
 /// A batch is formed only when one of the library's slots is free, so that it takes the latest arrivals, and exactly as many
 /// calls are out as the library has slots.
 pub async fn run(app: Arc<App>) {
-    let slots = app.backend.model().info().slots.clamp(1, Semaphore::MAX_PERMITS);
+    let slots = app.model.info().slots.clamp(1, Semaphore::MAX_PERMITS);
     let free = Arc::new(Semaphore::new(slots));
     while let Ok(slot) = free.clone().acquire_owned().await {
         let Some(batch) = app.queue.next_batch().await else { break };
@@ -31,9 +33,9 @@ pub async fn run(app: Arc<App>) {
 
 /// Runs one batch on this thread, gives its slot to the next one, and answers its inputs.
 fn compute(app: &App, Batch { entries, .. }: Batch, slot: OwnedSemaphorePermit) {
-    let packed = Packed::of(&entries);
+    let works: Vec<&Work> = entries.iter().map(|entry| &entry.work).collect();
     let start = Instant::now();
-    let items = app.backend.embed_items(&packed.batch());
+    let items = call::run(&app.model, &mut Packed::default(), &works);
     let inference = start.elapsed();
     drop(slot);
     match items {
@@ -70,65 +72,10 @@ fn at_fault(error: &&bei_backend::Error) -> bool {
     matches!(error.status, Status::Inference | Status::Unhealthy | Status::Internal | Status::NonFinite)
 }
 
-fn answer(entry: Entry, item: Result<ItemEmbedding, Failure>, queue: Duration, inference: Duration) {
+fn answer(entry: Entry, item: Result<Outcome, Failure>, queue: Duration, inference: Duration) {
     let Entry { reply, permit, .. } = entry;
     // Before the client knows: it may send its next request at once.
     drop(permit);
     // An error says that the client has gone, which costs nobody anything.
-    let _ = reply.send(item.map(|embedding| Answer { embedding, queue, inference }));
-}
-
-/// The tokens of a batch's inputs, one after another.
-struct Packed {
-    input_ids: Vec<u32>,
-    token_type_ids: Option<Vec<u32>>,
-    cumulative_seq_lengths: Vec<u32>,
-    pooled_indices: Vec<u32>,
-    raw_indices: Vec<u32>,
-    sparse_indices: Vec<u32>,
-}
-
-impl Packed {
-    fn of(entries: &[Entry]) -> Packed {
-        let total = entries.iter().map(|entry| entry.encoding.ids.len()).sum();
-        let typed = entries.iter().any(|entry| entry.encoding.type_ids.is_some());
-        let mut packed = Packed {
-            input_ids: Vec::with_capacity(total),
-            token_type_ids: typed.then(|| Vec::with_capacity(total)),
-            cumulative_seq_lengths: Vec::with_capacity(entries.len() + 1),
-            pooled_indices: Vec::with_capacity(entries.len()),
-            raw_indices: Vec::new(),
-            sparse_indices: Vec::new(),
-        };
-        packed.cumulative_seq_lengths.push(0);
-        for (i, entry) in (0..).zip(entries) {
-            packed.input_ids.extend_from_slice(&entry.encoding.ids);
-            if let Some(type_ids) = &mut packed.token_type_ids {
-                match &entry.encoding.type_ids {
-                    Some(ids) => type_ids.extend_from_slice(ids),
-                    None => type_ids.resize(packed.input_ids.len(), 0),
-                }
-            }
-            packed.cumulative_seq_lengths.push(packed.input_ids.len() as u32);
-            let indices = match entry.kind {
-                Kind::Pooled => &mut packed.pooled_indices,
-                Kind::Tokens => &mut packed.raw_indices,
-                Kind::Sparse => &mut packed.sparse_indices,
-            };
-            indices.push(i);
-        }
-        packed
-    }
-
-    fn batch(&self) -> TokenBatch<'_> {
-        TokenBatch {
-            input_ids: &self.input_ids,
-            token_type_ids: self.token_type_ids.as_deref(),
-            cumulative_seq_lengths: &self.cumulative_seq_lengths,
-            pooled_indices: &self.pooled_indices,
-            raw_indices: &self.raw_indices,
-            sparse_indices: &self.sparse_indices,
-            ..TokenBatch::default()
-        }
-    }
+    let _ = reply.send(item.map(|outcome| Answer { outcome: Arc::new(outcome), queue, inference }));
 }

@@ -1,9 +1,10 @@
 use axum::Json;
 use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 use bei_backend::{Error, Status};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The kinds of errors that the family's replies name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -30,6 +31,8 @@ pub struct Failure {
     pub message: String,
     /// The label of te_request_failure.
     pub cause: &'static str,
+    /// The header Retry-After, in whole seconds.
+    pub retry_after: Option<u64>,
 }
 
 impl Failure {
@@ -39,7 +42,7 @@ impl Failure {
         cause: &'static str,
         message: impl Into<String>,
     ) -> Failure {
-        Failure { status, error_type, message: message.into(), cause }
+        Failure { status, error_type, message: message.into(), cause, retry_after: None }
     }
 
     pub fn validation(message: impl Into<String>) -> Failure {
@@ -76,6 +79,12 @@ impl Failure {
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, ErrorType::Unhealthy, "inference", message)
     }
 
+    /// The error with the advice to come again when so many seconds have passed.
+    pub fn retry_after(mut self, seconds: u64) -> Failure {
+        self.retry_after = Some(seconds.max(1));
+        self
+    }
+
     /// The error with the field that it is about before it.
     pub fn of(mut self, field: &str) -> Failure {
         self.message = format!("{field}: {}", self.message);
@@ -105,7 +114,7 @@ impl From<Error> for Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let body = json!({"error": self.message, "error_type": self.error_type});
-        (self.status, Json(body)).into_response()
+        respond(self.status, self.retry_after, body)
     }
 }
 
@@ -121,8 +130,16 @@ impl From<Failure> for OpenAiFailure {
 
 impl IntoResponse for OpenAiFailure {
     fn into_response(self) -> Response {
-        let Failure { status, error_type, message, .. } = self.0;
+        let Failure { status, error_type, message, retry_after, .. } = self.0;
         let body = json!({"message": message, "code": status.as_u16(), "type": error_type});
-        (status, Json(body)).into_response()
+        respond(status, retry_after, body)
     }
+}
+
+fn respond(status: StatusCode, retry_after: Option<u64>, body: Value) -> Response {
+    let mut response = (status, Json(body)).into_response();
+    if let Some(seconds) = retry_after {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    response
 }

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bei_backend::{ItemEmbedding, ModelType, Pool};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use bei_backend::{ItemOutputs, Outputs, Pool, Task};
 
 use crate::app::App;
 use crate::failure::Failure;
 use crate::inputs::{Input, Inputs};
-use crate::queue::{Answer, Entry, Kind};
 use crate::timing::Timing;
 use crate::tokenizer::{EncodeOptions, Encoding};
+use crate::work::{Context, Outcome, Want, Work};
 
 /// What a route asks for.
 pub struct Job {
@@ -36,9 +35,9 @@ impl App {
     /// dropped, because the client has gone, inputs that wait are dropped too.
     pub async fn vectors(self: &Arc<App>, job: Job) -> Result<(Vec<Vec<f32>>, Timing), Failure> {
         let finish = job.finish;
-        self.counted(job, Kind::Pooled, move |embedding| match embedding {
-            ItemEmbedding::Pooled(vector) => finished(vector, finish),
-            _ => Err(Failure::backend("the model gave something else than one vector")),
+        self.counted(job, Outputs::POOLED, move |outputs| match outputs.pooled {
+            Some(vector) => finished(vector, finish),
+            None => Err(Failure::backend("the model gave something else than one vector")),
         })
         .await
     }
@@ -46,9 +45,9 @@ impl App {
     /// One vector for each token of each input; otherwise as `vectors`.
     pub async fn token_vectors(self: &Arc<App>, job: Job) -> Result<(Vec<Vec<Vec<f32>>>, Timing), Failure> {
         let finish = job.finish;
-        self.counted(job, Kind::Tokens, move |embedding| match embedding {
-            ItemEmbedding::All(rows) => rows.into_iter().map(|row| finished(row, finish)).collect(),
-            _ => Err(Failure::backend("the model gave something else than vectors of tokens")),
+        self.counted(job, Outputs::TOKEN_VECTORS, move |outputs| match outputs.token_vectors {
+            Some(rows) => rows.iter().map(|row| finished(row.to_vec(), finish)).collect(),
+            None => Err(Failure::backend("the model gave something else than vectors of tokens")),
         })
         .await
     }
@@ -58,9 +57,9 @@ impl App {
         self: &Arc<App>,
         job: Job,
     ) -> Result<(Vec<Vec<(u32, f32)>>, Timing), Failure> {
-        self.counted(job, Kind::Sparse, |embedding| match embedding {
-            ItemEmbedding::Sparse(entries) => Ok(entries),
-            _ => Err(Failure::backend("the model gave something else than sparse weights")),
+        self.counted(job, Outputs::SPARSE, |outputs| match outputs.sparse {
+            Some(entries) => Ok(entries),
+            None => Err(Failure::backend("the model gave something else than sparse weights")),
         })
         .await
     }
@@ -68,12 +67,12 @@ impl App {
     async fn counted<T>(
         self: &Arc<App>,
         job: Job,
-        kind: Kind,
-        finish: impl Fn(ItemEmbedding) -> Result<T, Failure>,
+        outputs: Outputs,
+        finish: impl Fn(ItemOutputs) -> Result<T, Failure>,
     ) -> Result<(Vec<T>, Timing), Failure> {
         let (method, n) = (if job.inputs.single { "single" } else { "batch" }, job.inputs.items.len());
         self.metrics.request(method);
-        let answer = self.embed(job, kind, finish).await;
+        let answer = self.embed(job, outputs, finish).await;
         match &answer {
             Ok((_, timing)) => self.metrics.success(method, n, timing),
             Err(failure) => self.metrics.failure(failure),
@@ -84,74 +83,55 @@ impl App {
     async fn embed<T>(
         self: &Arc<App>,
         job: Job,
-        kind: Kind,
-        finish: impl Fn(ItemEmbedding) -> Result<T, Failure>,
+        outputs: Outputs,
+        finish: impl Fn(ItemOutputs) -> Result<T, Failure>,
     ) -> Result<(Vec<T>, Timing), Failure> {
         let start = Instant::now();
-        self.check(&job, kind)?;
+        self.check(&job, outputs)?;
         let n = job.inputs.items.len();
-        let (count, mut permits) = self.admit(n)?;
-        self.metrics.admitted(n);
+        let context = Context { single: job.inputs.single, ..Context::default() };
         let name = job.inputs.names(job.field);
         let characters = job.inputs.items.iter().map(Input::characters).sum();
+        let admission = self.admit(n, characters, &context)?;
         let encodings = self.encode(job.inputs.items, &job.options).await?;
         let tokenization = start.elapsed();
 
-        let (mut entries, mut replies, mut tokens) = (Vec::with_capacity(n), Vec::with_capacity(n), 0);
+        let (mut works, mut tokens) = (Vec::with_capacity(n), 0);
         for (i, encoding) in encodings.into_iter().enumerate() {
-            let encoding = encoding.map_err(|failure| failure.of(&name(i)))?;
-            tokens += encoding.ids.len();
-            let (reply, receiver) = oneshot::channel();
-            entries.push(Entry { encoding, kind, reply, queued: Instant::now(), permit: permits.split(1) });
-            replies.push(receiver);
+            let Encoding { ids, type_ids } = encoding.map_err(|failure| failure.of(&name(i)))?;
+            tokens += ids.len();
+            works.push(Work::tokens(Want::Embed(outputs), ids, type_ids));
         }
-        for entry in &entries {
-            self.metrics.input(entry.encoding.ids.len());
-        }
-        self.queue.push(entries)?;
+        let answers =
+            self.compute(works, admission, &context).await.map_err(|refusal| refusal.named(&name))?;
 
-        let (mut queued, mut inferred, mut answers) = (Duration::ZERO, Duration::ZERO, Vec::with_capacity(n));
-        for (i, reply) in replies.into_iter().enumerate() {
-            // An error says that the batch's thread panicked: the log has more.
-            let answer =
-                reply.await.map_err(|_| Failure::backend("a defect of the server; its log tells more"))?;
-            let Answer { embedding, queue, inference } = answer.map_err(|failure| failure.of(&name(i)))?;
-            answers.push(finish(embedding).map_err(|failure| failure.of(&name(i)))?);
-            queued += queue / count;
-            inferred += inference / count;
+        let (mut queue, mut inference, mut items) = (Duration::ZERO, Duration::ZERO, Vec::with_capacity(n));
+        for (i, answer) in answers.into_iter().enumerate() {
+            queue += answer.queue / n as u32;
+            inference += answer.inference / n as u32;
+            let item = match answer.into_outcome() {
+                Outcome::Embedding(outputs) => finish(outputs),
+                _ => Err(Failure::backend("the model gave something else than an embedding")),
+            };
+            items.push(item.map_err(|failure| failure.of(&name(i)))?);
         }
-        let timing = Timing { start, characters, tokens, tokenization, queue: queued, inference: inferred };
-        Ok((answers, timing))
+        let timing = Timing { start, characters, tokens, tokenization, queue, inference };
+        Ok((items, timing))
     }
 
-    /// Takes a permit for each of n inputs, at once or not at all.
-    fn admit(&self, n: usize) -> Result<(u32, OwnedSemaphorePermit), Failure> {
-        let permits = u32::try_from(n).ok().and_then(|count| {
-            let permits = self.permits.clone().try_acquire_many_owned(count).ok()?;
-            Some((count, permits))
-        });
-        permits.ok_or_else(|| {
-            Failure::overloaded(format!(
-                "{n} more inputs would exceed the limit of {} under way at once (max_concurrent_requests)",
-                self.limits.max_concurrent_requests
-            ))
-        })
-    }
-
-    fn check(&self, job: &Job, kind: Kind) -> Result<(), Failure> {
+    fn check(&self, job: &Job, outputs: Outputs) -> Result<(), Failure> {
         self.check_batch_size(job.inputs.items.len(), job.field)?;
         self.check_dimensions(job.finish.dimensions)?;
-        match self.backend.model_type() {
-            ModelType::Classifier => {
-                Err(Failure::model_type("the model is a classifier, which computes no embeddings"))
-            }
-            ModelType::Embedding(Pool::Splade) if kind == Kind::Tokens => {
+        let info = self.model.info();
+        match info.task {
+            Some(Task::Embedding) if info.pool == Some(Pool::Splade) && outputs == Outputs::TOKEN_VECTORS => {
                 Err(Failure::model_type("a SPLADE model computes no embeddings of single tokens"))
             }
-            ModelType::Embedding(_) if kind == Kind::Sparse && !self.gives_sparse() => {
+            Some(Task::Embedding) if outputs == Outputs::SPARSE && !self.gives_sparse() => {
                 Err(Failure::model_type("the model computes no sparse embeddings"))
             }
-            ModelType::Embedding(_) => Ok(()),
+            Some(Task::Embedding) => Ok(()),
+            _ => Err(Failure::model_type("the model is a classifier, which computes no embeddings")),
         }
     }
 
@@ -198,7 +178,7 @@ impl App {
 
     /// A text that may not be truncated can have any length.
     fn check_length(&self, encoding: Encoding) -> Result<Encoding, Failure> {
-        let (length, limit) = (encoding.ids.len(), self.backend.model().info().max_length);
+        let (length, limit) = (encoding.ids.len(), self.model.info().max_length);
         if length > limit {
             return Err(Failure::validation(format!("{length} tokens are more than the limit of {limit}")));
         }
@@ -208,7 +188,7 @@ impl App {
     /// Token ids are the client's, with the special tokens that it wants. They are never cut, as nobody here knows which of
     /// them the model cannot do without.
     fn check_ids(&self, ids: Vec<u32>, options: &EncodeOptions) -> Result<Encoding, Failure> {
-        let info = self.backend.model().info();
+        let info = self.model.info();
         let (limit, vocabulary) = (info.max_length, info.vocab_size);
         if options.prompt_name.is_some() {
             return Err(Failure::validation("prompt_name needs a text, and these are token ids"));

@@ -5,11 +5,14 @@
 //! cuts and normalises. [`App`] holds what the routes share; [`serve`] runs them until told to stop.
 #![deny(unsafe_code, clippy::unwrap_used, clippy::expect_used)]
 
+mod admission;
 mod app;
 mod args;
 mod auth;
 mod batcher;
 mod body;
+mod call;
+mod compute;
 mod embed;
 mod failure;
 mod inference;
@@ -25,6 +28,7 @@ mod status;
 mod text;
 mod timing;
 mod tokenizer;
+mod work;
 
 pub use app::{App, StartError};
 pub use args::Args;

@@ -1,41 +1,21 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bei_backend::ItemEmbedding;
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use tokio::sync::{Notify, oneshot};
 
+use crate::admission::Permits;
 use crate::failure::Failure;
-use crate::tokenizer::Encoding;
-
-/// The answer to one input.
-#[derive(Debug)]
-pub struct Answer {
-    pub embedding: ItemEmbedding,
-    pub queue: Duration,
-    pub inference: Duration,
-}
-
-/// What is wanted of an input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// One vector.
-    Pooled,
-    /// One vector for each token.
-    Tokens,
-    /// Weights by token id.
-    Sparse,
-}
+use crate::work::{Answer, Work};
 
 /// One input that waits for a batch.
 #[derive(Debug)]
 pub struct Entry {
-    pub encoding: Encoding,
-    pub kind: Kind,
+    pub work: Work,
     pub reply: oneshot::Sender<Result<Answer, Failure>>,
     pub queued: Instant,
     /// Counts the input among those under way until it is answered, also when its client has gone.
-    pub permit: Option<OwnedSemaphorePermit>,
+    pub permit: Option<Permits>,
 }
 
 /// What a batch may hold.
@@ -140,14 +120,16 @@ impl Queue {
                 entries.pop_front();
                 continue;
             }
-            let length = entry.encoding.ids.len();
+            let length = entry.work.length();
             let tokens = if self.budget.padded {
                 longest.max(length) * (batch.entries.len() + 1)
             } else {
                 batch.tokens + length
             };
             let full = tokens > self.budget.tokens || batch.entries.len() == self.budget.inputs;
-            if full && !batch.entries.is_empty() {
+            if let Some(first) = batch.entries.first()
+                && (full || !first.work.joins(&entry.work))
+            {
                 break;
             }
             longest = longest.max(length);
@@ -169,14 +151,17 @@ fn shutting_down() -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use bei_backend::Outputs;
+
     use super::*;
+    use crate::work::Want;
 
     type Receiver = oneshot::Receiver<Result<Answer, Failure>>;
 
     fn entry(length: usize) -> (Entry, Receiver) {
         let (reply, receiver) = oneshot::channel();
-        let encoding = Encoding { ids: vec![7; length], type_ids: None };
-        (Entry { encoding, kind: Kind::Pooled, reply, queued: Instant::now(), permit: None }, receiver)
+        let work = Work::tokens(Want::Embed(Outputs::POOLED), vec![7; length], None);
+        (Entry { work, reply, queued: Instant::now(), permit: None }, receiver)
     }
 
     fn filled(budget: Budget, lengths: &[usize]) -> (Queue, Vec<Receiver>) {
@@ -190,7 +175,7 @@ mod tests {
         queue.close();
         let mut batches = vec![];
         while let Some(batch) = queue.next_batch().await {
-            batches.push(batch.entries.iter().map(|entry| entry.encoding.ids.len()).collect());
+            batches.push(batch.entries.iter().map(|entry| entry.work.length()).collect());
         }
         batches
     }

@@ -52,7 +52,7 @@ pub async fn serve(
             Ok(())
         }
     };
-    let closing = move || app.backend.model().shutdown(CLOSE_TIMEOUT);
+    let closing = move || app.model.shutdown(CLOSE_TIMEOUT);
     if let Ok(Err(error)) = tokio::task::spawn_blocking(closing).await {
         tracing::warn!("closing the model: {error}");
     }

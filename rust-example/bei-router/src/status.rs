@@ -8,7 +8,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use bei_backend::{CallOptions, ModelType};
+use bei_backend::{CallOptions, Task};
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -19,10 +19,12 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The family's fields, and the library's version, engine and slots.
 pub async fn info(State(app): State<Arc<App>>) -> Json<Value> {
-    let (limits, model, info) = (&app.limits, &app.model_json, app.backend.model().info());
-    let model_type = match app.backend.model_type() {
-        ModelType::Embedding(pool) => json!({"embedding": {"pooling": pool}}),
-        ModelType::Classifier => json!({"classifier": {}}),
+    let (limits, model, info) = (&app.limits, &app.model_json, app.model.info());
+    let model_type = match info.task {
+        Some(Task::Embedding) => json!({"embedding": {"pooling": info.pool}}),
+        Some(Task::Classifier) => json!({"classifier": {}}),
+        Some(Task::TokenClassifier) => json!({"token_classifier": {}}),
+        None => Value::Null,
     };
     Json(json!({
         "model_id": app.model_id,
@@ -50,7 +52,7 @@ pub async fn info(State(app): State<Arc<App>>) -> Json<Value> {
 /// As the family: cheap while the last batch succeeded, otherwise one token goes through the engine.
 pub async fn health(State(app): State<Arc<App>>) -> Result<(), Failure> {
     if app.healthy.load(Ordering::Relaxed) {
-        return Ok(app.backend.model().health(false, &CallOptions::default())?);
+        return Ok(app.model.health(false, &CallOptions::default())?);
     }
     // One deep check at a time, however many ask: the others take its result.
     let _turn = app.health_turn.lock().await;
@@ -60,7 +62,7 @@ pub async fn health(State(app): State<Arc<App>>) -> Result<(), Failure> {
     let checked = app.clone();
     let check = move || {
         let options = CallOptions { timeout: Some(HEALTH_TIMEOUT), ..CallOptions::default() };
-        checked.backend.model().health(true, &options)
+        checked.model.health(true, &options)
     };
     let health = tokio::task::spawn_blocking(check).await;
     health.map_err(|error| Failure::unhealthy(format!("the health check failed: {error}")))?.map_err(
@@ -77,6 +79,6 @@ pub async fn health(State(app): State<Arc<App>>) -> Result<(), Failure> {
 pub async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Failure> {
     let failed = |error: String| Failure::backend(format!("metrics: {error}"));
     let mut text = app.metrics.text(app.queue.len()).map_err(|error| failed(error.to_string()))?;
-    text += &app.backend.model().metrics().map_err(|error| failed(error.to_string()))?;
+    text += &app.model.metrics().map_err(|error| failed(error.to_string()))?;
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }

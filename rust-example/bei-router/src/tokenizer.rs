@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use bei_backend::{BatchResult, BeiBackend, CallOptions, Error, Model, Side, Text};
+use bei_backend::{BatchResult, CallOptions, Error, Model, Side, Text};
 use futures_util::future::try_join_all;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
@@ -16,7 +16,7 @@ pub struct Encoding {
 }
 
 /// The side of a text that is cut off.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 pub enum TruncationDirection {
     #[serde(alias = "left")]
     Left,
@@ -35,11 +35,23 @@ impl From<TruncationDirection> for Side {
 }
 
 /// How texts are tokenized.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct EncodeOptions {
     pub truncate: bool,
     pub direction: TruncationDirection,
     pub prompt_name: Option<String>,
+}
+
+impl EncodeOptions {
+    /// As the library takes them.
+    pub fn call_options(&self) -> CallOptions<'_> {
+        CallOptions {
+            truncate: Some(self.truncate),
+            truncation_side: Some(self.direction.into()),
+            prompt_name: self.prompt_name.as_deref(),
+            ..CallOptions::default()
+        }
+    }
 }
 
 /// Texts that one worker tokenizes in one call.
@@ -47,13 +59,13 @@ const CHUNK: usize = 16;
 
 /// The library's tokenizer, on a bounded number of blocking threads.
 pub struct Tokenizer {
-    backend: Arc<BeiBackend>,
+    model: Arc<Model>,
     workers: Arc<Semaphore>,
 }
 
 impl Tokenizer {
-    pub fn new(backend: Arc<BeiBackend>, workers: usize) -> Tokenizer {
-        Tokenizer { backend, workers: Arc::new(Semaphore::new(workers)) }
+    pub fn new(model: Arc<Model>, workers: usize) -> Tokenizer {
+        Tokenizer { model, workers: Arc::new(Semaphore::new(workers)) }
     }
 
     /// Runs `work` on a worker. A caller that leaves does not stop work that has begun, which keeps its worker until it ends.
@@ -63,9 +75,9 @@ impl Tokenizer {
     ) -> Result<T, Failure> {
         let gone = |_| Failure::unhealthy("the tokenizer was stopped");
         let worker = self.workers.clone().acquire_owned().await.map_err(gone)?;
-        let backend = self.backend.clone();
+        let model = self.model.clone();
         let work = move || {
-            let answer = work(backend.model());
+            let answer = work(&model);
             drop(worker);
             answer
         };
@@ -94,13 +106,7 @@ impl Tokenizer {
     ) -> Result<Vec<Result<Encoding, Error>>, Failure> {
         let encode = move |model: &Model| {
             let inputs: Vec<Text> = texts.iter().map(|text| Text::from(text.as_str())).collect();
-            let options = CallOptions {
-                truncate: Some(options.truncate),
-                truncation_side: Some(options.direction.into()),
-                prompt_name: options.prompt_name.as_deref(),
-                ..CallOptions::default()
-            };
-            let result = model.tokenize(&inputs, &options)?;
+            let result = model.tokenize(&inputs, &options.call_options())?;
             Ok((0..inputs.len()).map(|i| encoding(&result, i)).collect())
         };
         self.run(encode).await?.map_err(|error: Error| error.into())

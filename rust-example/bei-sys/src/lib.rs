@@ -138,7 +138,7 @@ pub struct bei_text {
 }
 
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct bei_span {
     pub start: u32,
     pub end: u32,
