@@ -3,8 +3,10 @@ use std::path::Path;
 use crate::batch::TokenBatch;
 use crate::contract::{
     Backend, BackendError, Batch, Embedding, Embeddings, ModelType, Pool, Prediction, Predictions,
+    TokenBackend, TokenPredictions,
 };
 use crate::error::{Error, Status};
+use crate::info::Task;
 use crate::model::Model;
 use crate::options::{CallOptions, Options};
 
@@ -14,7 +16,7 @@ use crate::options::{CallOptions, Options};
 #[derive(Debug)]
 pub struct BeiBackend {
     model: Model,
-    model_type: ModelType,
+    model_type: Option<ModelType>,
 }
 
 /// The vectors are left as the model's pooling and dense modules made them.
@@ -34,25 +36,30 @@ impl BeiBackend {
             options = options.with("pooling", pool.option());
         }
         let backend = BeiBackend::open(&options)?;
-        if backend.model_type != model_type {
-            let found = &backend.model_type;
-            return Err(BackendError::Start(format!(
-                "the model in {folder} is {found:?}, not {model_type:?}"
-            )));
+        match &backend.model_type {
+            Some(found) if *found == model_type => Ok(backend),
+            Some(found) => {
+                Err(BackendError::Start(format!("the model in {folder} is {found:?}, not {model_type:?}")))
+            }
+            None => Err(BackendError::Start(format!(
+                "the model in {folder} is a token classifier, not {model_type:?}; open it with BeiBackend::open"
+            ))),
         }
-        Ok(backend)
     }
 
     /// Opens a model with all of the library's options. The model's own files say what type it is.
     pub fn open(options: &Options) -> Result<BeiBackend, Error> {
         let model = Model::open(options)?;
-        let Some(model_type) = model.info().model_type() else {
+        let model_type = model.info().model_type();
+        if model_type.is_none() && model.info().task != Some(Task::TokenClassifier) {
             let (task, pool) = (model.info().task, model.info().pool);
             return Err(Error::new(
                 Status::Unsupported,
-                format!("the Backend trait has no call for a model with task {task:?} and pooling {pool:?}"),
+                format!(
+                    "the Backend trait has no call for a model with task {task:?} and pooling {pool:?}; use Model"
+                ),
             ));
-        };
+        }
         Ok(BeiBackend { model, model_type })
     }
 
@@ -61,15 +68,16 @@ impl BeiBackend {
         &self.model
     }
 
-    /// What the model does.
-    pub fn model_type(&self) -> &ModelType {
-        &self.model_type
+    /// What the model does; `None` for a token classifier, for which the family has no name: its call is
+    /// [`TokenBackend::predict_tokens`].
+    pub fn model_type(&self) -> Option<&ModelType> {
+        self.model_type.as_ref()
     }
 
     /// As [`Backend::embed`], but each item succeeds or fails on its own, and the batch is borrowed. The index lists are
     /// disjoint here; a pooled item of a SPLADE model gets a vector of the vocabulary's size.
     pub fn embed_items(&self, batch: &TokenBatch) -> Result<Vec<Result<ItemEmbedding, Error>>, Error> {
-        let splade = self.model_type == ModelType::Embedding(Pool::Splade);
+        let splade = self.model_type == Some(ModelType::Embedding(Pool::Splade));
         let mut sparse = batch.sparse_indices.to_vec();
         let mut asked = *batch;
         if splade {
@@ -108,6 +116,18 @@ impl BeiBackend {
     pub fn predict_items(&self, batch: &TokenBatch) -> Result<Vec<Result<Prediction, Error>>, Error> {
         let result = self.model.predict(batch, &CallOptions::default())?;
         Ok((0..batch.len()).map(|i| result.pooled(i).map(<[f32]>::to_vec)).collect())
+    }
+
+    /// As [`TokenBackend::predict_tokens`], but each item succeeds or fails on its own, and the batch is borrowed.
+    pub fn predict_tokens_items(
+        &self,
+        batch: &TokenBatch,
+    ) -> Result<Vec<Result<Vec<Prediction>, Error>>, Error> {
+        let every: Vec<u32> = (0..).take(batch.len()).collect();
+        let asked = TokenBatch { pooled_indices: &[], raw_indices: &every, sparse_indices: &[], ..*batch };
+        let result = self.model.predict_tokens(&asked, &CallOptions::default())?;
+        let rows = |i| Ok(result.token_vectors(i)?.iter().map(<[f32]>::to_vec).collect());
+        Ok((0..batch.len()).map(rows).collect())
     }
 }
 
@@ -157,18 +177,35 @@ impl Backend for BeiBackend {
 
     fn embed(&self, batch: Batch) -> Result<Embeddings, BackendError> {
         let items = self.embed_items(&TokenBatch::from(&batch))?;
-        all_or_nothing(items.into_iter().map(|item| item.and_then(Embedding::try_from)).collect())
+        let width = match self.model_type {
+            Some(ModelType::Embedding(Pool::Splade)) => self.model.info().vocab_size,
+            _ => self.model.info().dimensions,
+        };
+        let items = items.into_iter().map(|item| item.and_then(Embedding::try_from)).collect();
+        all_or_nothing(items, || Embedding::Pooled(vec![0.0; width]))
     }
 
     fn predict(&self, batch: Batch) -> Result<Predictions, BackendError> {
-        all_or_nothing(self.predict_items(&TokenBatch::from(&batch))?)
+        let items = self.predict_items(&TokenBatch::from(&batch))?;
+        all_or_nothing(items, || vec![f32::NAN; self.model.info().labels])
     }
 }
 
-/// The family's rule: one failed item fails its batch. The error names the item.
-fn all_or_nothing<T, M: FromIterator<(usize, T)>>(items: Vec<Result<T, Error>>) -> Result<M, BackendError> {
+impl TokenBackend for BeiBackend {
+    fn predict_tokens(&self, batch: Batch) -> Result<TokenPredictions, BackendError> {
+        all_or_nothing(self.predict_tokens_items(&TokenBatch::from(&batch))?, Vec::new)
+    }
+}
+
+/// The family's rule: one failed item fails its batch. The error names the item. An item without tokens is none of those:
+/// the family's routers send some, together with others' items, so that it has an answer, `empty`.
+fn all_or_nothing<T, M: FromIterator<(usize, T)>>(
+    items: Vec<Result<T, Error>>,
+    empty: impl Fn() -> T,
+) -> Result<M, BackendError> {
     let named = |(i, item): (usize, Result<T, Error>)| match item {
         Ok(value) => Ok((i, value)),
+        Err(Error { status: Status::Empty, .. }) => Ok((i, empty())),
         Err(Error { status, message }) => {
             Err(BackendError::from(Error { status, message: format!("item {i}: {message}") }))
         }

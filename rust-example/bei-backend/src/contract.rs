@@ -4,10 +4,10 @@
 use std::fmt;
 
 use nohash_hasher::IntMap;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How token vectors become one vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pool {
     /// The first token's.
@@ -139,4 +139,14 @@ pub trait Backend {
 
     /// Computes class logits.
     fn predict(&self, batch: Batch) -> Result<Predictions, BackendError>;
+}
+
+/// Item index to the raw logits of each of the item's tokens, special ones included. Every item of the batch is there.
+pub type TokenPredictions = IntMap<usize, Vec<Prediction>>;
+
+/// What a backend of a token classifier does besides: the family's trait has no call for it. Health and warm-up go through it
+/// as those of a classifier go through [`Backend::predict`].
+pub trait TokenBackend: Backend {
+    /// Computes class logits of every token of every item; the index lists of the batch do not matter.
+    fn predict_tokens(&self, batch: Batch) -> Result<TokenPredictions, BackendError>;
 }

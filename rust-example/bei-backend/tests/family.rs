@@ -1,34 +1,24 @@
 //! The Backend trait as the family's router uses it: its start-up, batch shapes, and error after error.
+//! `tests/replay.rs` has the whole of a router's life on each kind of model.
 
 mod common;
 
 use std::path::Path;
 
 use bei_backend::{
-    Backend, BackendError, Batch, BeiBackend, Embedding, ItemEmbedding, ModelType, Pool, TokenBatch,
-    health_batch, start_up, warm_up_batch,
+    Backend, BackendError, Batch, BeiBackend, Embedding, ItemEmbedding, ModelType, Options, Pool,
+    TokenBackend, TokenBatch, health_batch, start_up, warm_up_batch,
 };
-use common::{Tokens, minilm, mock_options};
+use common::{Tokens, family_batch, minilm, mock_options, tiny_folder};
 use serde_json::{Value, json};
 
 fn mock(over: Value) -> BeiBackend {
     BeiBackend::open(&mock_options(over)).unwrap()
 }
 
-/// A batch as the family's router makes it: type and position ids given, index lists disjoint.
+/// A batch as the family's router makes it, of a model whose positions start at 0.
 fn batch(items: &[&[u32]], raw: &[u32]) -> Batch {
-    let mut batch = Batch { cumulative_seq_lengths: vec![0], raw_indices: raw.to_vec(), ..Batch::default() };
-    for (i, item) in (0..).zip(items) {
-        batch.input_ids.extend_from_slice(item);
-        batch.token_type_ids.resize(batch.input_ids.len(), 0);
-        batch.position_ids.extend(0..item.len() as u32);
-        batch.cumulative_seq_lengths.push(batch.input_ids.len() as u32);
-        batch.max_length = batch.max_length.max(item.len() as u32);
-        if !raw.contains(&i) {
-            batch.pooled_indices.push(i);
-        }
-    }
-    batch
+    family_batch(items, raw, 0)
 }
 
 /// The router boxes backends as `dyn Backend + Send`.
@@ -55,7 +45,7 @@ fn the_warm_up_batch_is_the_familys() {
 fn the_familys_start_up_succeeds() {
     for over in [json!({}), json!({"mock": {"padded": true}}), json!({"mock": {"kind": "classifier"}})] {
         let backend = mock(over);
-        let model_type = backend.model_type().clone();
+        let model_type = backend.model_type().unwrap().clone();
         let backend = boxed(backend);
         start_up(&*backend, &model_type, 256, 16384, None).unwrap();
         backend.health().unwrap();
@@ -85,8 +75,12 @@ fn a_model_of_another_type_does_not_start() {
     let folder = minilm();
     let error = BeiBackend::new(Path::new(&folder), "float32", ModelType::Classifier).map(drop).unwrap_err();
     assert!(matches!(&error, BackendError::Start(message) if message.contains("Classifier")), "{error}");
-    let error = BeiBackend::open(&mock_options(json!({"mock": {"kind": "token_classifier"}}))).map(drop);
-    assert!(error.unwrap_err().message.contains("TokenClassifier"));
+    let folder = tiny_folder("bert-token-classifier");
+    let error = BeiBackend::new(&folder, "float32", ModelType::Classifier).map(drop).unwrap_err();
+    assert!(
+        matches!(&error, BackendError::Start(message) if message.contains("token classifier")),
+        "{error}"
+    );
 }
 
 #[test]
@@ -127,7 +121,6 @@ fn one_error_fails_the_batch_and_the_next_batch_works() {
         ("NaN in token vectors", batch(&[&[1], &[9]], &[1]), "item 1: "),
         ("failing run", batch(&[&[8], &[1]], &[]), "item 0: "),
         ("out of range", out_of_range, "item 1: "),
-        ("no tokens", batch(&[&[1], &[]], &[]), "item 1: "),
         ("too long", too_long, "item 0: "),
         ("wrong max_length", wrong_max_length, "max_length"),
         ("wrong lengths", wrong_lengths, "cumulative_seq_lengths"),
@@ -151,10 +144,81 @@ fn a_lost_engine_is_unhealthy() {
 #[test]
 fn classifiers_predict() {
     let backend = mock(json!({"mock": {"kind": "classifier", "labels": 3}}));
-    assert_eq!(*backend.model_type(), ModelType::Classifier);
+    assert_eq!(backend.model_type(), Some(&ModelType::Classifier));
     let predictions = backend.predict(batch(&[&[1, 2], &[3]], &[])).unwrap();
     assert_eq!((predictions.len(), predictions[&0].len(), predictions[&1].len()), (2, 3, 3));
     assert!(matches!(backend.predict(batch(&[&[1]], &[0])), Err(BackendError::Inference(_))));
+}
+
+#[test]
+fn an_item_without_tokens_is_answered_and_harms_no_other() {
+    let backend = mock(json!({"mock": {"dimensions": 4}}));
+    let alone = backend.embed(batch(&[&[5, 6]], &[])).unwrap();
+    let answers = backend.embed(batch(&[&[], &[5, 6], &[], &[]], &[2])).unwrap();
+    assert_eq!(answers.len(), 4);
+    assert_eq!(answers[&0], Embedding::Pooled(vec![0.0; 4]));
+    assert_eq!(answers[&1], alone[&0]);
+    assert_eq!(answers[&2], Embedding::All(vec![]));
+    assert_eq!(backend.embed(batch(&[&[]], &[])).unwrap()[&0], Embedding::Pooled(vec![0.0; 4]));
+    assert!(backend.embed_items(&TokenBatch::from(&batch(&[&[]], &[]))).unwrap()[0].is_err());
+
+    let splade = BeiBackend::open(
+        &Options::new(tiny_folder("distilbert-splade").to_str().unwrap()).with("pooling", "splade"),
+    )
+    .unwrap();
+    let Embedding::Pooled(zeros) = &splade.embed(batch(&[&[], &[5]], &[])).unwrap()[&0] else { panic!() };
+    assert_eq!(zeros.len(), splade.model().info().vocab_size);
+
+    let classifier = mock(json!({"mock": {"kind": "classifier", "labels": 3}}));
+    let logits = classifier.predict(batch(&[&[5], &[]], &[])).unwrap();
+    assert!(logits[&0].iter().all(|x| x.is_finite()));
+    assert_eq!(logits[&1].len(), 3);
+    assert!(
+        logits[&1].iter().all(|x| x.is_nan()),
+        "the family answers NaN with an error to its caller alone"
+    );
+
+    let tokens = mock(json!({"mock": {"kind": "token_classifier", "labels": 5}}));
+    assert!(tokens.predict_tokens(batch(&[&[], &[5]], &[])).unwrap()[&0].is_empty());
+}
+
+#[test]
+fn token_classifiers_predict_tokens_beside_the_trait() {
+    let backend = mock(json!({"mock": {"kind": "token_classifier", "labels": 5,
+        "faults": [{"kind": "nan", "token_id": 9}]}}));
+    assert_eq!(backend.model_type(), None);
+    let boxed: Box<dyn TokenBackend + Send> = Box::new(backend);
+    for start in [health_batch(), warm_up_batch(boxed.is_padded(), 256, 1000, None)] {
+        assert!(boxed.predict_tokens(start).unwrap()[&0].iter().all(|row| row.len() == 5));
+    }
+    let answers = boxed.predict_tokens(batch(&[&[1, 2, 3], &[4]], &[])).unwrap();
+    assert_eq!((answers[&0].len(), answers[&1].len(), answers[&1][0].len()), (3, 1, 5));
+    let as_raw = boxed.predict_tokens(batch(&[&[1, 2, 3], &[4]], &[0, 1])).unwrap();
+    assert_eq!(answers, as_raw);
+    let error = boxed.predict_tokens(batch(&[&[1], &[9]], &[])).unwrap_err();
+    assert!(matches!(&error, BackendError::Inference(text) if text.contains("item 1: ")), "{error}");
+    assert!(matches!(boxed.embed(batch(&[&[1]], &[])), Err(BackendError::Inference(_))));
+    assert!(matches!(boxed.predict(batch(&[&[1]], &[])), Err(BackendError::Inference(_))));
+    boxed.health().unwrap();
+}
+
+#[test]
+fn errors_and_answers_are_shared_between_threads_and_callers() {
+    const fn shared<T: Clone + Send + Sync + 'static>() {}
+    shared::<BackendError>();
+    shared::<Embedding>();
+    shared::<ModelType>();
+    const fn sent<T: Send + 'static>() {}
+    sent::<Box<dyn Backend + Send>>();
+    for (error, text) in [
+        (BackendError::NoBackend, "No backend found"),
+        (BackendError::Start("x".into()), "Could not start backend: x"),
+        (BackendError::Inference("x".into()), "x"),
+        (BackendError::Unhealthy, "Backend is unhealthy"),
+        (BackendError::WeightsNotFound("x".into()), "Weights not found: x"),
+    ] {
+        assert_eq!(error.clone().to_string(), text);
+    }
 }
 
 #[test]

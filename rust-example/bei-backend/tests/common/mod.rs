@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use bei_backend::{Model, Options, TokenBatch};
+use bei_backend::{Batch, Model, Options, TokenBatch};
 use serde_json::{Value, json};
 
 /// The folder of the real model. Its tokenizer serves the mock engine too.
@@ -11,6 +11,30 @@ pub fn minilm() -> String {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../.deps/models/all-MiniLM-L6-v2");
     assert!(folder.join("config.json").is_file(), "{} is missing; run `make setup`", folder.display());
     folder.to_str().unwrap().to_string()
+}
+
+/// The folder of a tiny model of testdata/models.
+pub fn tiny_folder(name: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models").join(name);
+    assert!(folder.join("config.json").is_file(), "{} is missing", folder.display());
+    folder
+}
+
+/// A batch as the family's router makes it: type ids zero, position ids from `offset`, index lists disjoint.
+pub fn family_batch<T: AsRef<[u32]>>(items: &[T], raw: &[u32], offset: u32) -> Batch {
+    let mut batch = Batch { cumulative_seq_lengths: vec![0], raw_indices: raw.to_vec(), ..Batch::default() };
+    for (i, item) in (0..).zip(items) {
+        let item = item.as_ref();
+        batch.input_ids.extend_from_slice(item);
+        batch.token_type_ids.resize(batch.input_ids.len(), 0);
+        batch.position_ids.extend((offset..).take(item.len()));
+        batch.cumulative_seq_lengths.push(batch.input_ids.len() as u32);
+        batch.max_length = batch.max_length.max(item.len() as u32);
+        if !raw.contains(&i) {
+            batch.pooled_indices.push(i);
+        }
+    }
+    batch
 }
 
 /// Options for the mock engine; `over` is laid upon them.
