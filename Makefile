@@ -16,6 +16,9 @@ COVER_MIN ?= 85
 HOST ?= 127.0.0.1
 PORT ?=
 BENCH_ARGS ?=
+# Seconds of the soak's overload: 600 and more is the long form, with a million answers. The other phases take some 40 s.
+SOAK_SECONDS ?= 600
+SOAK_ARGS ?=
 
 DIST := $(CURDIR)/dist
 DEPS := $(CURDIR)/.deps
@@ -49,7 +52,7 @@ TRT_LDFLAGS := -shared -static-libstdc++ -static-libgcc -Wl,--version-script=trt
 TRT_TIMEOUT ?= 3600
 PACK_ARGS ?=
 
-.PHONY: help setup build build_lib test test_unit test_integration test_race fuzz lint format bench bench_gpu run_embed clean \
+.PHONY: help setup build build_lib test test_unit test_integration test_race fuzz lint format bench bench_gpu bench_router soak run_embed clean \
 	setup_tensorrt setup_gpu build_trt install_gpu test_tensorrt pack_gpu always
 
 help: ## list the targets
@@ -159,6 +162,12 @@ format: ## rewrite Go, Rust and C sources in the form that lint wants
 
 bench: build ## compare speed with sentence-transformers (makes .deps/venv-bench); BENCH_ARGS are passed on
 	$(PYTHON) bench/bench.py $(BENCH_ARGS)
+
+bench_router: build ## what the router costs: mock engine at no cost, 64 connections; BENCH_ARGS are passed on
+	$(PYTHON) bench/router.py $(BENCH_ARGS)
+
+soak: build ## the router under twice its load, every answer checked, and stopped in the middle; SOAK_SECONDS=600, SOAK_ARGS are passed on
+	$(PYTHON) scripts/soak.py --seconds $(SOAK_SECONDS) $(SOAK_ARGS)
 
 # No build here: a GPU machine may have no Go. It wants dist/ as `make build` leaves it, there or brought along.
 bench_gpu: ## on a GPU machine with dist/ and torch: our engines beside torch eager and torch.compile; BENCH_ARGS are passed on
