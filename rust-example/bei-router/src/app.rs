@@ -2,18 +2,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::available_parallelism;
+use std::time::UNIX_EPOCH;
 
+use axum::http::HeaderValue;
 use bei_backend::{Error, Info, Model, Outputs, Task};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
+use crate::access::Access;
 use crate::admission::UnderWay;
 use crate::args::Args;
 use crate::call::{Packed, run};
 use crate::failure::Failure;
+use crate::labels::Labels;
 use crate::metrics::Metrics;
 use crate::queue::{Budget, Queue};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{EncodeOptions, Tokenizer, TruncationDirection};
 use crate::work::{Want, Work};
 
 /// Why the server could not start.
@@ -71,13 +75,17 @@ pub struct App {
     /// Held by the one deep health check.
     pub(crate) health_turn: Mutex<()>,
     pub(crate) limits: Limits,
-    pub(crate) api_key: Option<Arc<str>>,
+    pub(crate) access: Access,
     pub(crate) model_id: String,
     pub(crate) served_model_name: String,
     /// Everything that the library tells of the model.
     pub(crate) model_json: Value,
     /// The constant of the header x-compute-type: what runs the model, and where.
-    pub(crate) compute_type: String,
+    pub(crate) compute_type: HeaderValue,
+    /// Of a classifier or token classifier.
+    pub(crate) labels: Labels,
+    /// When the model was opened: seconds since 1970.
+    pub(crate) created: u64,
 }
 
 impl App {
@@ -88,7 +96,8 @@ impl App {
     }
 
     fn start_blocking(args: &Args) -> Result<Arc<App>, StartError> {
-        let limits = limits(args)?;
+        args.check().map_err(StartError::Flags)?;
+        let (limits, access) = (limits(args)?, Access::new(args)?);
         let model = open(args, &limits)?;
         let refused =
             |reason: &str| StartError::Model { model: args.model_id.clone(), reason: reason.to_string() };
@@ -110,6 +119,8 @@ impl App {
             }
             _ => None, // a model of a hub goes by its id
         };
+        let labels =
+            if info.task == Some(Task::TokenClassifier) { info.token_dimensions } else { info.labels };
         let model = Arc::new(model);
         Ok(Arc::new(App {
             tokenizer: Arc::new(Tokenizer::new(model.clone(), limits.tokenization_workers)),
@@ -118,14 +129,17 @@ impl App {
             metrics: Metrics::new(longest).map_err(|error| StartError::Internal(error.to_string()))?,
             healthy: AtomicBool::new(true),
             health_turn: Mutex::new(()),
-            api_key: args.api_key.as_deref().map(Arc::from),
+            access,
             model_id: args.model_id.clone(),
             served_model_name: args
                 .served_model_name
                 .clone()
                 .or(folder)
                 .unwrap_or_else(|| args.model_id.clone()),
-            compute_type: format!("{}+{}", name("device"), name("engine")),
+            compute_type: HeaderValue::try_from(format!("{}+{}", name("device"), name("engine")))
+                .map_err(|error| StartError::Internal(error.to_string()))?,
+            labels: Labels::new(&model_json, labels),
+            created: UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
             model,
             limits,
             model_json,
@@ -134,7 +148,7 @@ impl App {
 
     /// Whether requests must carry a key.
     pub fn has_api_key(&self) -> bool {
-        self.api_key.is_some()
+        self.access.keys.is_some()
     }
 
     /// The text of a prompt, or of the default prompt. Unknown names are left to the library to refuse.
@@ -144,6 +158,16 @@ impl App {
             None => &self.model_json["default_prompt"],
         };
         prompt.as_str().unwrap_or_default()
+    }
+
+    /// How a request's texts are tokenized; `truncate` is the server's choice where the request does not say.
+    pub(crate) fn encode_options(
+        &self,
+        truncate: Option<bool>,
+        direction: TruncationDirection,
+        prompt_name: Option<String>,
+    ) -> EncodeOptions {
+        EncodeOptions { truncate: truncate.unwrap_or(self.limits.auto_truncate), direction, prompt_name }
     }
 
     /// Checks the field `dimensions` of a request.

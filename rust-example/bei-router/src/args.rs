@@ -6,20 +6,34 @@ use clap::{ArgAction, Parser, ValueEnum};
 use serde_json::{Map, Value, json};
 
 const AFTER_HELP: &str = "\
-Example:
-  bei-router --model-id sentence-transformers/all-MiniLM-L6-v2 --port 8080
-  curl localhost:8080/embed -H 'Content-Type: application/json' -d '{\"inputs\": \"Hello\"}'
+Examples:
+  A model of the hub, and a first request:
+    bei-router --model-id sentence-transformers/all-MiniLM-L6-v2 --port 8080
+    curl localhost:8080/embed -H 'Content-Type: application/json' -d '{\"inputs\": \"Hello\"}'
+  A model's folder, nothing fetched, a key, and a web page of another origin that may ask:
+    HF_HUB_OFFLINE=1 bei-router --model-id ./my-model --api-key \"$KEY\" --cors-allow-origin https://example.com
+  A reranker, and its answer in Cohere's and Jina's shape:
+    bei-router --model-id BAAI/bge-reranker-base
+    curl localhost:3000/v1/rerank -H 'Content-Type: application/json' -d '{\"query\": \"What?\", \"documents\": [\"This\", \"That\"]}'
+  Routes, bodies and examples: open /docs in a browser, or read /api-doc/openapi.json. It works without a network.
 
-The variable LOG_LEVEL sets what is logged: error, warn, info (default), debug, or targets such as info,libbei=debug.
+Variables without a flag:
+  LOG_LEVEL      What is logged: error, warn, info (default), debug, or targets such as info,libbei=debug.
+  HOSTNAME       The address to listen on, only where it is an IP address: shells and containers set it to the machine's name.
+  AIP_HTTP_PORT, AIP_PREDICT_ROUTE, AIP_HEALTH_ROUTE
+                 As Vertex AI sets them: the port where --port is not given, and more names for /vertex and /health.
+  HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT and others of huggingface_hub count for models of the hub.
+
+Flags and variables of text-embeddings-inference that are refused, or have no meaning here, say so at the start.
 SIGINT and SIGTERM let the server finish what is under way; a second one ends it at once.";
 
-/// Serves embeddings over HTTP with libbei.so. Flags and environment variables are those of text-embeddings-inference.
+/// Serves embeddings, classes and rankings over HTTP with libbei.so. Flags and environment variables are those of
+/// text-embeddings-inference.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "bei-router", version, args_override_self = true, after_help = AFTER_HELP)]
+#[command(name = "bei-router", version, args_override_self = true, after_help = AFTER_HELP, next_help_heading = "Model")]
 pub struct Args {
     /// Folder of the model (config.json, model.safetensors, tokenizer.json and the files of sentence-transformers), or, where
-    /// there is no such folder, its id on the Hugging Face hub. The variables HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT and others
-    /// of huggingface_hub count.
+    /// there is no such folder, its id on the Hugging Face hub.
     #[arg(long, env)]
     pub model_id: String,
 
@@ -30,6 +44,10 @@ pub struct Args {
     /// Token for private and gated models of the hub; default: the variable HF_TOKEN, or the token file of a login.
     #[arg(long)]
     pub hf_token: Option<String>,
+
+    /// The old name of --hf-token.
+    #[arg(long, env, hide = true, hide_env_values = true, conflicts_with = "hf_token")]
+    pub hf_api_token: Option<String>,
 
     /// Folder where models of the hub are kept; default: the variable HF_HUB_CACHE or HUGGINGFACE_HUB_CACHE, or hub in HF_HOME.
     #[arg(long)]
@@ -47,6 +65,10 @@ pub struct Args {
     #[arg(long, env)]
     pub pooling: Option<Pooling>,
 
+    /// Refused: the dense modules are those that modules.json of the model names.
+    #[arg(long, env, hide = true)]
+    pub dense_path: Option<String>,
+
     /// Engine of the library: auto, onnxruntime, tensorrt or mock; default: the library's choice.
     #[arg(long, env = "BEI_ENGINE")]
     pub engine: Option<String>,
@@ -55,57 +77,79 @@ pub struct Args {
     #[arg(long, env, value_parser = parse_object)]
     pub bei_options: Option<Map<String, Value>>,
 
+    /// Has no meaning: the engine runs in this process, and there is no backend behind a socket.
+    #[arg(long, env, hide = true)]
+    pub uds_path: Option<String>,
+
     /// Threads that tokenize; default: all processors but one.
-    #[arg(long, env)]
+    #[arg(long, env, help_heading = "Limits")]
     pub tokenization_workers: Option<usize>,
 
     /// Inputs under way at once; those above it are answered 429.
-    #[arg(long, env, default_value_t = 512)]
+    #[arg(long, env, default_value_t = 512, help_heading = "Limits")]
     pub max_concurrent_requests: usize,
 
     /// Most tokens of a batch.
-    #[arg(long, env, default_value_t = 16384)]
+    #[arg(long, env, default_value_t = 16384, help_heading = "Limits")]
     pub max_batch_tokens: usize,
 
     /// Most inputs of a batch; default and upper limit: the engine's.
-    #[arg(long, env)]
+    #[arg(long, env, help_heading = "Limits")]
     pub max_batch_requests: Option<usize>,
 
     /// Most inputs of a request.
-    #[arg(long, env, default_value_t = 32)]
+    #[arg(long, env, default_value_t = 32, help_heading = "Limits")]
     pub max_client_batch_size: usize,
 
+    /// Most bytes of a request's body.
+    #[arg(long, env, default_value_t = 2_000_000, help_heading = "Limits")]
+    pub payload_limit: usize,
+
     /// Whether inputs longer than the model takes are cut, where the request does not say.
-    #[arg(long, env, action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, env, action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true",
+        help_heading = "Texts")]
     pub auto_truncate: bool,
 
     /// Name of the model's prompt that is put before texts, where the request names none.
-    #[arg(long, env, conflicts_with = "default_prompt")]
+    #[arg(long, env, conflicts_with = "default_prompt", help_heading = "Texts")]
     pub default_prompt_name: Option<String>,
 
     /// Prompt that is put before texts, where the request names none.
-    #[arg(long, env)]
+    #[arg(long, env, help_heading = "Texts")]
     pub default_prompt: Option<String>,
 
-    /// Address to listen on. The variable HOSTNAME counts only where it is an IP address, because shells and container
-    /// runtimes set it to the machine's name. Default: 0.0.0.0.
-    #[arg(long)]
+    /// What `POST /` and /invocations do on an embedding model: with sentence-similarity they are /similarity, with anything
+    /// else /embed (/embed_sparse on a sparse model). Other models have one route that fits.
+    #[arg(long, env, help_heading = "Server")]
+    pub task: Option<String>,
+
+    /// Address to listen on; default: the variable HOSTNAME if it is an IP address, or 0.0.0.0.
+    #[arg(long, help_heading = "Server")]
     pub hostname: Option<String>,
 
-    /// Port to listen on.
-    #[arg(long, short, env, default_value_t = 3000)]
-    pub port: u16,
+    /// Port to listen on; default: the variable AIP_HTTP_PORT, or 3000.
+    #[arg(long, short, env, help_heading = "Server")]
+    pub port: Option<u16>,
 
-    /// Most bytes of a request's body.
-    #[arg(long, env, default_value_t = 2_000_000)]
-    pub payload_limit: usize,
+    /// Requests must carry `Authorization: Bearer KEY`, except those for health. Several keys are separated by commas.
+    #[arg(long, env, hide_env_values = true, value_delimiter = ',', value_parser = NonEmptyStringValueParser::new(),
+        help_heading = "Server")]
+    pub api_key: Vec<String>,
 
-    /// Requests must carry `Authorization: Bearer KEY`, except to health and metrics.
-    #[arg(long, env, hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
-    pub api_key: Option<String>,
+    /// Answers /metrics without a key.
+    #[arg(long, env, help_heading = "Server")]
+    pub open_metrics: bool,
+
+    /// Answers /docs and /api-doc/openapi.json without a key.
+    #[arg(long, env, help_heading = "Server")]
+    pub open_docs: bool,
+
+    /// Origins whose web pages may ask, as https://example.com, separated by commas; * allows all. Default: none.
+    #[arg(long, env, value_delimiter = ',', help_heading = "Server")]
+    pub cors_allow_origin: Vec<String>,
 
     /// Writes logs as JSON.
-    #[arg(long, env)]
+    #[arg(long, env, help_heading = "Observability")]
     pub json_output: bool,
 }
 
@@ -142,12 +186,51 @@ fn parse_object(text: &str) -> Result<Map<String, Value>, String> {
     Ok(object)
 }
 
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 impl Args {
     /// The host to listen on.
     pub fn host(&self) -> String {
-        let from_environment =
-            || std::env::var("HOSTNAME").ok().filter(|name| name.parse::<IpAddr>().is_ok());
+        let from_environment = || variable("HOSTNAME").filter(|name| name.parse::<IpAddr>().is_ok());
         self.hostname.clone().or_else(from_environment).unwrap_or_else(|| "0.0.0.0".to_string())
+    }
+
+    /// The port to listen on.
+    pub fn port(&self) -> Result<u16, String> {
+        match (self.port, variable("AIP_HTTP_PORT")) {
+            (Some(port), _) => Ok(port),
+            (None, Some(text)) => {
+                text.parse().map_err(|_| format!("AIP_HTTP_PORT is {text:?}; it can be 0 to 65535"))
+            }
+            (None, None) => Ok(3000),
+        }
+    }
+
+    /// Refuses the family's flags that would change results here, and tells in the log which ones have no meaning.
+    pub fn check(&self) -> Result<(), String> {
+        if let Some(path) = &self.dense_path {
+            return Err(format!(
+                "--dense-path is {path:?}; the dense modules are those of the model's modules.json: name the folder there, and \
+                 leave the flag (or the variable DENSE_PATH) out"
+            ));
+        }
+        if self.hf_api_token.is_some() {
+            tracing::warn!("--hf-api-token is the old name of --hf-token");
+        }
+        if self.uds_path.is_some() {
+            tracing::warn!("--uds-path has no meaning: the engine runs in this process, not behind a socket");
+        }
+        for (name, why) in [
+            ("USE_FLASH_ATTENTION", "attention never pads here; the engine picks its kernel"),
+            ("HF_HUB_USER_AGENT_ORIGIN", "the hub is told libbei's name and version only"),
+        ] {
+            if let Some(value) = variable(name) {
+                tracing::info!("the variable {name}={value} has no meaning: {why}");
+            }
+        }
+        Ok(())
     }
 
     /// The library's options.
@@ -164,7 +247,8 @@ impl Args {
                 options = options.with(key, json!(value));
             }
         }
-        let hub = [("token", &self.hf_token), ("cache", &self.huggingface_hub_cache)];
+        let token = self.hf_token.as_ref().or(self.hf_api_token.as_ref());
+        let hub = [("token", token), ("cache", self.huggingface_hub_cache.as_ref())];
         let hub: Map<String, Value> =
             hub.iter().filter_map(|(key, value)| Some((key.to_string(), json!(value.as_ref()?)))).collect();
         if !hub.is_empty() {
@@ -175,5 +259,34 @@ impl Args {
         }
         options.merge(self.bei_options.clone().unwrap_or_default());
         options
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(flags: &[&str]) -> Args {
+        Args::parse_from(["bei-router", "--model-id", "m"].iter().chain(flags))
+    }
+
+    #[test]
+    fn lists_are_separated_by_commas() {
+        assert_eq!(parsed(&["--api-key", "a,b"]).api_key, ["a", "b"]);
+        assert_eq!(parsed(&["--cors-allow-origin", "http://a,http://b"]).cors_allow_origin.len(), 2);
+        assert!(Args::try_parse_from(["bei-router", "--model-id", "m", "--api-key", ""]).is_err());
+        assert!(Args::try_parse_from(["bei-router", "--model-id", "m", "--api-key", "a,"]).is_err());
+    }
+
+    #[test]
+    fn flags_that_would_change_results_are_refused() {
+        assert!(parsed(&["--dense-path", "2_Dense_512"]).check().unwrap_err().contains("modules.json"));
+        parsed(&["--uds-path", "/tmp/socket", "--hf-api-token", "t"]).check().unwrap();
+    }
+
+    #[test]
+    fn the_old_name_of_the_token_is_used() {
+        let options = serde_json::to_value(parsed(&["--hf-api-token", "secret"]).options()).unwrap();
+        assert_eq!(options["hub"]["token"], "secret");
     }
 }

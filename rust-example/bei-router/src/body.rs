@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body as HttpBody;
+use axum::body::{Body as HttpBody, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use axum::http::{HeaderMap, StatusCode};
@@ -25,7 +25,7 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 /// for JSON of another shape, 408 for a client that stalls, 413 above the payload limit, 415 without the content type.
 pub struct Body<T>(pub T);
 
-impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
+impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<App>> for Body<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Body<T>, Failure> {
@@ -34,17 +34,29 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
             return Err(Failure::body(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
         let text = read(request, app.limits.payload_limit).await?;
-        match Json::from_bytes(&text) {
-            Ok(Json(value)) => Ok(Body(value)),
-            Err(rejection) => Err(Failure::body(rejection.status(), rejection.body_text())),
+        if text.len() <= PARSED_AT_ONCE {
+            return parse(&text).map(Body);
         }
+        let parsed = tokio::task::spawn_blocking(move || parse(&text)).await;
+        parsed.map_err(|error| Failure::backend(format!("reading the body failed: {error}")))?.map(Body)
     }
+}
+
+/// Bytes of a body that is parsed at once. Megabytes take milliseconds, which must not be a connections' thread's.
+const PARSED_AT_ONCE: usize = 256 << 10;
+
+/// Only a body that is wrong is parsed a second time, which finds out where.
+fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(text).map_err(|error| match Json::<T>::from_bytes(text) {
+        Err(rejection) => Failure::body(rejection.status(), rejection.body_text()),
+        Ok(_) => Failure::body(StatusCode::BAD_REQUEST, error.to_string()),
+    })
 }
 
 /// As [`Body`], for OpenAI's routes.
 pub struct OpenAiBody<T>(pub T);
 
-impl<T: DeserializeOwned> FromRequest<Arc<App>> for OpenAiBody<T> {
+impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<App>> for OpenAiBody<T> {
     type Rejection = OpenAiFailure;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<OpenAiBody<T>, OpenAiFailure> {
@@ -59,7 +71,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
 }
 
-async fn read(request: Request, limit: usize) -> Result<Vec<u8>, Failure> {
+async fn read(request: Request, limit: usize) -> Result<Bytes, Failure> {
     let (parts, mut body) = request.into_parts();
     let length = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
     let announced: Option<usize> = length.and_then(|length| length.parse().ok());
@@ -76,7 +88,8 @@ async fn read(request: Request, limit: usize) -> Result<Vec<u8>, Failure> {
         }
         return Err(too_large());
     }
-    let mut text = Vec::new();
+    // Most bodies come in one piece, which needs no copy.
+    let (mut first, mut text) = (Bytes::new(), Vec::new());
     let next = async |body: &mut HttpBody| {
         timeout(SILENCE_TIMEOUT, body.frame()).await.map_err(|_| {
             let message = format!("nothing more of the body came for {SILENCE_TIMEOUT:?}");
@@ -87,14 +100,22 @@ async fn read(request: Request, limit: usize) -> Result<Vec<u8>, Failure> {
         let frame = frame.map_err(|error| {
             Failure::body(StatusCode::BAD_REQUEST, format!("the body could not be read: {error}"))
         })?;
-        let Some(data) = frame.data_ref() else { continue };
-        if data.len() > limit - text.len() {
+        let Ok(data) = frame.into_data() else { continue };
+        if data.len() > limit - first.len().max(text.len()) {
             discard(body).await;
             return Err(too_large());
         }
-        text.extend_from_slice(data);
+        if first.is_empty() && text.is_empty() {
+            first = data;
+            continue;
+        }
+        if text.is_empty() {
+            text.reserve(announced.unwrap_or_default().max(first.len() + data.len()));
+            text.extend_from_slice(&first);
+        }
+        text.extend_from_slice(&data);
     }
-    Ok(text)
+    Ok(if text.is_empty() { first } else { text.into() })
 }
 
 /// Reads and forgets what a client still sends, within limits.

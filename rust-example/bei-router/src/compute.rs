@@ -14,9 +14,7 @@ impl App {
     /// Admits a request of `inputs` inputs with `characters` characters in all (token ids count as one), or says that there is too
     /// much under way. To be asked before anything is spent on the request.
     pub fn admit(&self, inputs: usize, _characters: usize, _context: &Context) -> Result<Admission, Failure> {
-        let permits = self.under_way.enter(inputs)?;
-        self.metrics.admitted(inputs);
-        Ok(Admission { permits })
+        Ok(Admission { permits: self.under_way.enter(inputs)? })
     }
 
     /// Computes a request's inputs: one answer for each, in their order, or the first failure. There may be any number of them.

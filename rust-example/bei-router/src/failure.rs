@@ -5,9 +5,10 @@ use axum::response::{IntoResponse, Response};
 use bei_backend::{Error, Status};
 use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 /// The kinds of errors that the family's replies name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub enum ErrorType {
     /// The engine or device is lost.
     Unhealthy,

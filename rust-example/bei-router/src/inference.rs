@@ -1,107 +1,212 @@
-//! The way of a request from inputs to raw vectors: admission, tokenizing, queue, batch.
+//! The way of a request from inputs to finished numbers: checks, admission, tokenizing, [`App::compute`], finishing. HTTP and gRPC
+//! share it, so that no rule is written twice.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bei_backend::{ItemOutputs, Outputs, Pool, Task};
+use bei_backend::{Aggregation, ItemOutputs, Outputs, Pool, Rows, Span, Task};
 
 use crate::app::App;
 use crate::failure::Failure;
+use crate::finish::{Finish, finite, probabilities};
 use crate::inputs::{Input, Inputs};
+use crate::metrics::Kind;
 use crate::timing::Timing;
 use crate::tokenizer::{EncodeOptions, Encoding};
-use crate::work::{Context, Outcome, Want, Work};
+use crate::work::{Context, Entities, Outcome, Want, Work};
 
 /// What a route asks for.
 pub struct Job {
     pub inputs: Inputs,
     /// The body's field that holds the inputs, for messages.
     pub field: &'static str,
+    /// What the first input is called where it stands apart; the others are then counted from 0.
+    pub first: Option<&'static str>,
     pub options: EncodeOptions,
-    pub finish: Finish,
 }
 
-/// What a vector goes through after the model.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Finish {
-    /// Keep the first numbers only.
-    pub dimensions: Option<usize>,
-    /// Bring it to length 1.
-    pub normalize: bool,
+impl Job {
+    pub fn new(inputs: Inputs, field: &'static str, options: EncodeOptions) -> Job {
+        Job { inputs, field, first: None, options }
+    }
+
+    /// How errors name input i.
+    fn names(&self) -> impl Fn(usize) -> String + use<> {
+        let (field, single, first) = (self.field, self.inputs.single, self.first);
+        move |i| match (first, i.checked_sub(1)) {
+            (Some(first), None) => first.to_string(),
+            (Some(_), Some(i)) => format!("{field}[{i}]"),
+            (None, _) if single => field.to_string(),
+            (None, _) => format!("{field}[{i}]"),
+        }
+    }
+}
+
+/// Of each input something, and what the request cost.
+pub type Answered<T> = Result<(Vec<T>, Timing), Failure>;
+
+/// A defect that compiles: an outcome of another kind than was wanted.
+pub(crate) fn unexpected() -> Failure {
+    Failure::backend("a defect of the server: the model gave something else than was asked for")
 }
 
 impl App {
     /// One vector for each input. All inputs succeed, or the first that failed is the request's error. When the future is
     /// dropped, because the client has gone, inputs that wait are dropped too.
-    pub async fn vectors(self: &Arc<App>, job: Job) -> Result<(Vec<Vec<f32>>, Timing), Failure> {
-        let finish = job.finish;
-        self.counted(job, Outputs::POOLED, move |outputs| match outputs.pooled {
-            Some(vector) => finished(vector, finish),
-            None => Err(Failure::backend("the model gave something else than one vector")),
-        })
-        .await
+    pub async fn vectors(&self, job: Job, finish: Finish, context: Context) -> Answered<Vec<f32>> {
+        let check = || self.check_dimensions(finish.dimensions);
+        let vector = |outputs: ItemOutputs| finish.vector(outputs.pooled.ok_or_else(unexpected)?);
+        self.embedded(job, Outputs::POOLED, context, check, vector).await
     }
 
-    /// One vector for each token of each input; otherwise as `vectors`.
-    pub async fn token_vectors(self: &Arc<App>, job: Job) -> Result<(Vec<Vec<Vec<f32>>>, Timing), Failure> {
-        let finish = job.finish;
-        self.counted(job, Outputs::TOKEN_VECTORS, move |outputs| match outputs.token_vectors {
-            Some(rows) => rows.iter().map(|row| finished(row.to_vec(), finish)).collect(),
-            None => Err(Failure::backend("the model gave something else than vectors of tokens")),
-        })
-        .await
+    /// One raw vector for each token of each input; otherwise as [`App::vectors`].
+    pub async fn token_vectors(&self, job: Job, context: Context) -> Answered<Rows> {
+        let rows = |outputs: ItemOutputs| {
+            let rows = outputs.token_vectors.ok_or_else(unexpected)?;
+            finite(&rows.data, "vectors of tokens")?;
+            Ok(rows)
+        };
+        self.embedded(job, Outputs::TOKEN_VECTORS, context, || Ok(()), rows).await
     }
 
-    /// Weights above zero by token id, ascending, for each input; otherwise as `vectors`.
-    pub async fn sparse_weights(
-        self: &Arc<App>,
-        job: Job,
-    ) -> Result<(Vec<Vec<(u32, f32)>>, Timing), Failure> {
-        self.counted(job, Outputs::SPARSE, |outputs| match outputs.sparse {
-            Some(entries) => Ok(entries),
-            None => Err(Failure::backend("the model gave something else than sparse weights")),
-        })
-        .await
+    /// Weights above zero by token id, ascending, for each input; otherwise as [`App::vectors`].
+    pub async fn sparse_weights(&self, job: Job, context: Context) -> Answered<Vec<(u32, f32)>> {
+        let weights = |outputs: ItemOutputs| checked_weights(outputs.sparse.ok_or_else(unexpected)?);
+        self.embedded(job, Outputs::SPARSE, context, || Ok(()), weights).await
     }
 
-    async fn counted<T>(
-        self: &Arc<App>,
+    /// Scores of the labels, in the labels' order: raw logits, or probabilities. Otherwise as [`App::vectors`].
+    pub async fn scores(&self, job: Job, raw: bool, context: Context) -> Answered<Vec<f32>> {
+        let check = || match self.model.info().task {
+            Some(Task::Classifier) => Ok(()),
+            _ => Err(Failure::model_type("the model is no classifier, which computes scores of labels")),
+        };
+        let finish = |outcome| match outcome {
+            Outcome::Logits(mut scores) => {
+                finite(&scores, "scores")?;
+                if !raw {
+                    probabilities(&mut scores);
+                }
+                Ok(scores)
+            }
+            _ => Err(unexpected()),
+        };
+        self.answered(Kind::Predict, job, context, check, |_| Want::Logits, finish).await
+    }
+
+    /// Entities, tokens and raw logits of each text; otherwise as [`App::vectors`].
+    pub async fn entities(&self, job: Job, aggregation: Aggregation, context: Context) -> Answered<Entities> {
+        let check = || match self.model.info().task {
+            Some(Task::TokenClassifier) => Ok(()),
+            _ => Err(Failure::model_type("the model is no token classifier, which scores each token")),
+        };
+        let finish = |outcome| match outcome {
+            Outcome::Entities(entities) => {
+                finite(&entities.logits.data, "scores")?;
+                Ok(entities)
+            }
+            _ => Err(unexpected()),
+        };
+        self.answered(Kind::Predict, job, context, check, |_| Want::Entities(aggregation), finish).await
+    }
+
+    /// Any union of outputs, from one pass; token vectors and weights are raw, pooled vectors are finished.
+    pub async fn outputs(
+        &self,
         job: Job,
         outputs: Outputs,
+        finish: Finish,
+        context: Context,
+    ) -> Answered<ItemOutputs> {
+        let check = || self.check_dimensions(finish.dimensions);
+        let finished = |mut item: ItemOutputs| {
+            item.pooled = item.pooled.map(|vector| finish.vector(vector)).transpose()?;
+            item.sparse = item.sparse.map(checked_weights).transpose()?;
+            if let Some(rows) = &item.token_vectors {
+                finite(&rows.data, "vectors of tokens")?;
+            }
+            Ok(item)
+        };
+        self.embedded(job, outputs, context, check, finished).await
+    }
+
+    /// A finished vector for each span of each text. `spans` has as many entries as the job has inputs.
+    pub async fn spans(
+        &self,
+        job: Job,
+        spans: Vec<Vec<Span>>,
+        finish: Finish,
+        context: Context,
+    ) -> Answered<Vec<Vec<f32>>> {
+        let check = || {
+            self.check_embeds(Outputs::POOLED)?;
+            self.check_dimensions(finish.dimensions)
+        };
+        let finished = |outcome| match outcome {
+            Outcome::Spans(rows) => rows.iter().map(|row| finish.vector(row.to_vec())).collect(),
+            _ => Err(unexpected()),
+        };
+        let want = |i: usize| Want::Spans(spans.get(i).cloned().unwrap_or_default());
+        self.answered(Kind::Embed, job, context, check, want, finished).await
+    }
+
+    async fn embedded<T>(
+        &self,
+        job: Job,
+        outputs: Outputs,
+        context: Context,
+        check: impl Fn() -> Result<(), Failure>,
         finish: impl Fn(ItemOutputs) -> Result<T, Failure>,
-    ) -> Result<(Vec<T>, Timing), Failure> {
-        let (method, n) = (if job.inputs.single { "single" } else { "batch" }, job.inputs.items.len());
-        self.metrics.request(method);
-        let answer = self.embed(job, outputs, finish).await;
+    ) -> Answered<T> {
+        let check = || check().and_then(|()| self.check_embeds(outputs));
+        let finish = |outcome| match outcome {
+            Outcome::Embedding(outputs) => finish(outputs),
+            _ => Err(unexpected()),
+        };
+        self.answered(Kind::Embed, job, context, check, |_| Want::Embed(outputs), finish).await
+    }
+
+    async fn answered<T>(
+        &self,
+        kind: Kind,
+        job: Job,
+        mut context: Context,
+        check: impl Fn() -> Result<(), Failure>,
+        want: impl Fn(usize) -> Want,
+        finish: impl Fn(Outcome) -> Result<T, Failure>,
+    ) -> Answered<T> {
+        context.single = job.inputs.single;
+        let (single, n) = (context.single, job.inputs.items.len());
+        self.metrics.request(single);
+        let checked = self.check_batch_size(n, job.field).and_then(|()| check());
+        let answer = match checked {
+            Ok(()) => self.computed(kind, job, context, want, finish).await,
+            Err(failure) => Err(failure),
+        };
         match &answer {
-            Ok((_, timing)) => self.metrics.success(method, n, timing),
+            Ok((_, timing)) => self.metrics.success(kind, single, n, timing),
             Err(failure) => self.metrics.failure(failure),
         }
         answer
     }
 
-    async fn embed<T>(
-        self: &Arc<App>,
+    async fn computed<T>(
+        &self,
+        kind: Kind,
         job: Job,
-        outputs: Outputs,
-        finish: impl Fn(ItemOutputs) -> Result<T, Failure>,
-    ) -> Result<(Vec<T>, Timing), Failure> {
-        let start = Instant::now();
-        self.check(&job, outputs)?;
-        let n = job.inputs.items.len();
-        let context = Context { single: job.inputs.single, ..Context::default() };
-        let name = job.inputs.names(job.field);
+        context: Context,
+        want: impl Fn(usize) -> Want,
+        finish: impl Fn(Outcome) -> Result<T, Failure>,
+    ) -> Answered<T> {
+        let (start, n) = (context.arrival, job.inputs.items.len());
+        let name = job.names();
         let characters = job.inputs.items.iter().map(Input::characters).sum();
         let admission = self.admit(n, characters, &context)?;
-        let encodings = self.encode(job.inputs.items, &job.options).await?;
-        let tokenization = start.elapsed();
-
-        let (mut works, mut tokens) = (Vec::with_capacity(n), 0);
-        for (i, encoding) in encodings.into_iter().enumerate() {
-            let Encoding { ids, type_ids } = encoding.map_err(|failure| failure.of(&name(i)))?;
-            tokens += ids.len();
-            works.push(Work::tokens(Want::Embed(outputs), ids, type_ids));
-        }
+        self.metrics.inputs(kind, n);
+        let tokenizing = Instant::now();
+        let works = self.works(job, want).await?;
+        let tokenization = tokenizing.elapsed();
+        let tokens = works.iter().map(Work::length).sum();
         let answers =
             self.compute(works, admission, &context).await.map_err(|refusal| refusal.named(&name))?;
 
@@ -109,30 +214,54 @@ impl App {
         for (i, answer) in answers.into_iter().enumerate() {
             queue += answer.queue / n as u32;
             inference += answer.inference / n as u32;
-            let item = match answer.into_outcome() {
-                Outcome::Embedding(outputs) => finish(outputs),
-                _ => Err(Failure::backend("the model gave something else than an embedding")),
-            };
-            items.push(item.map_err(|failure| failure.of(&name(i)))?);
+            items.push(finish(answer.into_outcome()).map_err(|failure| failure.of(&name(i)))?);
         }
-        let timing = Timing { start, characters, tokens, tokenization, queue, inference };
-        Ok((items, timing))
+        Ok((items, Timing { start, characters, tokens, tokenization, queue, inference }))
     }
 
-    fn check(&self, job: &Job, outputs: Outputs) -> Result<(), Failure> {
-        self.check_batch_size(job.inputs.items.len(), job.field)?;
-        self.check_dimensions(job.finish.dimensions)?;
+    /// What the queue takes of a job. Texts whose tokens the library itself must see are tokenized here all the same: their cost
+    /// is known then, and what is wrong with them is told before they wait.
+    async fn works(&self, job: Job, want: impl Fn(usize) -> Want) -> Result<Vec<Work>, Failure> {
+        let name = job.names();
+        let Job { inputs, options, .. } = job;
+        let texts: Vec<Option<String>> = (inputs.items.iter().enumerate())
+            .map(|(i, input)| match (want(i), input) {
+                (Want::Embed(_) | Want::Logits, _) => Ok(None),
+                (_, Input::Text(text)) => Ok(Some(text.clone())),
+                _ => Err(Failure::validation("expected a text").of(&name(i))),
+            })
+            .collect::<Result<_, _>>()?;
+        let encodings = self.encode(inputs.items, &options).await?;
+        let options = Arc::new(options);
+        let mut works = Vec::with_capacity(encodings.len());
+        for (i, (encoding, text)) in encodings.into_iter().zip(texts).enumerate() {
+            let Encoding { ids, type_ids } = encoding.map_err(|failure| failure.of(&name(i)))?;
+            works.push(match text {
+                Some(text) => Work::text(want(i), text, options.clone(), ids.len()),
+                None => Work::tokens(want(i), ids, type_ids),
+            });
+        }
+        Ok(works)
+    }
+
+    fn check_embeds(&self, outputs: Outputs) -> Result<(), Failure> {
         let info = self.model.info();
         match info.task {
-            Some(Task::Embedding) if info.pool == Some(Pool::Splade) && outputs == Outputs::TOKEN_VECTORS => {
-                Err(Failure::model_type("a SPLADE model computes no embeddings of single tokens"))
+            Some(Task::Embedding) => {}
+            Some(Task::TokenClassifier) => {
+                return Err(Failure::model_type(
+                    "the model is a token classifier, which computes no embeddings",
+                ));
             }
-            Some(Task::Embedding) if outputs == Outputs::SPARSE && !self.gives_sparse() => {
-                Err(Failure::model_type("the model computes no sparse embeddings"))
-            }
-            Some(Task::Embedding) => Ok(()),
-            _ => Err(Failure::model_type("the model is a classifier, which computes no embeddings")),
+            _ => return Err(Failure::model_type("the model is a classifier, which computes no embeddings")),
         }
+        if info.pool == Some(Pool::Splade) && outputs.contains(Outputs::TOKEN_VECTORS) {
+            return Err(Failure::model_type("a SPLADE model computes no embeddings of single tokens"));
+        }
+        if outputs.contains(Outputs::SPARSE) && !self.gives_sparse() {
+            return Err(Failure::model_type("the model computes no sparse embeddings"));
+        }
+        Ok(())
     }
 
     fn gives_sparse(&self) -> bool {
@@ -150,114 +279,11 @@ impl App {
             _ => Ok(()),
         }
     }
-
-    /// Tokenizes texts and checks token ids, input by input, in the inputs' order.
-    async fn encode(
-        &self,
-        inputs: Vec<Input>,
-        options: &EncodeOptions,
-    ) -> Result<Vec<Result<Encoding, Failure>>, Failure> {
-        let (mut texts, mut ids) = (Vec::with_capacity(inputs.len()), Vec::with_capacity(inputs.len()));
-        for input in inputs {
-            match input {
-                Input::Text(text) => {
-                    texts.push(text);
-                    ids.push(None);
-                }
-                Input::Ids(list) => ids.push(Some(self.check_ids(list, options))),
-            }
-        }
-        let mut of_texts =
-            if texts.is_empty() { vec![] } else { self.tokenizer.encode(texts, options).await? }.into_iter();
-        let mut of_text = || match of_texts.next() {
-            Some(encoding) => self.check_length(encoding?),
-            None => Err(Failure::backend("the tokenizer gave too few answers")),
-        };
-        Ok(ids.into_iter().map(|ids| ids.unwrap_or_else(&mut of_text)).collect())
-    }
-
-    /// A text that may not be truncated can have any length.
-    fn check_length(&self, encoding: Encoding) -> Result<Encoding, Failure> {
-        let (length, limit) = (encoding.ids.len(), self.model.info().max_length);
-        if length > limit {
-            return Err(Failure::validation(format!("{length} tokens are more than the limit of {limit}")));
-        }
-        Ok(encoding)
-    }
-
-    /// Token ids are the client's, with the special tokens that it wants. They are never cut, as nobody here knows which of
-    /// them the model cannot do without.
-    fn check_ids(&self, ids: Vec<u32>, options: &EncodeOptions) -> Result<Encoding, Failure> {
-        let info = self.model.info();
-        let (limit, vocabulary) = (info.max_length, info.vocab_size);
-        if options.prompt_name.is_some() {
-            return Err(Failure::validation("prompt_name needs a text, and these are token ids"));
-        }
-        if ids.is_empty() {
-            return Err(Failure::empty("no token ids"));
-        }
-        if ids.len() > limit {
-            let length = ids.len();
-            return Err(Failure::validation(format!(
-                "{length} token ids are more than the limit of {limit}; token ids are not truncated"
-            )));
-        }
-        match ids.iter().position(|&id| id as usize >= vocabulary) {
-            Some(k) => Err(Failure::validation(format!(
-                "token id {} at position {k} is not below the vocabulary's size, {vocabulary}",
-                ids[k]
-            ))),
-            None => Ok(Encoding { ids, type_ids: None }),
-        }
-    }
 }
 
-/// Cuts a vector to its first `dimensions` numbers and brings it to length 1, as the family's router does: in f64, and
-/// never to NaN.
-fn finished(mut vector: Vec<f32>, finish: Finish) -> Result<Vec<f32>, Failure> {
-    if let Some(dimensions) = finish.dimensions {
-        vector.truncate(dimensions);
-    }
-    let square: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-    if !square.is_finite() {
-        return Err(Failure::backend("the vector holds NaN or infinity"));
-    }
-    if finish.normalize {
-        if square == 0.0 {
-            return Err(Failure::backend("a vector of zeros cannot be normalised"));
-        }
-        let scale = 1.0 / square.sqrt();
-        for x in &mut vector {
-            *x = (f64::from(*x) * scale) as f32;
-        }
-    }
-    Ok(vector)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn finish(vector: Vec<f32>, dimensions: Option<usize>, normalize: bool) -> Result<Vec<f32>, Failure> {
-        finished(vector, Finish { dimensions, normalize })
-    }
-
-    #[test]
-    fn vectors_are_cut_before_they_are_normalised() {
-        assert_eq!(finish(vec![3.0, 4.0, 12.0], Some(2), true).unwrap(), [0.6, 0.8]);
-        assert_eq!(finish(vec![3.0, 4.0], None, false).unwrap(), [3.0, 4.0]);
-        let tiny = finish(vec![1e-40, 0.0], None, true).unwrap();
-        assert_eq!(tiny, [1.0, 0.0]);
-        let huge = finish(vec![3e38, 3e38], None, true).unwrap();
-        assert!((huge[0] - 0.5f32.sqrt()).abs() < 1e-6);
-    }
-
-    #[test]
-    fn what_cannot_be_normalised_is_an_error() {
-        for vector in [vec![0.0, 0.0], vec![f32::NAN, 1.0], vec![f32::INFINITY, 1.0], vec![]] {
-            assert_eq!(finish(vector, None, true).unwrap_err().status, 424);
-        }
-        assert_eq!(finish(vec![f32::NAN], None, false).unwrap_err().status, 424);
-        assert_eq!(finish(vec![0.0, 1.0], Some(1), true).unwrap_err().status, 424);
+fn checked_weights(weights: Vec<(u32, f32)>) -> Result<Vec<(u32, f32)>, Failure> {
+    match weights.iter().all(|(_, weight)| weight.is_finite()) {
+        true => Ok(weights),
+        false => Err(Failure::backend("sparse weights hold NaN or infinity")),
     }
 }

@@ -5,6 +5,7 @@
 //! cuts and normalises. [`App`] holds what the routes share; [`serve`] runs them until told to stop.
 #![deny(unsafe_code, clippy::unwrap_used, clippy::expect_used)]
 
+mod access;
 mod admission;
 mod app;
 mod args;
@@ -12,20 +13,22 @@ mod auth;
 mod batcher;
 mod body;
 mod call;
+mod code_points;
 mod compute;
-mod embed;
+mod encode;
 mod failure;
+mod finish;
 mod inference;
 pub mod inputs;
+mod labels;
 pub mod logging;
 mod metrics;
-mod openai;
 mod queue;
+mod reply;
+mod routes;
 mod server;
 #[allow(unsafe_code)]
 mod signals;
-mod status;
-mod text;
 mod timing;
 mod tokenizer;
 mod work;

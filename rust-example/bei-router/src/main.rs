@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     // Before the model is opened, so that a signal during a long start ends the program too.
     let stop = stop_signal()?;
-    let address = (args.host(), args.port);
+    let address = (args.host(), args.port()?);
     let listener = TcpListener::bind(&address)
         .await
         .map_err(|error| format!("cannot listen on {}:{}: {error}", address.0, address.1))?;

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
     exponential_buckets,
@@ -6,18 +8,73 @@ use prometheus::{
 use crate::failure::Failure;
 use crate::timing::Timing;
 
+/// What is done with an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Embed,
+    Predict,
+}
+
+fn method(single: bool) -> &'static str {
+    if single { "single" } else { "batch" }
+}
+
+/// Inputs of one kind.
+struct InputMetrics {
+    count: IntCounter,
+    success: IntCounter,
+    durations: Durations,
+}
+
+impl InputMetrics {
+    fn new(registry: &Registry, name: &str, verb: &str) -> Result<InputMetrics, prometheus::Error> {
+        Ok(InputMetrics {
+            count: counter(registry, &format!("{name}_count"), &format!("Inputs to be {verb}"))?,
+            success: counter(registry, &format!("{name}_success"), &format!("Inputs {verb}"))?,
+            durations: Durations::new(registry, name, &format!("an input that was {verb}"))?,
+        })
+    }
+}
+
+/// Where the time goes.
+struct Durations {
+    total: Histogram,
+    tokenization: Histogram,
+    queue: Histogram,
+    inference: Histogram,
+}
+
+impl Durations {
+    fn new(registry: &Registry, name: &str, of: &str) -> Result<Durations, prometheus::Error> {
+        let seconds = |part: &str, help: &str| {
+            let (name, help) = (format!("{name}{part}_duration"), format!("Seconds of {of}{help}"));
+            histogram(registry, &name, &help, exponential_buckets(0.000_015, 1.5, 35)?)
+        };
+        Ok(Durations {
+            total: seconds("", "")?,
+            tokenization: seconds("_tokenization", ": tokenizing")?,
+            queue: seconds("_queue", ": waiting for a batch, on average")?,
+            inference: seconds("_inference", ": its batches, on average")?,
+        })
+    }
+
+    fn observe(&self, total: Duration, timing: &Timing) {
+        self.total.observe(total.as_secs_f64());
+        self.tokenization.observe(timing.tokenization.as_secs_f64());
+        self.queue.observe(timing.queue.as_secs_f64());
+        self.inference.observe(timing.inference.as_secs_f64());
+    }
+}
+
 /// The server's metrics, under the family's names. The library's own follow them on /metrics.
 pub struct Metrics {
     registry: Registry,
     request_count: IntCounterVec,
     request_success: IntCounterVec,
     request_failure: IntCounterVec,
-    embed_count: IntCounter,
-    embed_success: IntCounter,
-    request_duration: Histogram,
-    tokenization_duration: Histogram,
-    queue_duration: Histogram,
-    inference_duration: Histogram,
+    embed: InputMetrics,
+    predict: InputMetrics,
+    durations: Durations,
     input_length: Histogram,
     batch_size: Histogram,
     batch_tokens: Histogram,
@@ -28,34 +85,15 @@ impl Metrics {
     pub fn new(max_input_length: usize) -> Result<Metrics, prometheus::Error> {
         let registry = Registry::new();
         let r = &registry;
-        let seconds = || exponential_buckets(0.000_015, 1.5, 35);
         let powers = |count| exponential_buckets(1.0, 2.0, count);
         let lengths = (max_input_length.max(1).ilog2() as usize + 2).min(20);
         Ok(Metrics {
             request_count: counters(r, "te_request_count", "Requests", "method")?,
             request_success: counters(r, "te_request_success", "Requests answered", "method")?,
             request_failure: counters(r, "te_request_failure", "Requests failed", "err")?,
-            embed_count: counter(r, "te_embed_count", "Inputs")?,
-            embed_success: counter(r, "te_embed_success", "Inputs answered")?,
-            request_duration: histogram(r, "te_request_duration", "Seconds of a request", seconds()?)?,
-            tokenization_duration: histogram(
-                r,
-                "te_request_tokenization_duration",
-                "Seconds of a request's tokenizing",
-                seconds()?,
-            )?,
-            queue_duration: histogram(
-                r,
-                "te_request_queue_duration",
-                "Seconds that a request's inputs waited, on average",
-                seconds()?,
-            )?,
-            inference_duration: histogram(
-                r,
-                "te_request_inference_duration",
-                "Seconds of the batches of a request's inputs, on average",
-                seconds()?,
-            )?,
+            embed: InputMetrics::new(r, "te_embed", "embedded")?,
+            predict: InputMetrics::new(r, "te_predict", "classified")?,
+            durations: Durations::new(r, "te_request", "a request")?,
             input_length: histogram(r, "te_request_input_length", "Tokens of an input", powers(lengths)?)?,
             batch_size: histogram(r, "te_batch_next_size", "Inputs of a batch", powers(13)?)?,
             batch_tokens: histogram(r, "te_batch_next_tokens", "Tokens of a batch", powers(21)?)?,
@@ -68,23 +106,33 @@ impl Metrics {
         })
     }
 
-    /// A request arrived. `method`: "single" or "batch", as the family counts.
-    pub fn request(&self, method: &str) {
-        self.request_count.with_label_values(&[method]).inc();
+    /// A request arrived, with one input that is not in a list, or with a batch of them.
+    pub fn request(&self, single: bool) {
+        self.request_count.with_label_values(&[method(single)]).inc();
     }
 
     /// Inputs were admitted.
-    pub fn admitted(&self, inputs: usize) {
-        self.embed_count.inc_by(inputs as u64);
+    pub fn inputs(&self, kind: Kind, inputs: usize) {
+        self.of(kind).count.inc_by(inputs as u64);
     }
 
-    pub fn success(&self, method: &str, inputs: usize, timing: &Timing) {
-        self.request_success.with_label_values(&[method]).inc();
-        self.embed_success.inc_by(inputs as u64);
-        self.request_duration.observe(timing.start.elapsed().as_secs_f64());
-        self.tokenization_duration.observe(timing.tokenization.as_secs_f64());
-        self.queue_duration.observe(timing.queue.as_secs_f64());
-        self.inference_duration.observe(timing.inference.as_secs_f64());
+    /// A request was answered. Each of its inputs counts with the request's durations: those of the queue and the batch are means.
+    pub fn success(&self, kind: Kind, single: bool, inputs: usize, timing: &Timing) {
+        self.request_success.with_label_values(&[method(single)]).inc();
+        let total = timing.start.elapsed();
+        self.durations.observe(total, timing);
+        let of_inputs = self.of(kind);
+        of_inputs.success.inc_by(inputs as u64);
+        for _ in 0..inputs {
+            of_inputs.durations.observe(total, timing);
+        }
+    }
+
+    fn of(&self, kind: Kind) -> &InputMetrics {
+        match kind {
+            Kind::Embed => &self.embed,
+            Kind::Predict => &self.predict,
+        }
     }
 
     pub fn failure(&self, failure: &Failure) {

@@ -2,18 +2,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::http::{Method, StatusCode, Uri};
-use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::app::App;
-use crate::failure::Failure;
-use crate::{auth, batcher, embed, openai, status, text};
+use crate::batcher;
+use crate::routes::routes;
 
 /// Longest time from the order to stop until what is under way is given up, and then until the model is closed. The sum is
 /// less than the half minute that Kubernetes and others leave between SIGTERM and SIGKILL.
@@ -72,37 +67,4 @@ async fn drained(
     }
     app.queue.close();
     batcher.await.map_err(io::Error::other)
-}
-
-fn routes(app: Arc<App>) -> Router {
-    let mut guarded = Router::new()
-        .route("/embed", post(embed::embed))
-        .route("/embed_all", post(embed::embed_all))
-        .route("/embed_sparse", post(embed::embed_sparse))
-        .route("/v1/embeddings", post(openai::embeddings))
-        .route("/embeddings", post(openai::embeddings))
-        .route("/tokenize", post(text::tokenize))
-        .route("/decode", post(text::decode))
-        .route("/info", get(status::info));
-    if let Some(key) = &app.api_key {
-        guarded = guarded.route_layer(from_fn_with_state(key.clone(), auth::require));
-    }
-    Router::new()
-        .route("/", get(status::health))
-        .route("/health", get(status::health))
-        .route("/ping", get(status::health))
-        .route("/metrics", get(status::metrics))
-        .merge(guarded)
-        .fallback(async |method: Method, uri: Uri| {
-            Failure::body(StatusCode::NOT_FOUND, format!("there is no route {method} {}", uri.path()))
-        })
-        .method_not_allowed_fallback(async |method: Method, uri: Uri| {
-            let message = format!("{} does not take the method {method}", uri.path());
-            Failure::body(StatusCode::METHOD_NOT_ALLOWED, message)
-        })
-        .layer(CatchPanicLayer::custom(|_| {
-            use axum::response::IntoResponse;
-            Failure::backend("a defect of the server; its log tells more").into_response()
-        }))
-        .with_state(app)
 }

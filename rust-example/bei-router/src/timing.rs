@@ -17,23 +17,37 @@ pub struct Timing {
 
 impl Timing {
     /// The family's headers; times in milliseconds.
-    pub fn headers(&self, compute_type: &str) -> HeaderMap {
-        let total = self.start.elapsed().as_millis().to_string();
-        let mut headers = HeaderMap::with_capacity(8);
+    pub fn headers(&self, compute_type: &HeaderValue) -> HeaderMap {
+        let milliseconds = |duration: Duration| HeaderValue::from(duration.as_millis() as u64);
+        let total = milliseconds(self.start.elapsed());
+        let mut headers = HeaderMap::with_capacity(12);
         for (name, value) in [
-            ("x-compute-type", compute_type.to_string()),
+            ("x-compute-type", compute_type.clone()),
             ("x-compute-time", total.clone()),
-            ("x-compute-characters", self.characters.to_string()),
-            ("x-compute-tokens", self.tokens.to_string()),
+            ("x-compute-characters", HeaderValue::from(self.characters)),
+            ("x-compute-tokens", HeaderValue::from(self.tokens)),
             ("x-total-time", total),
-            ("x-tokenization-time", self.tokenization.as_millis().to_string()),
-            ("x-queue-time", self.queue.as_millis().to_string()),
-            ("x-inference-time", self.inference.as_millis().to_string()),
+            ("x-tokenization-time", milliseconds(self.tokenization)),
+            ("x-queue-time", milliseconds(self.queue)),
+            ("x-inference-time", milliseconds(self.inference)),
         ] {
-            if let Ok(value) = HeaderValue::from_str(&value) {
-                headers.insert(HeaderName::from_static(name), value);
-            }
+            headers.insert(HeaderName::from_static(name), value);
         }
         headers
+    }
+
+    /// What a request cost whose inputs went two ways at once.
+    pub fn joined(a: Option<Timing>, b: Option<Timing>) -> Option<Timing> {
+        match (a, b) {
+            (Some(a), Some(b)) => Some(Timing {
+                start: a.start.min(b.start),
+                characters: a.characters.max(b.characters),
+                tokens: a.tokens + b.tokens,
+                tokenization: a.tokenization.max(b.tokenization),
+                queue: a.queue.max(b.queue),
+                inference: a.inference.max(b.inference),
+            }),
+            (one, other) => one.or(other),
+        }
     }
 }

@@ -4,6 +4,7 @@ use bei_backend::{BatchResult, CallOptions, Error, Model, Side, Text};
 use futures_util::future::try_join_all;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
+use utoipa::ToSchema;
 
 use crate::failure::Failure;
 
@@ -16,7 +17,7 @@ pub struct Encoding {
 }
 
 /// The side of a text that is cut off.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, ToSchema)]
 pub enum TruncationDirection {
     #[serde(alias = "left")]
     Left,
@@ -84,16 +85,16 @@ impl Tokenizer {
         tokio::task::spawn_blocking(work).await.map_err(task_failed)
     }
 
-    /// Tokenizes texts, each of which succeeds or fails on its own. Many texts are shared among the workers. When the future
+    /// Tokenizes texts and pairs, each of which succeeds or fails on its own. Many texts are shared among the workers. When the future
     /// is dropped, chunks that wait for a worker are dropped with it.
     pub async fn encode(
         &self,
-        texts: Vec<String>,
+        texts: Vec<(String, Option<String>)>,
         options: &EncodeOptions,
     ) -> Result<Vec<Result<Encoding, Error>>, Failure> {
         let mut texts = texts.into_iter();
         let chunks = std::iter::from_fn(|| {
-            let chunk: Vec<String> = texts.by_ref().take(CHUNK).collect();
+            let chunk: Vec<_> = texts.by_ref().take(CHUNK).collect();
             (!chunk.is_empty()).then(|| self.encode_chunk(chunk, options.clone()))
         });
         Ok(try_join_all(chunks).await?.into_iter().flatten().collect())
@@ -101,16 +102,20 @@ impl Tokenizer {
 
     async fn encode_chunk(
         &self,
-        texts: Vec<String>,
+        texts: Vec<(String, Option<String>)>,
         options: EncodeOptions,
     ) -> Result<Vec<Result<Encoding, Error>>, Failure> {
         let encode = move |model: &Model| {
-            let inputs: Vec<Text> = texts.iter().map(|text| Text::from(text.as_str())).collect();
+            let inputs: Vec<Text> = texts.iter().map(text).collect();
             let result = model.tokenize(&inputs, &options.call_options())?;
             Ok((0..inputs.len()).map(|i| encoding(&result, i)).collect())
         };
         self.run(encode).await?.map_err(|error: Error| error.into())
     }
+}
+
+fn text((text, pair): &(String, Option<String>)) -> Text<'_> {
+    Text { pair: pair.as_ref().map(|pair| pair.as_bytes()), ..Text::from(text.as_str()) }
 }
 
 fn task_failed(error: tokio::task::JoinError) -> Failure {

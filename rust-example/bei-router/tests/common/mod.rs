@@ -124,3 +124,36 @@ pub fn vectors(answer: &Value) -> Vec<Vec<f32>> {
 pub fn length(vector: &[f32]) -> f32 {
     vector.iter().map(|x| x * x).sum::<f32>().sqrt()
 }
+
+/// The tiny golden model `name` of testdata on the real engine, and what golden.json (or entities.json) says of it.
+pub async fn golden(name: &str, more: &[&str]) -> (Server, Value) {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models").join(name);
+    let read = |file: &str| std::fs::read(folder.join(file)).ok();
+    let text = read("entities.json").or_else(|| read("golden.json")).unwrap();
+    let options = json!({"log": {"level": "error"}}).to_string();
+    let folder = folder.to_str().unwrap();
+    let flags = ["--model-id", folder, "--bei-options", &options].into_iter().chain(more.iter().copied());
+    let flags: Vec<String> = flags.map(String::from).collect();
+    (Server::start(&flags).await, serde_json::from_slice(&text).unwrap())
+}
+
+/// Whether numbers are as near as testdata/README.md lets other processors be.
+pub fn close(a: f64, b: f64) -> bool {
+    (a - b).abs() <= 2e-5 * b.abs().max(1.0)
+}
+
+/// Compares JSON of numbers and lists.
+pub fn assert_close(name: &str, found: &Value, golden: &Value) {
+    match (found, golden) {
+        (Value::Array(found), Value::Array(golden)) => {
+            assert_eq!(found.len(), golden.len(), "{name}");
+            for (i, (found, golden)) in found.iter().zip(golden).enumerate() {
+                assert_close(&format!("{name}[{i}]"), found, golden);
+            }
+        }
+        _ => {
+            let numbers = (found.as_f64(), golden.as_f64());
+            assert!(matches!(numbers, (Some(a), Some(b)) if close(a, b)), "{name}: {found} is not {golden}");
+        }
+    }
+}

@@ -2,52 +2,66 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
 use bei_backend::{CallOptions, Text, Tokens};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::body::Body;
+use crate::code_points::CodePoints;
 use crate::failure::Failure;
 use crate::inputs::{Input, Inputs};
+use crate::reply;
+use crate::routes::document::Errors;
+use crate::routes::embed::yes;
 
-#[derive(Deserialize)]
+/// What /tokenize takes.
+#[derive(Deserialize, ToSchema)]
 pub struct TokenizeRequest {
-    inputs: Inputs,
+    /// A text or a list of texts.
+    pub inputs: Inputs,
+    /// Whether the special tokens that the model needs are added.
     #[serde(default = "yes")]
-    add_special_tokens: bool,
-    prompt_name: Option<String>,
+    #[schema(default = true)]
+    pub add_special_tokens: bool,
+    /// Name of the model's prompt that is put before the texts.
+    pub prompt_name: Option<String>,
 }
 
 /// A token. Special tokens come from no place in the text.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Token {
-    id: u32,
-    text: String,
-    special: bool,
+    pub id: u32,
+    pub text: String,
+    pub special: bool,
     /// First Unicode code point, in prompt + text.
-    start: Option<u32>,
+    pub start: Option<u32>,
     /// One past the last.
-    stop: Option<u32>,
+    pub stop: Option<u32>,
 }
 
-#[derive(Deserialize)]
+/// What /decode takes.
+#[derive(Deserialize, ToSchema)]
 pub struct DecodeRequest {
-    ids: Inputs,
+    /// A list of token ids, or a list of such lists.
+    pub ids: Inputs,
+    /// Whether special tokens are left out.
     #[serde(default = "yes")]
-    skip_special_tokens: bool,
-}
-
-fn yes() -> bool {
-    true
+    #[schema(default = true)]
+    pub skip_special_tokens: bool,
 }
 
 /// The tokens of each text, however long it is.
+#[utoipa::path(post, path = "/tokenize", tag = "Text",
+    request_body(content = TokenizeRequest, example = json!({"inputs": ["What is Deep Learning?"], "add_special_tokens": true})),
+    responses((status = 200, description = "For each text its tokens", body = Vec<Vec<Token>>), Errors))]
 pub async fn tokenize(
     State(app): State<Arc<App>>,
     Body(request): Body<TokenizeRequest>,
-) -> Result<Json<Vec<Vec<Token>>>, Failure> {
+) -> Result<Response, Failure> {
     app.check_batch_size(request.inputs.items.len(), "inputs")?;
     let name = request.inputs.names("inputs");
     let prompt = app.prompt(request.prompt_name.as_deref()).to_string();
@@ -55,7 +69,7 @@ pub async fn tokenize(
     for (i, input) in request.inputs.items.into_iter().enumerate() {
         match input {
             Input::Text(text) => texts.push(text),
-            Input::Ids(_) => return Err(Failure::validation("token ids; expected a text").of(&name(i))),
+            _ => return Err(Failure::validation("token ids; expected a text").of(&name(i))),
         }
     }
     let (prompt_name, add_special_tokens) = (request.prompt_name, Some(request.add_special_tokens));
@@ -74,20 +88,18 @@ pub async fn tokenize(
         };
         texts.iter().enumerate().map(tokens).collect::<Result<Vec<_>, Failure>>()
     };
-    app.tokenizer.run(work).await?.map(Json)
+    let tokens = app.tokenizer.run(work).await??;
+    let numbers = tokens.iter().map(|tokens| 6 * tokens.len()).sum();
+    reply::json(HeaderMap::new(), tokens, numbers).await
 }
 
 /// A token's text is its part of the input, as the family gives it; a special token has none, and shows its own spelling.
-fn spelled(tokens: &Tokens, text: &str) -> Vec<Token> {
-    let mut places: Vec<usize> = text.char_indices().map(|(place, _)| place).collect();
-    places.push(text.len());
+pub fn spelled(tokens: &Tokens, text: &str) -> Vec<Token> {
+    let places = CodePoints::new(text);
     let token = |k| {
         let special = tokens.special[k] != 0;
         let (start, stop) = (tokens.starts[k], tokens.ends[k]);
-        let part = match (special, places.get(start as usize), places.get(stop as usize)) {
-            (false, Some(&first), Some(&last)) => text.get(first..last),
-            _ => None,
-        };
+        let part = if special { None } else { places.part(start, stop) };
         Token {
             id: tokens.ids[k],
             text: part.map_or_else(|| tokens.piece(k).into_owned(), str::to_string),
@@ -100,10 +112,13 @@ fn spelled(tokens: &Tokens, text: &str) -> Vec<Token> {
 }
 
 /// The text of each list of token ids.
+#[utoipa::path(post, path = "/decode", tag = "Text",
+    request_body(content = DecodeRequest, example = json!({"ids": [[2, 5, 3], [2, 7, 3]], "skip_special_tokens": true})),
+    responses((status = 200, description = "For each list its text", body = Vec<String>), Errors))]
 pub async fn decode(
     State(app): State<Arc<App>>,
     Body(request): Body<DecodeRequest>,
-) -> Result<Json<Vec<String>>, Failure> {
+) -> Result<Response, Failure> {
     let n = request.ids.items.len();
     app.check_batch_size(n, "ids")?;
     let name = request.ids.names("ids");
@@ -112,7 +127,7 @@ pub async fn decode(
     for (i, input) in request.ids.items.into_iter().enumerate() {
         match input {
             Input::Ids(list) => ids.extend(list),
-            Input::Text(_) => return Err(Failure::validation("a text; expected token ids").of(&name(i))),
+            _ => return Err(Failure::validation("a text; expected token ids").of(&name(i))),
         }
         let total = u32::try_from(ids.len());
         lengths.push(total.map_err(|_| Failure::validation("ids: more than 4294967295 token ids"))?);
@@ -125,7 +140,9 @@ pub async fn decode(
             Ok(text) => Ok(text.into_owned()),
             Err(error) => Err(Failure::from(error).of(&name(i))),
         };
-        (0..n).map(text).collect::<Result<Vec<_>, Failure>>()
+        (0..n).map(text).collect::<Result<Vec<String>, Failure>>()
     };
-    app.tokenizer.run(work).await?.map(Json)
+    let texts = app.tokenizer.run(work).await??;
+    let numbers = texts.iter().map(String::len).sum::<usize>() / 8;
+    reply::json(HeaderMap::new(), texts, numbers).await
 }

@@ -13,17 +13,20 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::failure::Failure;
+use crate::routes::document::ErrorBody;
 
 /// Longest time that a deep health check may take.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The family's fields, and the library's version, engine and slots.
+/// What the server is: the family's fields, and the library's version, engine and slots.
+#[utoipa::path(get, path = "/info", tag = "Server", responses((status = 200, body = serde_json::Value)))]
 pub async fn info(State(app): State<Arc<App>>) -> Json<Value> {
     let (limits, model, info) = (&app.limits, &app.model_json, app.model.info());
     let model_type = match info.task {
         Some(Task::Embedding) => json!({"embedding": {"pooling": info.pool}}),
-        Some(Task::Classifier) => json!({"classifier": {}}),
-        Some(Task::TokenClassifier) => json!({"token_classifier": {}}),
+        Some(Task::Classifier) if info.labels == 1 => json!({"reranker": app.labels.maps()}),
+        Some(Task::Classifier) => json!({"classifier": app.labels.maps()}),
+        Some(Task::TokenClassifier) => json!({"token_classifier": app.labels.maps()}),
         None => Value::Null,
     };
     Json(json!({
@@ -50,6 +53,8 @@ pub async fn info(State(app): State<Arc<App>>) -> Json<Value> {
 }
 
 /// As the family: cheap while the last batch succeeded, otherwise one token goes through the engine.
+#[utoipa::path(get, path = "/health", tag = "Server",
+    responses((status = 200, description = "Empty"), (status = 503, body = ErrorBody)))]
 pub async fn health(State(app): State<Arc<App>>) -> Result<(), Failure> {
     if app.healthy.load(Ordering::Relaxed) {
         return Ok(app.model.health(false, &CallOptions::default())?);
@@ -75,7 +80,22 @@ pub async fn health(State(app): State<Arc<App>>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The server's metrics, then the library's.
+/// As /health.
+#[utoipa::path(get, path = "/", tag = "Server",
+    responses((status = 200, description = "Empty"), (status = 503, body = ErrorBody)))]
+pub async fn root(app: State<Arc<App>>) -> Result<(), Failure> {
+    health(app).await
+}
+
+/// As /health.
+#[utoipa::path(get, path = "/ping", tag = "Server",
+    responses((status = 200, description = "Empty"), (status = 503, body = ErrorBody)))]
+pub async fn ping(app: State<Arc<App>>) -> Result<(), Failure> {
+    health(app).await
+}
+
+/// The server's metrics, then the library's, in Prometheus' text format.
+#[utoipa::path(get, path = "/metrics", tag = "Server", responses((status = 200, body = String, content_type = "text/plain")))]
 pub async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Failure> {
     let failed = |error: String| Failure::backend(format!("metrics: {error}"));
     let mut text = app.metrics.text(app.queue.len()).map_err(|error| failed(error.to_string()))?;

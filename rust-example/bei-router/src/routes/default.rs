@@ -1,0 +1,179 @@
+//! POST / and /invocations: the route that fits the model. POST /vertex: the same for several bodies at once.
+
+use std::sync::Arc;
+
+use axum::body::Body as HttpBody;
+use axum::extract::{FromRequest, Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use bei_backend::{Pool, Task};
+use futures_util::future::try_join_all;
+use http_body_util::BodyExt;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use utoipa::ToSchema;
+
+use crate::app::App;
+use crate::body::Body;
+use crate::failure::Failure;
+use crate::routes::document::{ContextHeaders, Errors};
+use crate::routes::embed::{EmbedRequest, PlainRequest, embed, embed_sparse};
+use crate::routes::entities::{PredictTokensRequest, predict_tokens};
+use crate::routes::predict::{PredictRequest, predict};
+use crate::routes::rerank::{RerankRequest, rerank};
+use crate::routes::similarity::{SimilarityRequest, similarity};
+use crate::work::Context;
+
+/// What a model is mostly asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Embed,
+    EmbedSparse,
+    Similarity,
+    Predict,
+    Rerank,
+    PredictTokens,
+}
+
+impl App {
+    /// As the family chooses, and token classifiers too.
+    fn role(&self) -> Role {
+        let info = self.model.info();
+        match info.task {
+            Some(Task::Classifier) if info.labels == 1 => Role::Rerank,
+            Some(Task::Classifier) => Role::Predict,
+            Some(Task::TokenClassifier) => Role::PredictTokens,
+            _ if self.access.similarity_first => Role::Similarity,
+            _ if info.pool == Some(Pool::Splade) => Role::EmbedSparse,
+            _ => Role::Embed,
+        }
+    }
+}
+
+/// The body of the route that fits the model.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "for the document; bodies are read as what the model's route takes")]
+pub enum DefaultRequest {
+    /// Of an embedding model: /embed.
+    Embed(EmbedRequest),
+    /// Of a sparse model: /embed_sparse.
+    EmbedSparse(PlainRequest),
+    /// Of an embedding model with the task sentence-similarity: /similarity.
+    Similarity(SimilarityRequest),
+    /// Of a classifier: /predict.
+    Predict(PredictRequest),
+    /// Of a reranker: /rerank.
+    Rerank(RerankRequest),
+    /// Of a token classifier: /predict_tokens.
+    PredictTokens(PredictTokensRequest),
+}
+
+async fn answer(app: Arc<App>, context: Context, request: Request) -> Result<Response, Failure> {
+    match app.role() {
+        Role::Embed => one(app, context, request, embed).await,
+        Role::EmbedSparse => one(app, context, request, embed_sparse).await,
+        Role::Similarity => one(app, context, request, similarity).await,
+        Role::Predict => one(app, context, request, predict).await,
+        Role::Rerank => one(app, context, request, rerank).await,
+        Role::PredictTokens => one(app, context, request, predict_tokens).await,
+    }
+}
+
+async fn one<T: DeserializeOwned + Send + 'static, F: Future<Output = Result<Response, Failure>>>(
+    app: Arc<App>,
+    context: Context,
+    request: Request,
+    route: impl Fn(State<Arc<App>>, Context, Body<T>) -> F,
+) -> Result<Response, Failure> {
+    let body = Body::from_request(request, &app).await?;
+    route(State(app), context, body).await
+}
+
+/// The route that fits the model: /embed, /embed_sparse, /similarity (with the task sentence-similarity), /predict, /rerank or
+/// /predict_tokens.
+#[utoipa::path(post, path = "/", tag = "Default", params(ContextHeaders),
+    request_body(content = DefaultRequest, example = json!({"inputs": "What is Deep Learning?"})),
+    responses((status = 200, description = "As that route answers", body = serde_json::Value), Errors))]
+pub async fn default_route(
+    State(app): State<Arc<App>>,
+    context: Context,
+    request: Request,
+) -> Result<Response, Failure> {
+    answer(app, context, request).await
+}
+
+/// As `POST /`, under the name that Amazon SageMaker asks for.
+#[utoipa::path(post, path = "/invocations", tag = "Default", params(ContextHeaders),
+    request_body(content = DefaultRequest, example = json!({"inputs": "What is Deep Learning?"})),
+    responses((status = 200, description = "As that route answers", body = serde_json::Value), Errors))]
+pub async fn invocations(
+    State(app): State<Arc<App>>,
+    context: Context,
+    request: Request,
+) -> Result<Response, Failure> {
+    answer(app, context, request).await
+}
+
+/// What /vertex takes: bodies of the route that fits the model.
+#[derive(Deserialize, ToSchema)]
+pub struct VertexRequest<T> {
+    pub instances: Vec<T>,
+}
+
+/// What /vertex answers.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the document; replies are put together as they are")]
+pub struct VertexReply {
+    /// For each instance what the route answers.
+    predictions: Vec<serde_json::Value>,
+}
+
+/// As `POST /`, for several bodies at once, in the shape of Google's Vertex AI.
+#[utoipa::path(post, path = "/vertex", tag = "Default", params(ContextHeaders),
+    request_body(content = VertexRequest<DefaultRequest>,
+        example = json!({"instances": [{"inputs": "What is Deep Learning?"}, {"inputs": ["It rains.", "Is it late?"]}]})),
+    responses((status = 200, body = VertexReply), Errors))]
+pub async fn vertex(
+    State(app): State<Arc<App>>,
+    context: Context,
+    request: Request,
+) -> Result<Response, Failure> {
+    match app.role() {
+        Role::Embed => all(app, context, request, embed).await,
+        Role::EmbedSparse => all(app, context, request, embed_sparse).await,
+        Role::Similarity => all(app, context, request, similarity).await,
+        Role::Predict => all(app, context, request, predict).await,
+        Role::Rerank => all(app, context, request, rerank).await,
+        Role::PredictTokens => all(app, context, request, predict_tokens).await,
+    }
+}
+
+/// Answers the instances at once. The first that fails is the request's error.
+async fn all<T: DeserializeOwned + Send + 'static, F: Future<Output = Result<Response, Failure>>>(
+    app: Arc<App>,
+    context: Context,
+    request: Request,
+    route: impl Fn(State<Arc<App>>, Context, Body<T>) -> F,
+) -> Result<Response, Failure> {
+    let Body(VertexRequest { instances }) = Body::<VertexRequest<T>>::from_request(request, &app).await?;
+    app.check_batch_size(instances.len(), "instances")?;
+    let instance = |(i, instance)| {
+        let answer = route(State(app.clone()), context.clone(), Body(instance));
+        async move {
+            let named = |failure: Failure| failure.of(&format!("instances[{i}]"));
+            let body = answer.await.map_err(named)?.into_body().collect().await;
+            body.map(|body| body.to_bytes()).map_err(|error| Failure::backend(format!("a reply: {error}")))
+        }
+    };
+    let answers = try_join_all(instances.into_iter().enumerate().map(instance)).await?;
+    let mut text = b"{\"predictions\":[".to_vec();
+    for (i, answer) in answers.iter().enumerate() {
+        if i > 0 {
+            text.push(b',');
+        }
+        text.extend_from_slice(answer);
+    }
+    text.extend_from_slice(b"]}");
+    Ok(([(CONTENT_TYPE, "application/json")], HttpBody::from(text)).into_response())
+}
