@@ -61,13 +61,14 @@ type Backend struct {
 	weightless []uint32 // token ids without a weight, of models with an arch.TokenHead
 	choice     string   // why the engine is what it is
 	decisions  []arch.Decision
+	parity     parity // with the references of the model's folder
 	// tokenizerUse is held for reading by calls that use the tokenizer outside the pipeline; for writing to close it.
 	tokenizerUse sync.RWMutex
 	cut          atomic.Bool  // these calls must end: the time that Close gives them is over
 	cutCalls     atomic.Int64 // those that did
 }
 
-// Open opens the model of c.Model on the engine that c chooses and warms it up. Errors are *status.Error. ctx bounds the
+// Open opens the model of c.Model on the engine that c chooses, warms it up, and holds it to the folder's bei-manifest.json (c.Verify). Errors are *status.Error. ctx bounds the
 // opening only.
 func Open(ctx context.Context, c Config) (*Backend, error) { return openBackend(ctx, c, false) }
 
@@ -125,7 +126,10 @@ func (b *Backend) open(ctx context.Context) (err error) {
 	b.queue.Fallback = b.fallback()
 	b.pipe = pipeline.New(b.engine, b.queue, pipeline.NewMetrics(b.metrics.registry), b.log)
 	b.metrics.watch(b)
-	return b.warmUp(ctx)
+	if err := b.warmUp(ctx); err != nil {
+		return err
+	}
+	return b.verifyAtOpen(ctx)
 }
 
 func (b *Backend) openTokenizer() (err error) {

@@ -1,20 +1,13 @@
 package backend
 
 import (
-	"bytes"
 	_ "embed" // the schema
 	"encoding/json"
-	"errors"
 	"runtime"
 	"runtime/debug"
-	"strings"
-	"sync"
 	"time"
 
-	"github.com/santhosh-tekuri/jsonschema/v6"
-	"golang.org/x/text/language"
-	"golang.org/x/text/message"
-
+	"github.com/basetenlabs/bei-runtime/backend/document"
 	"github.com/basetenlabs/bei-runtime/backend/engine/mock"
 	"github.com/basetenlabs/bei-runtime/backend/hub"
 	"github.com/basetenlabs/bei-runtime/backend/pipeline"
@@ -42,6 +35,7 @@ type Config struct {
 	DefaultPromptName string            `json:"default_prompt_name"`
 	DefaultPrompt     string            `json:"default_prompt"`
 	RunTimeoutMS      int               `json:"run_timeout_ms"`
+	Verify            string            `json:"verify"`
 	RerunMaxBytes     *int64            `json:"rerun_max_bytes,omitempty"` // nil: the default; 0: nothing is run again
 	Tokenizer         TokenizerConfig   `json:"tokenizer"`
 	Queue             QueueConfig       `json:"queue"`
@@ -121,17 +115,7 @@ var schemaText string
 // Schema returns the JSON Schema (draft 2020-12) of the options document.
 func Schema() string { return schemaText }
 
-var compiledSchema = sync.OnceValues(func() (*jsonschema.Schema, error) {
-	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(schemaText))
-	if err != nil {
-		return nil, err
-	}
-	c := jsonschema.NewCompiler()
-	if err := c.AddResource("options.schema.json", doc); err != nil {
-		return nil, err
-	}
-	return c.Compile("options.schema.json")
-})
+var schema = document.NewSchema("options.schema.json", schemaText)
 
 // ParseConfig reads an options document and checks it against the schema. Errors are status.InvalidArgument and name the
 // key, its value's fault and the limit.
@@ -151,35 +135,13 @@ func ParseConfig(options []byte) (Config, error) {
 
 // validate checks a document against the schema.
 func validate(options []byte) error {
-	schema, err := compiledSchema()
-	if err != nil {
+	if err := schema.Compile(); err != nil {
 		return status.Errorf(status.Internal, "options schema: %w", err)
 	}
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(options))
-	if err != nil {
-		return status.Errorf(status.InvalidArgument, "options: not one JSON document: %w", err)
-	}
-	if err := schema.Validate(doc); err != nil {
-		return status.Errorf(status.InvalidArgument, "options: %s", schemaFault(err))
+	if err := schema.Validate(options); err != nil {
+		return status.Errorf(status.InvalidArgument, "options: %w", err)
 	}
 	return nil
-}
-
-// schemaFault says the first leaf of a validation error in one line: "queue.max_items: minimum: got -1, want 0".
-func schemaFault(err error) string {
-	var v *jsonschema.ValidationError
-	if !errors.As(err, &v) {
-		return err.Error()
-	}
-	for len(v.Causes) > 0 {
-		v = v.Causes[0]
-	}
-	where := strings.Join(v.InstanceLocation, ".")
-	what := v.ErrorKind.LocalizedString(message.NewPrinter(language.English))
-	if where == "" {
-		return what
-	}
-	return where + ": " + what
 }
 
 // check refuses what the schema does, since Go programs fill in Configs themselves, and values that contradict each other.

@@ -12,6 +12,7 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/arch"
 	"github.com/basetenlabs/bei-runtime/backend/calibration"
 	"github.com/basetenlabs/bei-runtime/backend/hub"
+	"github.com/basetenlabs/bei-runtime/backend/manifest"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 	"github.com/basetenlabs/bei-runtime/backend/tokenize"
 )
@@ -38,7 +39,7 @@ func (b *Backend) findFolder(ctx context.Context) error {
 
 // modelFiles are the names of the files, other than weights, that a model is read from.
 func modelFiles() []string {
-	return slices.Concat(arch.Files(), []string{tokenize.FileName, calibration.FileName})
+	return slices.Concat(arch.Files(), []string{tokenize.FileName, calibration.FileName, manifest.FileName})
 }
 
 // fetch finds the model's folder in the hub's cache.

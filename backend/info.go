@@ -177,6 +177,7 @@ type infoDocument struct {
 	Fingerprint     string            `json:"weights_fingerprint,omitempty"`
 	Devices         []gpu             `json:"gpus,omitempty"`
 	OpenSeconds     float64           `json:"open_seconds"`
+	Parity          parity            `json:"parity"`
 	Decisions       []arch.Decision   `json:"decisions,omitempty"` // of the model's files
 }
 
@@ -212,7 +213,7 @@ func (b *Backend) InfoJSON() ([]byte, error) {
 		PositionOffset: i.PositionOffset, DefaultPrompt: b.prompt, MaxLength: i.MaxLength, MaxTokens: i.MaxTokens,
 		MaxSequences: i.MaxSequences, BestTokens: i.BestTokens, Slots: i.Slots, IsPadded: i.Padded, HasTokenizer: i.HasTokenizer,
 		MaxItems: b.queue.MaxItems, Engine: e.Name, EngineVersion: e.Version, EngineChoice: b.choice, EngineDetails: e.Details, Device: e.Device,
-		DeviceUUIDs: e.DeviceUUIDs, DType: e.Precision, OpenSeconds: b.opened.Seconds(),
+		DeviceUUIDs: e.DeviceUUIDs, DType: e.Precision, OpenSeconds: b.opened.Seconds(), Parity: b.parity,
 	}
 	for _, o := range []struct {
 		bit  engine.Outputs

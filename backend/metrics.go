@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/manifest"
 	"github.com/basetenlabs/bei-runtime/backend/pipeline"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
@@ -52,6 +53,20 @@ func (m *metrics) watch(b *Backend) {
 		}), deviceCollector{b.monitor})
 	if reporter, ok := b.engine.(engine.Reporter); ok {
 		m.registry.MustRegister(engineCollector{reporter})
+	}
+}
+
+// watchParity adds what the start's check of the outputs found.
+func (m *metrics) watchParity(r *manifest.Report) {
+	gauge := func(name, help string, value float64) {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+		g.Set(value)
+		m.registry.MustRegister(g)
+	}
+	gauge("bei_parity_items", "Reference items that were compared at the start.", float64(r.Items-r.Skipped))
+	gauge("bei_parity_worst_error", "Largest error of their outputs, relative to the reference's largest magnitude where that is above 1.", r.WorstError)
+	if r.WorstCosine != nil {
+		gauge("bei_parity_worst_cosine", "Least cosine of their vectors to the references.", *r.WorstCosine)
 	}
 }
 

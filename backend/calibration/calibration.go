@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/document"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
@@ -86,7 +87,7 @@ func New(fingerprint string, texts int, tokens int64, keys []string, amax map[st
 	}
 	for key := range amax {
 		if _, ok := s.amax[key]; !ok {
-			return nil, status.Errorf(status.Start, "amax has the key %s, which the model has not", quote(key))
+			return nil, status.Errorf(status.Start, "amax has the key %s, which the model has not", document.Quote(key))
 		}
 	}
 	return s, nil

@@ -8,11 +8,11 @@ import (
 	"io"
 	"io/fs"
 	"math"
-	"os"
 	"path/filepath"
 	"strconv"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/document"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
@@ -31,7 +31,7 @@ const (
 // its value and the fix; a missing file is fs.ErrNotExist, too.
 func Read(dir string, m *arch.Model, fingerprint string) (*Scales, error) {
 	path := filepath.Join(dir, FileName)
-	raw, err := readFile(path)
+	raw, err := document.Read(path, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, status.Errorf(status.Start, "%s is missing; %s: %w", path, howTo, fs.ErrNotExist)
 	}
@@ -44,30 +44,9 @@ func Read(dir string, m *arch.Model, fingerprint string) (*Scales, error) {
 	}
 	if s.Fingerprint != fingerprint {
 		return nil, status.Errorf(status.Start, "%s: weights_fingerprint is %s, but the weights here have %s: it belongs to others; %s",
-			path, quote(s.Fingerprint), quote(fingerprint), howTo)
+			path, document.Quote(s.Fingerprint), document.Quote(fingerprint), howTo)
 	}
 	return s, nil
-}
-
-// readFile returns a small regular file.
-func readFile(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() { // opening a pipe could block for ever
-		return nil, errors.New("is no regular file")
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(raw) > maxFile {
-		err = fmt.Errorf("exceeds the limit of %d bytes", maxFile)
-	}
-	return raw, err
 }
 
 // member is one key of an object with its value.
@@ -80,29 +59,29 @@ type member struct {
 func members(raw []byte) ([]member, error) {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	if t, err := d.Token(); err != nil {
-		return nil, brief(err)
+		return nil, document.Brief(err)
 	} else if t != json.Delim('{') {
-		return nil, fmt.Errorf("holds %s; it must be an object", quote(string(raw)))
+		return nil, fmt.Errorf("holds %s; it must be an object", document.Quote(string(raw)))
 	}
 	var list []member
 	seen := make(map[string]bool)
 	for d.More() {
 		t, err := d.Token()
 		if err != nil {
-			return nil, brief(err)
+			return nil, document.Brief(err)
 		}
 		m := member{key: t.(string)} // in an object the decoder lets nothing else pass
 		if seen[m.key] {
-			return nil, fmt.Errorf("has the key %s twice", quote(m.key))
+			return nil, fmt.Errorf("has the key %s twice", document.Quote(m.key))
 		}
 		seen[m.key] = true
 		if err := d.Decode(&m.value); err != nil {
-			return nil, brief(err)
+			return nil, document.Brief(err)
 		}
 		list = append(list, m)
 	}
 	if _, err := d.Token(); err != nil {
-		return nil, brief(err)
+		return nil, document.Brief(err)
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return nil, errors.New("has more behind its object")
@@ -132,7 +111,7 @@ func parse(raw []byte, keys []string) (*Scales, error) {
 	for _, m := range list {
 		read, ok := fields[m.key]
 		if !ok {
-			return nil, fmt.Errorf("has an unknown key %s", quote(m.key))
+			return nil, fmt.Errorf("has an unknown key %s", document.Quote(m.key))
 		}
 		if err := read(m.value); err != nil {
 			return nil, fmt.Errorf("%s %w", m.key, err)
@@ -145,7 +124,7 @@ func parse(raw []byte, keys []string) (*Scales, error) {
 		}
 	}
 	if name != format || versionOf != version {
-		return nil, fmt.Errorf("format is %s, version %d; known: %q, version %d", quote(name), versionOf, format, version)
+		return nil, fmt.Errorf("format is %s, version %d; known: %q, version %d", document.Quote(name), versionOf, format, version)
 	}
 	if texts > math.MaxInt32 {
 		return nil, fmt.Errorf("texts is %d; the limit is %d", texts, math.MaxInt32)
@@ -153,7 +132,7 @@ func parse(raw []byte, keys []string) (*Scales, error) {
 	numbers := make(map[string]float32, len(amax))
 	for _, m := range amax {
 		if numbers[m.key], err = number(m.value); err != nil {
-			return nil, fmt.Errorf("amax of %s %w", quote(m.key), err)
+			return nil, fmt.Errorf("amax of %s %w", document.Quote(m.key), err)
 		}
 	}
 	return New(fingerprint, int(texts), count, keys, numbers)
@@ -161,7 +140,7 @@ func parse(raw []byte, keys []string) (*Scales, error) {
 
 func decode(raw json.RawMessage, want string, into any) error {
 	if string(raw) == "null" || json.Unmarshal(raw, into) != nil {
-		return fmt.Errorf("is %s; it must be %s", quote(string(raw)), want)
+		return fmt.Errorf("is %s; it must be %s", document.Quote(string(raw)), want)
 	}
 	return nil
 }
@@ -169,33 +148,13 @@ func decode(raw json.RawMessage, want string, into any) error {
 // number reads a float32. One that rounds to zero or infinity is left to New's checks.
 func number(raw json.RawMessage) (float32, error) {
 	if c := raw[0]; c != '-' && (c < '0' || c > '9') {
-		return 0, fmt.Errorf("is %s; it must be a number", quote(string(raw)))
+		return 0, fmt.Errorf("is %s; it must be a number", document.Quote(string(raw)))
 	}
 	f, err := strconv.ParseFloat(string(raw), 32)
 	if err != nil && !errors.Is(err, strconv.ErrRange) {
-		return 0, fmt.Errorf("is %s; it must be a number", quote(string(raw)))
+		return 0, fmt.Errorf("is %s; it must be a number", document.Quote(string(raw)))
 	}
 	return float32(f), nil
-}
-
-// quote quotes foreign text and cuts it to a length that suits a message.
-func quote(s string) string {
-	const limit = 120
-	if len(s) <= limit {
-		return strconv.Quote(s)
-	}
-	return fmt.Sprintf("%q... (%d bytes)", s[:limit], len(s))
-}
-
-// brief cuts a decoder's message, which may quote much of the file.
-func brief(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("unexpected end of JSON input")
-	}
-	if msg := err.Error(); len(msg) > 300 {
-		return errors.New(msg[:300] + "...")
-	}
-	return err
 }
 
 // encode returns the file's bytes, with the keys in their order.
@@ -218,24 +177,10 @@ func (s *Scales) encode() ([]byte, error) {
 }
 
 // Write writes the file at path, whole or not at all: under another name beside it first, which then takes its place.
-func (s *Scales) Write(path string) (err error) {
+func (s *Scales) Write(path string) error {
 	raw, err := s.encode()
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name()) // the first error counts
-		}
-	}()
-	_, err = f.Write(raw)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return document.Write(path, raw)
 }

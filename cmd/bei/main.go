@@ -48,7 +48,7 @@ variables are huggingface_hub's: HF_TOKEN, HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT 
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newInfoCommand(), newEmbedCommand(), newBenchCommand(), newCalibrateCommand())
+	root.AddCommand(newInfoCommand(), newEmbedCommand(), newBenchCommand(), newCalibrateCommand(), newVerifyCommand())
 	return root
 }
 
