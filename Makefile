@@ -67,12 +67,13 @@ setup_tensorrt: ## fetch TensorRT's headers, TensorRT-RTX and the lean runtime (
 setup_gpu: ## fetch ONNX Runtime with its CUDA provider (256 MB; x86-64 only) into .deps/gpu/
 	@$(PYTHON) scripts/deps.py gpu
 
-build: build_lib ## build libbei.so, bei.h, bei.pc, bei and bei-router into dist/
+build: build_lib ## build libbei.so, bei.h, bei.pc, bei, bei-router and bei-grpc-backend into dist/
 	@mkdir -p $(DIST)/.new
 	$(GO) build -buildvcs=false -trimpath -ldflags "$(GO_LDFLAGS)" -o $(DIST)/.new/bei ./cmd/bei
 	@cd $(DIST)/.new && mv -f bei ..
 	$(RUST) build --release --locked
-	@cp rust-example/target/release/bei-router $(DIST)/.new/ && mv -f $(DIST)/.new/bei-router $(DIST)/ && rmdir $(DIST)/.new
+	@cp $(addprefix rust-example/target/release/,bei-router bei-grpc-backend) $(DIST)/.new/
+	@cd $(DIST)/.new && mv -f bei-router bei-grpc-backend .. && rmdir ../.new
 	@echo "dist/ holds version $(VERSION): $$(ls $(DIST) | tr '\n' ' ')"
 
 build_lib: setup ## build libbei.so, bei.h and bei.pc into dist/

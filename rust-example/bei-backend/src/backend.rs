@@ -19,11 +19,6 @@ pub struct BeiBackend {
     model_type: Option<ModelType>,
 }
 
-/// The vectors are left as the model's pooling and dense modules made them.
-fn raw_outputs() -> CallOptions<'static> {
-    CallOptions { normalize: Some(false), ..CallOptions::default() }
-}
-
 impl BeiBackend {
     /// Opens the model in `model_path` as the family's `init_backend` does. `dtype` is the computation's: "float32",
     /// "float16" and so on. A model that is not of `model_type` is an error.
@@ -75,8 +70,13 @@ impl BeiBackend {
     }
 
     /// As [`Backend::embed`], but each item succeeds or fails on its own, and the batch is borrowed. The index lists are
-    /// disjoint here; a pooled item of a SPLADE model gets a vector of the vocabulary's size.
-    pub fn embed_items(&self, batch: &TokenBatch) -> Result<Vec<Result<ItemEmbedding, Error>>, Error> {
+    /// disjoint here; a pooled item of a SPLADE model gets a vector of the vocabulary's size. Of `options`, normalising and
+    /// dimensions do not count: the vectors are left as the model's pooling and dense modules made them.
+    pub fn embed_items(
+        &self,
+        batch: &TokenBatch,
+        options: &CallOptions,
+    ) -> Result<Vec<Result<ItemEmbedding, Error>>, Error> {
         let splade = self.model_type == Some(ModelType::Embedding(Pool::Splade));
         let mut sparse = batch.sparse_indices.to_vec();
         let mut asked = *batch;
@@ -85,7 +85,8 @@ impl BeiBackend {
             sparse.sort_unstable();
             asked = TokenBatch { pooled_indices: &[], sparse_indices: &sparse, ..asked };
         }
-        let result = self.model.embed(&asked, &raw_outputs())?;
+        let raw = CallOptions { normalize: Some(false), dimensions: 0, ..options.clone() };
+        let result = self.model.embed(&asked, &raw)?;
         let raw = is_in(batch.raw_indices, batch.len());
         let sparse = is_in(batch.sparse_indices, batch.len());
         let item = |i: usize| {
@@ -113,19 +114,41 @@ impl BeiBackend {
     }
 
     /// As [`Backend::predict`], but each item succeeds or fails on its own, and the batch is borrowed.
-    pub fn predict_items(&self, batch: &TokenBatch) -> Result<Vec<Result<Prediction, Error>>, Error> {
-        let result = self.model.predict(batch, &CallOptions::default())?;
+    pub fn predict_items(
+        &self,
+        batch: &TokenBatch,
+        options: &CallOptions,
+    ) -> Result<Vec<Result<Prediction, Error>>, Error> {
+        let result = self.model.predict(batch, options)?;
         Ok((0..batch.len()).map(|i| result.pooled(i).map(<[f32]>::to_vec)).collect())
+    }
+
+    /// As [`Backend::embed`], with the batch borrowed, options of the call, and an error that has a status. In item order.
+    pub fn embed_batch(&self, batch: &TokenBatch, options: &CallOptions) -> Result<Vec<Embedding>, Error> {
+        let items = self.embed_items(batch, options)?;
+        let width = match self.model_type {
+            Some(ModelType::Embedding(Pool::Splade)) => self.model.info().vocab_size,
+            _ => self.model.info().dimensions,
+        };
+        let items = items.into_iter().map(|item| item.and_then(Embedding::try_from)).collect();
+        all_or_nothing(items, || Embedding::Pooled(vec![0.0; width]))
+    }
+
+    /// As [`Backend::predict`], with the batch borrowed, options of the call, and an error that has a status. In item order.
+    pub fn predict_batch(&self, batch: &TokenBatch, options: &CallOptions) -> Result<Vec<Prediction>, Error> {
+        let items = self.predict_items(batch, options)?;
+        all_or_nothing(items, || vec![f32::NAN; self.model.info().labels])
     }
 
     /// As [`TokenBackend::predict_tokens`], but each item succeeds or fails on its own, and the batch is borrowed.
     pub fn predict_tokens_items(
         &self,
         batch: &TokenBatch,
+        options: &CallOptions,
     ) -> Result<Vec<Result<Vec<Prediction>, Error>>, Error> {
         let every: Vec<u32> = (0..).take(batch.len()).collect();
         let asked = TokenBatch { pooled_indices: &[], raw_indices: &every, sparse_indices: &[], ..*batch };
-        let result = self.model.predict_tokens(&asked, &CallOptions::default())?;
+        let result = self.model.predict_tokens(&asked, options)?;
         let rows = |i| Ok(result.token_vectors(i)?.iter().map(<[f32]>::to_vec).collect());
         Ok((0..batch.len()).map(rows).collect())
     }
@@ -176,39 +199,32 @@ impl Backend for BeiBackend {
     }
 
     fn embed(&self, batch: Batch) -> Result<Embeddings, BackendError> {
-        let items = self.embed_items(&TokenBatch::from(&batch))?;
-        let width = match self.model_type {
-            Some(ModelType::Embedding(Pool::Splade)) => self.model.info().vocab_size,
-            _ => self.model.info().dimensions,
-        };
-        let items = items.into_iter().map(|item| item.and_then(Embedding::try_from)).collect();
-        all_or_nothing(items, || Embedding::Pooled(vec![0.0; width]))
+        Ok(by_index(self.embed_batch(&TokenBatch::from(&batch), &CallOptions::default())?))
     }
 
     fn predict(&self, batch: Batch) -> Result<Predictions, BackendError> {
-        let items = self.predict_items(&TokenBatch::from(&batch))?;
-        all_or_nothing(items, || vec![f32::NAN; self.model.info().labels])
+        Ok(by_index(self.predict_batch(&TokenBatch::from(&batch), &CallOptions::default())?))
     }
 }
 
 impl TokenBackend for BeiBackend {
     fn predict_tokens(&self, batch: Batch) -> Result<TokenPredictions, BackendError> {
-        all_or_nothing(self.predict_tokens_items(&TokenBatch::from(&batch))?, Vec::new)
+        let items = self.predict_tokens_items(&TokenBatch::from(&batch), &CallOptions::default())?;
+        Ok(by_index(all_or_nothing(items, Vec::new)?))
     }
+}
+
+fn by_index<T, M: FromIterator<(usize, T)>>(items: Vec<T>) -> M {
+    items.into_iter().enumerate().collect()
 }
 
 /// The family's rule: one failed item fails its batch. The error names the item. An item without tokens is none of those:
 /// the family's routers send some, together with others' items, so that it has an answer, `empty`.
-fn all_or_nothing<T, M: FromIterator<(usize, T)>>(
-    items: Vec<Result<T, Error>>,
-    empty: impl Fn() -> T,
-) -> Result<M, BackendError> {
+fn all_or_nothing<T>(items: Vec<Result<T, Error>>, empty: impl Fn() -> T) -> Result<Vec<T>, Error> {
     let named = |(i, item): (usize, Result<T, Error>)| match item {
-        Ok(value) => Ok((i, value)),
-        Err(Error { status: Status::Empty, .. }) => Ok((i, empty())),
-        Err(Error { status, message }) => {
-            Err(BackendError::from(Error { status, message: format!("item {i}: {message}") }))
-        }
+        Ok(value) => Ok(value),
+        Err(Error { status: Status::Empty, .. }) => Ok(empty()),
+        Err(Error { status, message }) => Err(Error { status, message: format!("item {i}: {message}") }),
     };
     items.into_iter().enumerate().map(named).collect()
 }

@@ -57,6 +57,8 @@ mod model;
 mod options;
 mod raw;
 mod result;
+#[allow(unsafe_code)]
+mod signals;
 mod warmup;
 
 pub use backend::{BeiBackend, ItemEmbedding};
@@ -71,4 +73,5 @@ pub use info::{Info, Task};
 pub use model::Model;
 pub use options::{Aggregation, CallOptions, LogLevel, Options, Priority, Side};
 pub use result::{BatchResult, Entity, ItemOutputs, Rows, SpanVectors, Stats, TokenVectors, Tokens};
+pub use signals::run_on_signal_stack;
 pub use warmup::{health_batch, start_up, warm_up_batch};

@@ -6,8 +6,8 @@ mod common;
 use std::path::Path;
 
 use bei_backend::{
-    Backend, BackendError, Batch, BeiBackend, Embedding, ItemEmbedding, ModelType, Options, Pool,
-    TokenBackend, TokenBatch, health_batch, start_up, warm_up_batch,
+    Backend, BackendError, Batch, BeiBackend, CallOptions, Embedding, ItemEmbedding, ModelType, Options,
+    Pool, TokenBackend, TokenBatch, health_batch, start_up, warm_up_batch,
 };
 use common::{Tokens, family_batch, minilm, mock_options, tiny_folder};
 use serde_json::{Value, json};
@@ -160,7 +160,10 @@ fn an_item_without_tokens_is_answered_and_harms_no_other() {
     assert_eq!(answers[&1], alone[&0]);
     assert_eq!(answers[&2], Embedding::All(vec![]));
     assert_eq!(backend.embed(batch(&[&[]], &[])).unwrap()[&0], Embedding::Pooled(vec![0.0; 4]));
-    assert!(backend.embed_items(&TokenBatch::from(&batch(&[&[]], &[]))).unwrap()[0].is_err());
+    assert!(
+        backend.embed_items(&TokenBatch::from(&batch(&[&[]], &[])), &CallOptions::default()).unwrap()[0]
+            .is_err()
+    );
 
     let splade = BeiBackend::open(
         &Options::new(tiny_folder("distilbert-splade").to_str().unwrap()).with("pooling", "splade"),
@@ -226,7 +229,7 @@ fn items_fail_alone_beside_the_trait() {
     let backend = mock(json!({"mock": {"faults": [{"kind": "nan", "token_id": 9}]}}));
     let tokens = Tokens::of(&[&[1], &[9], &[2]]);
     let mixed = TokenBatch { pooled_indices: &[0, 1], raw_indices: &[2], ..tokens.batch() };
-    let items = backend.embed_items(&mixed).unwrap();
+    let items = backend.embed_items(&mixed, &CallOptions::default()).unwrap();
     assert!(matches!(items[0], Ok(ItemEmbedding::Pooled(_))));
     assert!(items[1].is_err());
     assert!(matches!(&items[2], Ok(ItemEmbedding::All(rows)) if rows.len() == 1));

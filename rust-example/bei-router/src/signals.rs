@@ -2,6 +2,7 @@
 
 use std::io;
 
+use bei_backend::run_on_signal_stack;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -20,8 +21,8 @@ impl Stop {
 /// Catches SIGINT and SIGTERM from now on. The second one ends the process at once, with the shell's status for SIGINT.
 pub fn stop_signal() -> io::Result<Stop> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    run_on_signal_stack(SignalKind::interrupt())?;
-    run_on_signal_stack(SignalKind::terminate())?;
+    run_on_signal_stack(SignalKind::interrupt().as_raw_value())?;
+    run_on_signal_stack(SignalKind::terminate().as_raw_value())?;
     let (sender, receiver) = watch::channel(false);
     tokio::spawn(async move {
         let mut either = async || {
@@ -40,26 +41,6 @@ pub fn stop_signal() -> io::Result<Stop> {
         unsafe { libc::_exit(130) }
     });
     Ok(Stop(receiver))
-}
-
-/// Adds SA_ONSTACK to the handler that tokio has installed. A signal may arrive on a thread that runs Go code of the library
-/// on a small goroutine stack, where a handler without the flag would overwrite other memory (os/signal, "Go programs that use
-/// cgo"). Every such thread has a signal stack.
-fn run_on_signal_stack(kind: SignalKind) -> io::Result<()> {
-    let number = kind.as_raw_value();
-    // SAFETY: both pointers are NULL or to a live sigaction, and zeros are a valid one. The second call puts the first
-    // one's handler back unchanged; nobody else installs handlers for this signal in between.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        if libc::sigaction(number, std::ptr::null(), &mut action) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        action.sa_flags |= libc::SA_ONSTACK;
-        if libc::sigaction(number, &action, std::ptr::null_mut()) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
