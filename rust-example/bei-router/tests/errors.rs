@@ -315,16 +315,69 @@ async fn health_looks_deeper_after_a_failed_batch() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_classifier_does_not_embed() {
-    let server = Server::mock(json!({"kind": "classifier"}), &["--model-id", &classifier_folder()]).await;
+    let server = Server::mock(json!({"kind": "classifier"}), &["--model-id", &classifier_folder(2)]).await;
     let (status, answer) = server.post("/embed", json!({"inputs": "a"})).await;
     assert_eq!((status.as_u16(), &answer["error_type"]), (424, &json!("Backend")), "{answer}");
     assert_eq!(server.ask("/decode", json!({"ids": [7592]})).await, json!(["hello"]));
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn nan_is_never_a_success() {
+    // hello = 7592
+    let faults = json!([{"kind": "nan", "token_id": 7592}]);
+    let check = async |server: &Server, requests: &[(&str, Value, &str)]| {
+        for (path, body, part) in requests {
+            let (status, answer) = server.post(path, body.clone()).await;
+            let message = answer.get("error").unwrap_or(&answer["message"]).as_str().unwrap();
+            assert_eq!(status, 424, "{path}: {answer}");
+            assert!(message.starts_with(part), "{path}: {answer}");
+        }
+    };
+    let server = Server::mock(json!({"faults": faults}), &[]).await;
+    check(
+        &server,
+        &[
+            ("/embed", json!({"inputs": ["good", "hello"]}), "inputs[1]: "),
+            ("/embed_all", json!({"inputs": "hello"}), "inputs: "),
+            ("/embed_outputs", json!({"inputs": ["hello"], "outputs": ["pooled", "tokens"]}), "inputs[0]: "),
+            ("/v1/embeddings", json!({"input": "hello"}), "input: "),
+            (
+                "/similarity",
+                json!({"inputs": {"source_sentence": "good", "sentences": ["hello"]}}),
+                "inputs.sentences[0]: ",
+            ),
+            (
+                "/vertex",
+                json!({"instances": [{"inputs": "good"}, {"inputs": "hello"}]}),
+                "instances[1]: inputs: ",
+            ),
+        ],
+    )
+    .await;
+    server.stop().await;
+    let classifier = json!({"kind": "classifier", "labels": 2, "faults": faults});
+    let server = Server::mock(classifier, &["--model-id", &classifier_folder(2)]).await;
+    check(&server, &[("/predict", json!({"inputs": [["good"], ["good", "hello"]]}), "inputs[1]: ")]).await;
+    server.ask("/predict", json!({"inputs": [["good"], ["good", "better"]]})).await;
+    server.stop().await;
+    let reranker = json!({"kind": "classifier", "labels": 1, "faults": faults});
+    let server = Server::mock(reranker, &["--model-id", &classifier_folder(1)]).await;
+    check(
+        &server,
+        &[
+            ("/rerank", json!({"query": "a", "texts": ["good", "hello"]}), "texts[1]: "),
+            ("/v1/rerank", json!({"query": "a", "documents": ["good", "hello"]}), "documents[1]: "),
+        ],
+    )
+    .await;
+    server.ask("/rerank", json!({"query": "a", "texts": ["good"]})).await;
+    server.stop().await;
+}
+
 /// The real model's files with a configuration that makes it a classifier; the mock engine needs no weights.
-fn classifier_folder() -> String {
-    let (from, to) = (common::minilm(), format!("{}/classifier", env!("CARGO_TARGET_TMPDIR")));
+fn classifier_folder(labels: usize) -> String {
+    let (from, to) = (common::minilm(), format!("{}/classifier-{labels}", env!("CARGO_TARGET_TMPDIR")));
     std::fs::create_dir_all(&to).unwrap();
     for file in ["tokenizer.json", "tokenizer_config.json"] {
         std::fs::copy(format!("{from}/{file}"), format!("{to}/{file}")).unwrap();
@@ -332,8 +385,9 @@ fn classifier_folder() -> String {
     let text = std::fs::read_to_string(format!("{from}/config.json")).unwrap();
     let mut config: Value = serde_json::from_str(&text).unwrap();
     config["architectures"] = json!(["BertForSequenceClassification"]);
-    config["id2label"] = json!({"0": "no", "1": "yes"});
-    config["label2id"] = json!({"no": 0, "yes": 1});
+    let names = (0..labels).map(|i| (i.to_string(), json!(format!("label {i}"))));
+    config["id2label"] = Value::Object(names.collect());
+    config["label2id"] = (0..labels).map(|i| (format!("label {i}"), json!(i))).collect();
     std::fs::write(format!("{to}/config.json"), config.to_string()).unwrap();
     to
 }

@@ -94,6 +94,64 @@ async fn a_second_signal_ends_it_at_once() {
     assert!(answer.await.unwrap().is_err());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_familys_variables_are_used_or_said_to_have_no_meaning() {
+    let flags =
+        mock_flags(json!({}), &["--hostname", "127.0.0.1", "--uds-path", "/tmp/x", "--hf-api-token", "t"]);
+    let variables = [
+        ("AIP_HTTP_PORT", "0"),
+        ("AIP_PREDICT_ROUTE", "/v1/endpoints/7:predict"),
+        ("AIP_HEALTH_ROUTE", "/alive"),
+        ("TASK", "sentence-similarity"),
+        ("USE_FLASH_ATTENTION", "True"),
+        ("API_KEY", "one,two"),
+    ];
+    let mut child = program().args(flags).envs(variables).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    for part in [
+        "--hf-api-token is the old name",
+        "--uds-path has no meaning",
+        "USE_FLASH_ATTENTION=True has no meaning",
+    ] {
+        wait_for(&mut lines, part);
+    }
+    let ready = wait_for(&mut lines, "ready on");
+    let address = ready.split("ready on ").nth(1).unwrap().split(';').next().unwrap();
+    let client = reqwest::Client::new();
+    assert_eq!(client.get(format!("http://{address}/alive")).send().await.unwrap().status(), 200);
+    let ask = async |path: &str, body: serde_json::Value| {
+        let request = client.post(format!("http://{address}{path}")).bearer_auth("two").json(&body);
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+        response.json::<serde_json::Value>().await.unwrap()
+    };
+    let body = json!({"inputs": {"source_sentence": "a", "sentences": ["a", "b"]}});
+    let answer = ask("/", body.clone()).await;
+    assert!((answer[0].as_f64().unwrap() - 1.0).abs() < 1e-6, "{answer}");
+    let answers = ask("/v1/endpoints/7:predict", json!({"instances": [body]})).await;
+    assert_eq!(answers["predictions"][0], answer);
+    let unguarded = client.post(format!("http://{address}/v1/endpoints/7:predict")).send().await.unwrap();
+    assert_eq!(unguarded.status(), 401);
+    Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert_eq!(wait(child), 0);
+}
+
+#[test]
+fn variables_that_cannot_be_used_are_refused() {
+    for (name, value, part) in [
+        ("DENSE_PATH", "2_Dense", "modules.json"),
+        ("AIP_HTTP_PORT", "http", "AIP_HTTP_PORT"),
+        ("AIP_PREDICT_ROUTE", "/embed", "AIP_PREDICT_ROUTE"),
+        ("CORS_ALLOW_ORIGIN", "example.com", "--cors-allow-origin"),
+    ] {
+        let flags = mock_flags(json!({}), &["--hostname", "127.0.0.1"]);
+        let output = program().args(flags).env(name, value).output().unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}: {log}");
+        assert!(log.contains(part), "{name}: {log}");
+    }
+}
+
 #[test]
 fn what_cannot_start_exits_with_1_and_says_why() {
     for (flags, part) in [

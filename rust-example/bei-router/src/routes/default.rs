@@ -157,7 +157,9 @@ async fn all<T: DeserializeOwned + Send + 'static, F: Future<Output = Result<Res
     route: impl Fn(State<Arc<App>>, Context, Body<T>) -> F,
 ) -> Result<Response, Failure> {
     let Body(VertexRequest { instances }) = Body::<VertexRequest<T>>::from_request(request, &app).await?;
-    app.check_batch_size(instances.len(), "instances")?;
+    if instances.is_empty() {
+        return Err(Failure::empty("instances is empty"));
+    }
     let instance = |(i, instance)| {
         let answer = route(State(app.clone()), context.clone(), Body(instance));
         async move {

@@ -108,14 +108,14 @@ pub fn note_model(app: &App, model: Option<&str>) {
     responses((status = 200, body = EmbeddingsReply), OpenAiErrors))]
 pub async fn embeddings(
     State(app): State<Arc<App>>,
-    context: Context,
+    context: Result<Context, Failure>,
     OpenAiBody(request): OpenAiBody<EmbeddingsRequest>,
 ) -> Result<Response, OpenAiFailure> {
     note_model(&app, request.model.as_deref());
     let options = app.encode_options(request.truncate, TruncationDirection::Right, request.prompt_name);
     let finish = Finish { dimensions: request.dimensions, normalize: true };
     let job = Job::new(request.input, "input", options);
-    let (vectors, timing) = app.vectors(job, finish, context).await?;
+    let (vectors, timing) = app.vectors(job, finish, context?).await?;
     let numbers = vectors.iter().map(Vec::len).sum();
     let data = vectors.into_iter().enumerate().map(|(index, vector)| EmbeddingData {
         object: "embedding",
@@ -137,7 +137,7 @@ pub async fn embeddings(
     responses((status = 200, body = EmbeddingsReply), OpenAiErrors))]
 pub async fn embeddings_alias(
     state: State<Arc<App>>,
-    context: Context,
+    context: Result<Context, Failure>,
     body: OpenAiBody<EmbeddingsRequest>,
 ) -> Result<Response, OpenAiFailure> {
     embeddings(state, context, body).await

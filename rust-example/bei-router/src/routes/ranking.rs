@@ -219,10 +219,10 @@ async fn ranked(
     responses((status = 200, body = RankingReply), OpenAiErrors))]
 pub async fn rerank_v1(
     State(app): State<Arc<App>>,
-    context: Context,
+    context: Result<Context, Failure>,
     OpenAiBody(request): OpenAiBody<RankingRequest>,
 ) -> Result<Response, OpenAiFailure> {
-    ranked(app, context, request, "1").await
+    ranked(app, context?, request, "1").await
 }
 
 /// As /v1/rerank: Cohere's second version.
@@ -232,8 +232,8 @@ pub async fn rerank_v1(
     responses((status = 200, body = RankingReply), OpenAiErrors))]
 pub async fn rerank_v2(
     State(app): State<Arc<App>>,
-    context: Context,
+    context: Result<Context, Failure>,
     OpenAiBody(request): OpenAiBody<RankingRequest>,
 ) -> Result<Response, OpenAiFailure> {
-    ranked(app, context, request, "2").await
+    ranked(app, context?, request, "2").await
 }

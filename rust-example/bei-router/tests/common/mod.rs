@@ -157,3 +157,19 @@ pub fn assert_close(name: &str, found: &Value, golden: &Value) {
         }
     }
 }
+
+/// The golden items without a pair, with their pooled rows.
+pub fn texts(golden: &Value) -> Vec<(Value, Value)> {
+    let items = golden["items"].as_array().unwrap().iter().zip(golden["pooled"].as_array().unwrap());
+    let plain = |item: &Value| item["pair"].is_null() && item["prompt_name"].is_null();
+    items.filter(|(item, _)| plain(item)).map(|(item, row)| (item["text"].clone(), row.clone())).collect()
+}
+
+/// Requests to routes that the model is not for.
+pub async fn refuses(server: &Server, requests: &[(&str, Value)]) {
+    for (path, body) in requests {
+        let (status, answer) = server.post(path, body.clone()).await;
+        let kind = answer.get("error_type").unwrap_or(&answer["type"]);
+        assert_eq!((status.as_u16(), kind), (424, &json!("Backend")), "{path}: {answer}");
+    }
+}
