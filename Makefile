@@ -143,7 +143,7 @@ test_tensorrt: setup build_trt ## tests of trt/, which build plans without a GPU
 fuzz: setup ## run every fuzz target; FUZZTIME=60 seconds in all
 	$(PYTHON) scripts/fuzz.py $(FUZZTIME)
 
-lint: build ## gofmt, vet, staticcheck, golangci-lint, rustfmt, clippy, clang-format, go mod tidy, tree rules
+lint: build ## gofmt, vet, staticcheck, golangci-lint, rustfmt, clippy, cargo-deny, clang-format, go mod tidy, tree rules
 	@$(PYTHON) scripts/deps.py lint
 	$(PYTHON) scripts/check_tree.py
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "not gofmt'ed: $$unformatted"; exit 1; }
@@ -153,6 +153,9 @@ lint: build ## gofmt, vet, staticcheck, golangci-lint, rustfmt, clippy, clang-fo
 	$(DEPS)/bin/golangci-lint run ./...
 	git ls-files '*.c' '*.cpp' '*.h' | xargs $(DEPS)/bin/clang-format --dry-run --Werror
 	$(RUST) fmt --all --check
+	@# Licences, names and origins of crates: of every platform's, which the build has not all fetched.
+	$(RUST) fetch --locked --quiet
+	cd rust-example && $(DEPS)/bin/cargo-deny --offline --locked check --hide-inclusion-graph bans licenses sources
 	$(RUST) clippy --workspace --all-targets --locked -- -D warnings
 
 format: ## rewrite Go, Rust and C sources in the form that lint wants
