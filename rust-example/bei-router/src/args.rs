@@ -118,8 +118,8 @@ pub struct Args {
     #[arg(long, env, help_heading = "Texts")]
     pub default_prompt: Option<String>,
 
-    /// What `POST /` and /invocations do on an embedding model: with sentence-similarity they are /similarity, with anything
-    /// else /embed (/embed_sparse on a sparse model). Other models have one route that fits.
+    /// What `POST /`, /invocations and /vertex do on an embedding model: with sentence-similarity they are /similarity, with
+    /// anything else /embed (/embed_sparse on a sparse model). Other models have one route that fits.
     #[arg(long, env, help_heading = "Server")]
     pub task: Option<String>,
 
@@ -144,7 +144,7 @@ pub struct Args {
     #[arg(long, env, help_heading = "Server")]
     pub open_docs: bool,
 
-    /// Origins whose web pages may ask, as https://example.com, separated by commas; * allows all. Default: none.
+    /// Origins whose web pages may ask, as `https://example.com`, separated by commas; * allows all. Default: none.
     #[arg(long, env, value_delimiter = ',', help_heading = "Server")]
     pub cors_allow_origin: Vec<String>,
 

@@ -29,24 +29,33 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<App>> for Body<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Body<T>, Failure> {
-        if !is_json(request.headers()) {
-            let message = "expected a request with `Content-Type: application/json`";
-            return Err(Failure::body(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
-        }
-        let text = read(request, app.limits.payload_limit).await?;
-        if text.len() <= PARSED_AT_ONCE {
-            return parse(&text).map(Body);
-        }
-        let parsed = tokio::task::spawn_blocking(move || parse(&text)).await;
-        parsed.map_err(|error| Failure::backend(format!("reading the body failed: {error}")))?.map(Body)
+        parse(text(request, app).await?).await.map(Body)
     }
+}
+
+/// The text of a JSON body.
+pub async fn text(request: Request, app: &App) -> Result<Bytes, Failure> {
+    if !is_json(request.headers()) {
+        let message = "expected a request with `Content-Type: application/json`";
+        return Err(Failure::body(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+    }
+    read(request, app.limits.payload_limit).await
+}
+
+/// What a JSON body says.
+pub async fn parse<T: DeserializeOwned + Send + 'static>(text: Bytes) -> Result<T, Failure> {
+    if text.len() <= PARSED_AT_ONCE {
+        return parsed(&text);
+    }
+    let parsed = tokio::task::spawn_blocking(move || parsed(&text)).await;
+    parsed.map_err(|error| Failure::backend(format!("reading the body failed: {error}")))?
 }
 
 /// Bytes of a body that is parsed at once. Megabytes take milliseconds, which must not be a connections' thread's.
 const PARSED_AT_ONCE: usize = 256 << 10;
 
 /// Only a body that is wrong is parsed a second time, which finds out where.
-fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Failure> {
+fn parsed<T: DeserializeOwned>(text: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(text).map_err(|error| match Json::<T>::from_bytes(text) {
         Err(rejection) => Failure::body(rejection.status(), rejection.body_text()),
         Ok(_) => Failure::body(StatusCode::BAD_REQUEST, error.to_string()),

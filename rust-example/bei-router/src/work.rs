@@ -1,5 +1,5 @@
 //! The seam between routes and core: what a route wants computed, and what it gets. Routes of every protocol turn a request
-//! into [`Work`] items and a [`Context`], ask for an [`Admission`] before they spend anything on it, and call
+//! into [`Work`] items and a [`Context`], ask for an [admission](crate::app::App::admit) before they spend anything on it, and call
 //! [`App::compute`](crate::app::App::compute).
 
 use std::sync::Arc;

@@ -234,7 +234,7 @@ fn no_body_is_a_server_error() {
     let runtime = RUNTIME.get_or_init(|| Runtime::new().unwrap());
     let servers = runtime.block_on(servers());
     let routes = routes();
-    let mut runner = TestRunner::new(Config { cases: 1500, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config { cases: 600, failure_persistence: None, ..Config::default() });
     let case = (
         0..routes.len(),
         any::<prop::sample::Index>(),

@@ -162,6 +162,7 @@ async fn similarity_is_the_cosine() {
         assert!(close(answer[k].as_f64().unwrap(), cosine), "{answer}");
     }
     assert_eq!(server.ask("/similarity", json!({"inputs": inputs})).await, answer);
+    assert_eq!(server.ask("/", json!({"inputs": inputs})).await, answer, "told by its body");
     for (body, status, part) in [
         (json!({"inputs": {"source_sentence": "a", "sentences": []}}), 400, "inputs.sentences is empty"),
         (json!({"inputs": {"source_sentence": "", "sentences": ["a"]}}), 400, "inputs.source_sentence: "),

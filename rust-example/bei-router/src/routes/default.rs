@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::body::Body;
+use crate::body::{self, Body};
 use crate::failure::Failure;
 use crate::routes::document::{ContextHeaders, Errors};
 use crate::routes::embed::{EmbedRequest, PlainRequest, embed, embed_sparse};
@@ -59,7 +59,7 @@ pub enum DefaultRequest {
     Embed(EmbedRequest),
     /// Of a sparse model: /embed_sparse.
     EmbedSparse(PlainRequest),
-    /// Of an embedding model with the task sentence-similarity: /similarity.
+    /// Of an embedding model: /similarity.
     Similarity(SimilarityRequest),
     /// Of a classifier: /predict.
     Predict(PredictRequest),
@@ -71,8 +71,8 @@ pub enum DefaultRequest {
 
 async fn answer(app: Arc<App>, context: Context, request: Request) -> Result<Response, Failure> {
     match app.role() {
-        Role::Embed => one(app, context, request, embed).await,
-        Role::EmbedSparse => one(app, context, request, embed_sparse).await,
+        Role::Embed => one_or_similarity(app, context, request, embed).await,
+        Role::EmbedSparse => one_or_similarity(app, context, request, embed_sparse).await,
         Role::Similarity => one(app, context, request, similarity).await,
         Role::Predict => one(app, context, request, predict).await,
         Role::Rerank => one(app, context, request, rerank).await,
@@ -90,8 +90,28 @@ async fn one<T: DeserializeOwned + Send + 'static, F: Future<Output = Result<Res
     route(State(app), context, body).await
 }
 
-/// The route that fits the model: /embed, /embed_sparse, /similarity (with the task sentence-similarity), /predict, /rerank or
-/// /predict_tokens.
+/// As [`one`], or /similarity where the body is one of that: clients send it here, and cannot be mistaken.
+async fn one_or_similarity<
+    T: DeserializeOwned + Send + 'static,
+    F: Future<Output = Result<Response, Failure>>,
+>(
+    app: Arc<App>,
+    context: Context,
+    request: Request,
+    route: impl Fn(State<Arc<App>>, Context, Body<T>) -> F,
+) -> Result<Response, Failure> {
+    let text = body::text(request, &app).await?;
+    match body::parse(text.clone()).await {
+        Ok(body) => route(State(app), context, Body(body)).await,
+        Err(failure) => match body::parse::<SimilarityRequest>(text).await {
+            Ok(body) => similarity(State(app), context, Body(body)).await,
+            Err(_) => Err(failure),
+        },
+    }
+}
+
+/// The route that fits the model: /embed or /embed_sparse (/similarity where the body, or the server's task sentence-similarity, asks
+/// for it), /predict, /rerank or /predict_tokens.
 #[utoipa::path(post, path = "/", tag = "Default", params(ContextHeaders),
     request_body(content = DefaultRequest, example = json!({"inputs": "What is Deep Learning?"})),
     responses((status = 200, description = "As that route answers", body = serde_json::Value), Errors))]
