@@ -27,12 +27,13 @@ const (
 	Stuck   = "stuck"    // the run does not return for DelayMS, whatever it is told
 	NaN     = "nan"      // sequences that hold TokenID (or all, without one) yield NaN
 	Error   = "error"    // the run fails
-	BadItem = "bad_item" // a run with a sequence that holds TokenID fails
+	BadItem = "bad_item" // the run fails; nothing happens without TokenID
 	Lost    = "lost"     // the engine is lost: this run and all later ones fail as unhealthy
 	Panic   = "panic"    // the run panics
 )
 
 // Fault happens in Count runs, the first of them number From, counted from 1 over all slots. From 0 is 1, and Count 0 is no end.
+// With TokenID only those runs count in which a sequence holds it.
 type Fault struct {
 	Kind    string `json:"kind"`
 	From    int    `json:"from,omitempty"`
@@ -75,7 +76,8 @@ type Engine struct {
 	config Config
 	info   engine.Info
 	slots  []engine.Slot
-	runs   atomic.Int64 // numbers them
+	runs   atomic.Int64   // numbers them
+	held   []atomic.Int64 // numbers those that hold the TokenID of each fault
 
 	launched, tokens, padding atomic.Uint64
 
@@ -98,7 +100,7 @@ const (
 // Open makes a mock engine with slots slots and limits l, zero fields of which take defaults.
 func Open(c Config, slots int, l engine.Limits) *Engine {
 	c = c.withDefaults()
-	e := &Engine{config: c}
+	e := &Engine{config: c, held: make([]atomic.Int64, len(c.Faults))}
 	if l.MaxLength == 0 {
 		l.MaxLength = c.MaxLength
 	}
@@ -175,12 +177,19 @@ func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 	}
 	delay := time.Duration((e.config.RunMicros + e.config.TokenMicros*float64(rows)) * float64(time.Microsecond))
 	poisoned := func(int) bool { return false }
-	for _, f := range e.config.Faults {
+	for i, f := range e.config.Faults {
+		turn := number
+		if f.TokenID != nil {
+			if !anyHolds(b, *f.TokenID) {
+				continue
+			}
+			turn = int(e.held[i].Add(1))
+		}
 		first := max(f.From, 1)
-		if number < first || f.Count > 0 && number >= first+f.Count {
+		if turn < first || f.Count > 0 && turn >= first+f.Count {
 			continue
 		}
-		extra, err := e.inject(ctx, f, number, b)
+		extra, err := e.inject(ctx, f, number)
 		if err != nil {
 			return engine.Output{}, err
 		}
@@ -203,7 +212,7 @@ func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 }
 
 // inject lets a fault happen in run number: it returns an extra delay, or the run's error.
-func (e *Engine) inject(ctx context.Context, f Fault, number int, b *engine.Batch) (time.Duration, error) {
+func (e *Engine) inject(ctx context.Context, f Fault, number int) (time.Duration, error) {
 	delay := time.Duration(f.DelayMS) * time.Millisecond
 	switch f.Kind {
 	case Slow:
@@ -216,10 +225,8 @@ func (e *Engine) inject(ctx context.Context, f Fault, number int, b *engine.Batc
 	case Error:
 		return 0, status.Errorf(status.Inference, "mock: run %d fails as scripted", number)
 	case BadItem:
-		for i := range b.Sequences() {
-			if f.TokenID != nil && holds(b, i, *f.TokenID) {
-				return 0, status.Errorf(status.Inference, "mock: a sequence holds token %d", *f.TokenID)
-			}
+		if f.TokenID != nil {
+			return 0, status.Errorf(status.Inference, "mock: a sequence holds token %d", *f.TokenID)
 		}
 	case Lost:
 		e.mu.Lock()
@@ -229,6 +236,15 @@ func (e *Engine) inject(ctx context.Context, f Fault, number int, b *engine.Batc
 		panic("mock: scripted panic")
 	}
 	return 0, nil
+}
+
+func anyHolds(b *engine.Batch, id int32) bool {
+	for i := range b.Sequences() {
+		if holds(b, i, id) {
+			return true
+		}
+	}
+	return false
 }
 
 func holds(b *engine.Batch, i int, id int32) bool {
