@@ -15,7 +15,7 @@ import sys
 
 from served import LOAD, ROUTER, Router
 
-MICROSECONDS_PER_TOKEN = 28
+MICROSECONDS_PER_TOKEN = 22
 SHORT = {"name": "short", "tokens": "4-12", "timeout_ms": 500, "distinct": 20000}
 LONG = {"name": "long", "tokens": "128-256", "timeout_ms": 2000, "distinct": 2000}
 # Deep queues, so that it is deadlines that limit the waiting, not the number of requests.
