@@ -23,15 +23,23 @@ IDS = {"name": "ids", "tokens": 16, "distinct": 2000}
 TEXTS = {"name": "texts", "form": "texts", "words": 14, "distinct": 2000}
 # The issue's.
 CPU_TARGET_US, LATENCY_TARGET_US = 60, 300
-STAGES = ("parse", "tokenize", "queue", "engine", "finish", "write")
+# Metrics of the stages, and their labels.
+STAGES = {
+    "parse": ("bei_router_stage_duration", '{stage="parse"}'),
+    "tokenize": ("te_request_tokenization_duration", ""),
+    "queue": ("te_request_queue_duration", ""),
+    "engine": ("te_request_inference_duration", ""),
+    "finish": ("bei_router_stage_duration", '{stage="finish"}'),
+    "write": ("bei_router_stage_duration", '{stage="write"}'),
+}
 
 
 def difference(before, after):
     return {name: value - before.get(name, 0.0) for name, value in after.items()}
 
 
-def mean_us(metrics, name):
-    return 1e6 * metrics.get(name + "_sum", 0.0) / max(metrics.get(name + "_count", 0.0), 1)
+def mean_us(metrics, name, labels=""):
+    return 1e6 * metrics.get(f"{name}_sum{labels}", 0.0) / max(metrics.get(f"{name}_count{labels}", 0.0), 1)
 
 
 def costs(binary, seconds):
@@ -65,7 +73,7 @@ def costs(binary, seconds):
         "texts_router_us": texts["server"]["cpu_us_per_answer"],
     }
     for stage in STAGES:
-        found[f"texts_{stage}_us"] = mean_us(stages, f"bei_request_{stage}_duration")
+        found[f"texts_{stage}_us"] = mean_us(stages, *STAGES[stage])
     return found
 
 
