@@ -45,6 +45,9 @@ impl Job {
 /// Of each input something, and what the request cost.
 pub type Answered<T> = Result<(Vec<T>, Timing), Failure>;
 
+/// Answers that are finished before others get their turn on this thread: a request may have any number of inputs.
+const YIELD: usize = 256;
+
 /// A defect that compiles: an outcome of another kind than was wanted.
 pub(crate) fn unexpected() -> Failure {
     Failure::backend("a defect of the server: the model gave something else than was asked for")
@@ -215,6 +218,9 @@ impl App {
             queue += answer.queue / n as u32;
             inference += answer.inference / n as u32;
             items.push(finish(answer.into_outcome()).map_err(|failure| failure.of(&name(i)))?);
+            if i % YIELD == YIELD - 1 {
+                tokio::task::yield_now().await;
+            }
         }
         Ok((items, Timing { start, characters, tokens, tokenization, queue, inference }))
     }

@@ -122,7 +122,7 @@ async fn ranks(server: &Server, golden: &Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reranker_sorts_texts() {
-    let (server, golden) = golden("bert-reranker", &[]).await;
+    let (server, golden) = golden("bert-reranker", &["--max-client-batch-size", "32"]).await;
     ranks(&server, &golden).await;
     let info: Value = server.get("/info").await.json().await.unwrap();
     assert_eq!(info["model_type"]["reranker"]["label2id"], json!({"LABEL_0": 0}));

@@ -151,7 +151,7 @@ async fn prompts_stand_before_texts_on_every_route() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn similarity_is_the_cosine() {
-    let (server, golden) = golden("bert-mean", &[]).await;
+    let (server, golden) = golden("bert-mean", &["--max-client-batch-size", "32"]).await;
     let texts = texts(&golden);
     let inputs = json!({"source_sentence": texts[0].0, "sentences": [texts[3].0, texts[0].0, texts[5].0]});
     let answer = server.ask("/similarity", json!({"inputs": inputs, "parameters": {"truncate": true}})).await;
