@@ -81,7 +81,8 @@ pub struct Args {
     #[arg(long, env, hide = true)]
     pub uds_path: Option<String>,
 
-    /// Threads that tokenize; default: all processors but one.
+    /// Threads that tokenize requests of more than 2048 bytes of text; the others are tokenized where they are read. Default: all
+    /// processors but one.
     #[arg(long, env, help_heading = "Limits")]
     pub tokenization_workers: Option<usize>,
 

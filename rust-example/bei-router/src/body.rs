@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::{Body as HttpBody, Bytes};
@@ -29,7 +29,7 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<App>> for Body<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Body<T>, Failure> {
-        parse(text(request, app).await?).await.map(Body)
+        parse(app, text(request, app).await?).await.map(Body)
     }
 }
 
@@ -43,12 +43,20 @@ pub async fn text(request: Request, app: &App) -> Result<Bytes, Failure> {
 }
 
 /// What a JSON body says.
-pub async fn parse<T: DeserializeOwned + Send + 'static>(text: Bytes) -> Result<T, Failure> {
-    if text.len() <= PARSED_AT_ONCE {
-        return parsed(&text);
-    }
-    let parsed = tokio::task::spawn_blocking(move || parsed(&text)).await;
-    parsed.map_err(|error| Failure::backend(format!("reading the body failed: {error}")))?
+pub async fn parse<T: DeserializeOwned + Send + 'static>(app: &App, text: Bytes) -> Result<T, Failure> {
+    let length = text.len();
+    let timed = move || {
+        let start = Instant::now();
+        (parsed(&text), start.elapsed())
+    };
+    let (parsed, took) = if length <= PARSED_AT_ONCE {
+        timed()
+    } else {
+        let parsed = tokio::task::spawn_blocking(timed).await;
+        parsed.map_err(|error| Failure::backend(format!("reading the body failed: {error}")))?
+    };
+    app.metrics.stages.parse.observe(took.as_secs_f64());
+    parsed
 }
 
 /// Bytes of a body that is parsed at once. Megabytes take milliseconds, which must not be a connections' thread's.

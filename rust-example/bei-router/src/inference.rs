@@ -213,6 +213,7 @@ impl App {
         let answers =
             self.compute(works, admission, &context).await.map_err(|refusal| refusal.named(&name))?;
 
+        let finishing = Instant::now();
         let (mut queue, mut inference, mut items) = (Duration::ZERO, Duration::ZERO, Vec::with_capacity(n));
         for (i, answer) in answers.into_iter().enumerate() {
             queue += answer.queue / n as u32;
@@ -222,6 +223,7 @@ impl App {
                 tokio::task::yield_now().await;
             }
         }
+        self.metrics.stages.finish.observe(finishing.elapsed().as_secs_f64());
         Ok((items, Timing { start, characters, tokens, tokenization, queue, inference }))
     }
 

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
-    exponential_buckets,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder, exponential_buckets,
 };
 
 use crate::failure::Failure;
@@ -48,7 +48,7 @@ impl Durations {
     fn new(registry: &Registry, name: &str, of: &str) -> Result<Durations, prometheus::Error> {
         let seconds = |part: &str, help: &str| {
             let (name, help) = (format!("{name}{part}_duration"), format!("Seconds of {of}{help}"));
-            histogram(registry, &name, &help, exponential_buckets(0.000_015, 1.5, 35)?)
+            histogram(registry, &name, &help, self::seconds()?)
         };
         Ok(Durations {
             total: seconds("", "")?,
@@ -66,6 +66,32 @@ impl Durations {
     }
 }
 
+/// Those stages of a request that the family has no names for.
+pub struct Stages {
+    /// Reading the JSON of its body.
+    pub parse: Histogram,
+    /// Cutting, normalising, probabilities.
+    pub finish: Histogram,
+    /// Writing the JSON of its reply.
+    pub write: Histogram,
+}
+
+impl Stages {
+    fn new(registry: &Registry) -> Result<Stages, prometheus::Error> {
+        let help = "Seconds of stages of a request beside tokenization, queue and inference";
+        let options = HistogramOpts::new("bei_router_stage_duration", help).buckets(seconds()?);
+        let stages = HistogramVec::new(options, &["stage"])?;
+        registry.register(Box::new(stages.clone()))?;
+        let of = |stage| stages.with_label_values(&[stage]);
+        Ok(Stages { parse: of("parse"), finish: of("finish"), write: of("write") })
+    }
+}
+
+/// The family's buckets of durations.
+fn seconds() -> Result<Vec<f64>, prometheus::Error> {
+    exponential_buckets(0.000_015, 1.5, 35)
+}
+
 /// The server's metrics, under the family's names. The library's own follow them on /metrics.
 pub struct Metrics {
     registry: Registry,
@@ -75,6 +101,7 @@ pub struct Metrics {
     embed: InputMetrics,
     predict: InputMetrics,
     durations: Durations,
+    pub stages: Stages,
     input_length: Histogram,
     batch_size: Histogram,
     batch_tokens: Histogram,
@@ -94,6 +121,7 @@ impl Metrics {
             embed: InputMetrics::new(r, "te_embed", "embedded")?,
             predict: InputMetrics::new(r, "te_predict", "classified")?,
             durations: Durations::new(r, "te_request", "a request")?,
+            stages: Stages::new(r)?,
             input_length: histogram(r, "te_request_input_length", "Tokens of an input", powers(lengths)?)?,
             batch_size: histogram(r, "te_batch_next_size", "Inputs of a batch", powers(13)?)?,
             batch_tokens: histogram(r, "te_batch_next_tokens", "Tokens of a batch", powers(21)?)?,

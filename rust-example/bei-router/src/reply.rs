@@ -1,5 +1,7 @@
 //! Replies in JSON.
 
+use std::time::{Duration, Instant};
+
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderValue};
@@ -10,6 +12,7 @@ use serde::{Serialize, Serializer};
 use bei_backend::Rows;
 
 use crate::failure::Failure;
+use crate::metrics::Metrics;
 
 /// Numbers that are written at once. Vectors of the tokens of 32 long inputs make some 40 MB of JSON and keep a thread busy for
 /// half a second, which must not be one of those that serve connections.
@@ -20,6 +23,7 @@ const NUMBER_BYTES: usize = 13;
 
 /// A reply that holds `numbers` numbers, more or less.
 pub async fn json<T: Serialize + Send + 'static>(
+    metrics: &Metrics,
     headers: HeaderMap,
     reply: T,
     numbers: usize,
@@ -31,16 +35,20 @@ pub async fn json<T: Serialize + Send + 'static>(
         let written = tokio::task::spawn_blocking(move || text(&reply, numbers)).await;
         written.map_err(|error| failed(error.to_string()))?
     };
-    let mut response = Response::new(Body::from(text.map_err(|error| failed(error.to_string()))?));
+    let (text, took) = text.map_err(|error| failed(error.to_string()))?;
+    metrics.stages.write.observe(took.as_secs_f64());
+    let mut response = Response::new(Body::from(text));
     *response.headers_mut() = headers;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
 
-fn text<T: Serialize>(reply: &T, numbers: usize) -> serde_json::Result<Vec<u8>> {
+/// The text, and what writing it took.
+fn text<T: Serialize>(reply: &T, numbers: usize) -> serde_json::Result<(Vec<u8>, Duration)> {
+    let start = Instant::now();
     let mut text = Vec::with_capacity(256 + numbers * NUMBER_BYTES);
     serde_json::to_writer(&mut text, reply)?;
-    Ok(text)
+    Ok((text, start.elapsed()))
 }
 
 /// Rows as a list of lists.

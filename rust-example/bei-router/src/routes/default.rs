@@ -101,9 +101,9 @@ async fn one_or_similarity<
     route: impl Fn(State<Arc<App>>, Context, Body<T>) -> F,
 ) -> Result<Response, Failure> {
     let text = body::text(request, &app).await?;
-    match body::parse(text.clone()).await {
+    match body::parse(&app, text.clone()).await {
         Ok(body) => route(State(app), context, Body(body)).await,
-        Err(failure) => match body::parse::<SimilarityRequest>(text).await {
+        Err(failure) => match body::parse::<SimilarityRequest>(&app, text).await {
             Ok(body) => similarity(State(app), context, Body(body)).await,
             Err(_) => Err(failure),
         },

@@ -127,7 +127,7 @@ pub async fn predict_tokens(
     };
     let reply: Vec<Vec<TokenPrediction>> = items.into_iter().zip(texts).map(item).collect();
     let numbers = reply.iter().flatten().map(|token| 8 + 3 * token.results.0.len()).sum();
-    reply::json(timing.headers(&app.compute_type), reply, numbers).await
+    reply::json(&app.metrics, timing.headers(&app.compute_type), reply, numbers).await
 }
 
 fn text(input: &Input) -> &str {

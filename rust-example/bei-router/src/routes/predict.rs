@@ -79,7 +79,7 @@ pub async fn predict(
             PredictReply::Batch(predictions)
         }
     };
-    reply::json(timing.headers(&app.compute_type), reply, numbers).await
+    reply::json(&app.metrics, timing.headers(&app.compute_type), reply, numbers).await
 }
 
 /// Labels by falling score; equal scores in the labels' order.

@@ -111,5 +111,5 @@ pub async fn rerank(
     };
     let (ranks, timing) = app.ranks(ranking, context).await?;
     let numbers = 4 * ranks.len();
-    reply::json(timing.headers(&app.compute_type), ranks, numbers).await
+    reply::json(&app.metrics, timing.headers(&app.compute_type), ranks, numbers).await
 }

@@ -90,7 +90,7 @@ pub async fn tokenize(
     };
     let tokens = app.tokenizer.run(work).await??;
     let numbers = tokens.iter().map(|tokens| 6 * tokens.len()).sum();
-    reply::json(HeaderMap::new(), tokens, numbers).await
+    reply::json(&app.metrics, HeaderMap::new(), tokens, numbers).await
 }
 
 /// A token's text is its part of the input, as the family gives it; a special token has none, and shows its own spelling.
@@ -144,5 +144,5 @@ pub async fn decode(
     };
     let texts = app.tokenizer.run(work).await??;
     let numbers = texts.iter().map(String::len).sum::<usize>() / 8;
-    reply::json(HeaderMap::new(), texts, numbers).await
+    reply::json(&app.metrics, HeaderMap::new(), texts, numbers).await
 }
