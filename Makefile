@@ -16,7 +16,8 @@ COVER_MIN ?= 85
 HOST ?= 127.0.0.1
 PORT ?=
 BENCH_ARGS ?=
-# Seconds of the soak's overload: 600 and more is the long form, with a million answers. The other phases take some 40 s.
+# Seconds of the soak's overload: 600 and more is the long form, with a million answers. The other phases take some 40 s, the
+# faults a minute.
 SOAK_SECONDS ?= 600
 SOAK_ARGS ?=
 
@@ -170,8 +171,9 @@ bench: build ## compare speed with sentence-transformers (makes .deps/venv-bench
 bench_router: build ## what the router costs: mock engine at no cost, 64 connections; BENCH_ARGS are passed on
 	$(PYTHON) bench/router.py $(BENCH_ARGS)
 
-soak: build ## the router under twice its load, every answer checked, and stopped in the middle; SOAK_SECONDS=600, SOAK_ARGS are passed on
+soak: build ## the router under twice its load, stopped in the middle, and with a faulty engine; every answer checked. SOAK_SECONDS=600
 	$(PYTHON) scripts/soak.py --seconds $(SOAK_SECONDS) $(SOAK_ARGS)
+	$(PYTHON) scripts/faults.py
 
 # No build here: a GPU machine may have no Go. It wants dist/ as `make build` leaves it, there or brought along.
 bench_gpu: ## on a GPU machine with dist/ and torch: our engines beside torch eager and torch.compile; BENCH_ARGS are passed on
