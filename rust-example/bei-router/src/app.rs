@@ -1,24 +1,21 @@
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread::available_parallelism;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use axum::http::HeaderValue;
-use bei_backend::{Error, Info, Model, Outputs, Task};
+use bei_backend::{Error, Info, Model, Options, Task};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
 use crate::access::Access;
-use crate::admission::UnderWay;
 use crate::args::Args;
-use crate::call::{Packed, run};
 use crate::failure::Failure;
 use crate::labels::Labels;
 use crate::metrics::Metrics;
-use crate::queue::{Budget, Queue};
+use crate::scheduler::{self, Budget, Cost, Lane, Scheduler, Spill};
 use crate::tokenizer::{EncodeOptions, Tokenizer, TruncationDirection};
-use crate::work::{Want, Work};
+use crate::warmup::{check_parity, warm_up};
 
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -60,18 +57,17 @@ pub struct Limits {
     pub auto_truncate: bool,
     pub tokenization_workers: usize,
     pub payload_limit: usize,
+    pub scheduler: scheduler::Limits,
 }
 
 /// What the routes share: the open model, the queue before it, and the limits.
 pub struct App {
     pub(crate) model: Arc<Model>,
     pub(crate) tokenizer: Arc<Tokenizer>,
-    pub(crate) queue: Queue,
-    /// Inputs under way.
-    pub(crate) under_way: UnderWay,
+    /// The model on the second engine.
+    pub(crate) spill_model: Option<Arc<Model>>,
+    pub(crate) scheduler: Arc<Scheduler>,
     pub(crate) metrics: Metrics,
-    /// Whether the last batch succeeded.
-    pub(crate) healthy: AtomicBool,
     /// Held by the one deep health check.
     pub(crate) health_turn: Mutex<()>,
     pub(crate) limits: Limits,
@@ -110,7 +106,7 @@ impl App {
         // No batch of this server is larger than its budget, or than the one longest input.
         let tokens = budget.tokens.max(longest);
         tracing::info!("warming up with {tokens} tokens");
-        warm_up(&model, tokens, budget)?;
+        let cost = warm_up(&model, tokens, budget)?;
 
         let name = |key: &str| model_json[key].as_str().unwrap_or_default();
         let folder = match &model_json["commit"] {
@@ -121,13 +117,28 @@ impl App {
         };
         let labels =
             if info.task == Some(Task::TokenClassifier) { info.token_dimensions } else { info.labels };
+        let internal = |error: &dyn std::fmt::Display| StartError::Internal(error.to_string());
+        let metrics = Metrics::new(longest).map_err(|error| internal(&error))?;
         let model = Arc::new(model);
+        let lane = |name, model: &Arc<Model>, budget, cost| {
+            let slots = model.info().slots;
+            Lane::new(name, Box::new(model.clone()), budget, slots, cost, metrics.capacity.lane(name))
+        };
+        let mut lanes = vec![lane("main", &model, budget, cost)];
+        let mut spill_model = None;
+        if let Some(options) = args.spill_options() {
+            let (second, budget, cost) = open_spill(args, &options, &limits, &model)?;
+            let second = Arc::new(second);
+            lanes.push(lane("spill", &second, budget, cost));
+            spill_model = Some(second);
+        }
+        let scheduler = Scheduler::start(lanes, limits.scheduler, metrics.capacity.clone())
+            .map_err(|error| internal(&error))?;
         Ok(Arc::new(App {
             tokenizer: Arc::new(Tokenizer::new(model.clone(), limits.tokenization_workers)),
-            queue: Queue::new(budget),
-            under_way: UnderWay::new(limits.max_concurrent_requests),
-            metrics: Metrics::new(longest).map_err(|error| StartError::Internal(error.to_string()))?,
-            healthy: AtomicBool::new(true),
+            spill_model,
+            scheduler,
+            metrics,
             health_turn: Mutex::new(()),
             access,
             model_id: args.model_id.clone(),
@@ -188,11 +199,33 @@ fn limits(args: &Args) -> Result<Limits, StartError> {
         max_concurrent_requests: args.max_concurrent_requests,
         max_batch_tokens: args.max_batch_tokens,
         max_batch_requests: args.max_batch_requests,
-        max_client_batch_size: args.max_client_batch_size,
+        max_client_batch_size: args.max_client_batch_size.unwrap_or(u32::MAX as usize),
         auto_truncate: args.auto_truncate,
         tokenization_workers: args.tokenization_workers.unwrap_or((processors - 1).clamp(1, 64)),
         payload_limit: args.payload_limit,
+        scheduler: scheduler::Limits {
+            max_concurrent_requests: args.max_concurrent_requests,
+            max_queue_wait: Duration::from_millis(args.max_queue_wait_ms),
+            engine_timeout: Duration::from_millis(args.engine_timeout_ms),
+            unhealthy_exit: (args.unhealthy_exit_ms > 0)
+                .then(|| Duration::from_millis(args.unhealthy_exit_ms)),
+            spill: Spill {
+                max_tokens: args.spill_max_tokens,
+                wait: Duration::from_millis(args.spill_wait_ms),
+            },
+        },
     };
+    let day = 24 * 60 * 60 * 1000;
+    for (flag, value, least) in [
+        ("max-queue-wait-ms", args.max_queue_wait_ms, 1),
+        ("engine-timeout-ms", args.engine_timeout_ms, 1),
+        ("unhealthy-exit-ms", args.unhealthy_exit_ms, 0),
+        ("spill-wait-ms", args.spill_wait_ms, 0),
+    ] {
+        if !(least..=day).contains(&value) {
+            return Err(StartError::Flags(format!("--{flag} is {value}; it can be {least} to {day}")));
+        }
+    }
     for (flag, value) in [
         ("max-concurrent-requests", limits.max_concurrent_requests),
         ("max-batch-tokens", limits.max_batch_tokens),
@@ -200,6 +233,7 @@ fn limits(args: &Args) -> Result<Limits, StartError> {
         ("max-client-batch-size", limits.max_client_batch_size),
         ("tokenization-workers", limits.tokenization_workers),
         ("payload-limit", limits.payload_limit),
+        ("spill-max-tokens", args.spill_max_tokens),
     ] {
         let most = u32::MAX as usize;
         if value == 0 || value > most {
@@ -241,29 +275,23 @@ fn budget(info: &Info, limits: &Limits) -> Budget {
     }
 }
 
-/// Does what the family's router does before it listens: one token, then the largest batch that there will be. Both must succeed.
-fn warm_up(model: &Model, tokens: usize, budget: Budget) -> Result<(), Error> {
-    let info = model.info();
-    let want = match info.task {
-        Some(Task::Classifier) => Want::Logits,
-        Some(Task::TokenClassifier) => Want::Embed(Outputs::TOKEN_VECTORS),
-        _ => Want::Embed(Outputs::POOLED),
-    };
-    let longest = info.max_length.min(tokens).max(1);
-    let mut lengths = vec![longest];
-    if !budget.padded {
-        let mut rest = tokens.saturating_sub(longest);
-        while rest > 0 && lengths.len() < budget.inputs {
-            lengths.push(rest.min(longest));
-            rest -= rest.min(longest);
-        }
-    }
-    for lengths in [vec![1], lengths] {
-        let works: Vec<Work> =
-            lengths.iter().map(|&length| Work::tokens(want.clone(), vec![0; length], None)).collect();
-        for item in run(model, &mut Packed::default(), &works.iter().collect::<Vec<_>>())? {
-            item?;
-        }
-    }
-    Ok(())
+/// Opens the model on the second engine, and checks that it computes what the first one does.
+fn open_spill(
+    args: &Args,
+    options: &Options,
+    limits: &Limits,
+    first: &Model,
+) -> Result<(Model, Budget, Cost), StartError> {
+    let options = options.clone().with("max_length", first.info().max_length);
+    let model =
+        Model::open(&options).map_err(|error| StartError::Open { model: args.model_id.clone(), error })?;
+    let budget = budget(model.info(), limits);
+    let cost = warm_up(&model, budget.tokens.max(model.info().max_length), budget)?;
+    check_parity(first, &model).map_err(|reason| {
+        StartError::Flags(format!(
+            "--spill-engine {}: {reason}",
+            args.spill_engine.as_deref().unwrap_or_default()
+        ))
+    })?;
+    Ok((model, budget, cost))
 }

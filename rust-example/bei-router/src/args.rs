@@ -25,6 +25,14 @@ Variables without a flag:
   HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT and others of huggingface_hub count for models of the hub.
 
 Flags and variables of text-embeddings-inference that are refused, or have no meaning here, say so at the start.
+Headers of requests:
+  Request-Timeout-Ms, Request-Deadline-Ms
+                 Until when an answer is wanted: from arrival, and in Unix time. What cannot be met is answered 429.
+  X-Request-Priority
+                 low, normal (default) or high.
+
+Exit codes: 0 told to stop; 1 could not start; 2 a wrong flag; 69 every engine or device was lost, and 75 no call of an engine came
+back, for --unhealthy-exit-ms; 130 ended at once.
 SIGINT and SIGTERM let the server finish what is under way; a second one ends it at once.";
 
 /// Serves embeddings, classes and rankings over HTTP with libbei.so. Flags and environment variables are those of
@@ -86,9 +94,42 @@ pub struct Args {
     #[arg(long, env, help_heading = "Limits")]
     pub tokenization_workers: Option<usize>,
 
-    /// Inputs under way at once; those above it are answered 429.
+    /// Inputs under way at which no further request is let in, but answered 429. The last request that is let in may go over it, so that
+    /// one of any size is let in some time.
     #[arg(long, env, default_value_t = 512, help_heading = "Limits")]
     pub max_concurrent_requests: usize,
+
+    /// Longest time, in milliseconds, that a request may have to wait for its first batch, as predicted from what waits and what batches
+    /// take; requests above it are answered 429, with a Retry-After of when the queue will be empty.
+    #[arg(long, env, default_value_t = 30_000, help_heading = "Limits")]
+    pub max_queue_wait_ms: u64,
+
+    /// Time, in milliseconds, after which a call of the engine is given up: its inputs are answered 503, and its slot is lost until it comes
+    /// back. Must be above what the largest batch takes.
+    #[arg(long, env, default_value_t = 60_000, help_heading = "Limits")]
+    pub engine_timeout_ms: u64,
+
+    /// Time, in milliseconds, after which the program exits when every engine is lost (exit code 69) or no call comes back (75), so that
+    /// whoever runs it starts it anew; 0: never.
+    #[arg(long, env, default_value_t = 60_000, help_heading = "Limits")]
+    pub unhealthy_exit_ms: u64,
+
+    /// A second engine of the library, such as onnxruntime on the CPU beside a GPU, that takes short requests while the first one is busy,
+    /// and all while it is lost. Its vectors must be equal to the first one's within a cosine of 0.999, which is checked at the start.
+    #[arg(long, env, help_heading = "Spill-over")]
+    pub spill_engine: Option<String>,
+
+    /// Options of the library for --spill-engine, one JSON object laid upon those of the first engine.
+    #[arg(long, env, value_parser = parse_object, requires = "spill_engine", help_heading = "Spill-over")]
+    pub spill_options: Option<Map<String, Value>>,
+
+    /// Most tokens of a request that goes to --spill-engine.
+    #[arg(long, env, default_value_t = 128, help_heading = "Spill-over")]
+    pub spill_max_tokens: usize,
+
+    /// Predicted wait, in milliseconds, for the first engine above which requests go to --spill-engine.
+    #[arg(long, env, default_value_t = 100, help_heading = "Spill-over")]
+    pub spill_wait_ms: u64,
 
     /// Most tokens of a batch.
     #[arg(long, env, default_value_t = 16384, help_heading = "Limits")]
@@ -98,9 +139,9 @@ pub struct Args {
     #[arg(long, env, help_heading = "Limits")]
     pub max_batch_requests: Option<usize>,
 
-    /// Most inputs of a request.
-    #[arg(long, env, default_value_t = 32, help_heading = "Limits")]
-    pub max_client_batch_size: usize,
+    /// Most inputs of a request; default: as many as its body can hold, since large ones are split into batches.
+    #[arg(long, env, help_heading = "Limits")]
+    pub max_client_batch_size: Option<usize>,
 
     /// Most bytes of a request's body.
     #[arg(long, env, default_value_t = 2_000_000, help_heading = "Limits")]
@@ -258,8 +299,18 @@ impl Args {
         if let Some(pooling) = self.pooling {
             options = options.with("pooling", Pool::from(pooling).option());
         }
+        // The library stops a run that heeds it a little after the server has given it up, so that the slot comes back.
+        options = options.with("run_timeout_ms", self.engine_timeout_ms.saturating_add(1000).min(86_400_000));
         options.merge(self.bei_options.clone().unwrap_or_default());
         options
+    }
+
+    /// The library's options for the second engine.
+    pub fn spill_options(&self) -> Option<Options> {
+        let engine = self.spill_engine.as_ref()?;
+        let mut options = self.options().with("engine", engine.as_str());
+        options.merge(self.spill_options.clone().unwrap_or_default());
+        Some(options)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Batches as calls of the library: packing works, and cutting its results into outcomes.
 
 use bei_backend::{
-    BatchResult, CallOptions, Error, ItemOutputs, Model, Outputs, Pool, Span, Task, Text, TokenBatch,
+    BatchResult, CallOptions, Error, ItemOutputs, Model, Outputs, Pool, Span, SpanVectors, Status, Task,
+    Text, TokenBatch,
 };
 
 use crate::tokenizer::EncodeOptions;
@@ -24,28 +25,59 @@ impl Work {
     }
 }
 
-/// The outcome of each work, all of which join the first. An error concerns the call as a whole.
-pub fn run(
-    model: &Model,
-    packed: &mut Packed,
-    works: &[&Work],
-) -> Result<Vec<Result<Outcome, Error>>, Error> {
-    let Some(first) = works.first() else { return Ok(vec![]) };
+/// What a call gave, from which outcomes are cut.
+#[derive(Debug)]
+pub enum Called {
+    /// Of the other wants.
+    Batch {
+        result: BatchResult,
+        /// Of a SPLADE model, whose pooled vector is its weights with the zeros between them.
+        vocabulary: Option<usize>,
+    },
+    /// Of [`Want::Spans`].
+    Spans(SpanVectors),
+    /// Of a scripted device.
+    #[cfg(test)]
+    Ready(Vec<Result<Outcome, Error>>),
+}
+
+impl Called {
+    /// The outcome of the call's work `i`, or its own failure.
+    pub fn outcome(&self, i: usize, work: &Work) -> Result<Outcome, Error> {
+        match self {
+            Called::Spans(result) => result.rows(i).map(Outcome::Spans),
+            Called::Batch { result, vocabulary } => match work.want {
+                Want::Entities(_) => entities(result, i),
+                Want::Logits => Ok(Outcome::Logits(result.pooled(i)?.to_vec())),
+                Want::Embed(wanted) => embedding(result.outputs(i)?, wanted, *vocabulary),
+                Want::Spans(_) => Err(impossible(work)),
+            },
+            #[cfg(test)]
+            Called::Ready(outcomes) => outcomes[i].clone(),
+        }
+    }
+}
+
+/// Computes works that join each other. An error concerns the call as a whole.
+pub fn run(model: &Model, packed: &mut Packed, works: &[&Work]) -> Result<Called, Error> {
+    let batch = |result| Called::Batch { result, vocabulary: None };
+    let Some(first) = works.first() else {
+        let message = "a batch without works".to_string();
+        return Err(Error { status: Status::InvalidArgument, message });
+    };
     match (&first.want, &first.payload) {
         (Want::Entities(aggregation), Payload::Text { options, .. }) => {
             let options = CallOptions { aggregation: *aggregation, ..call_options(options) };
-            let result = model.predict_tokens_texts(&texts(works), &options)?;
-            Ok((0..works.len()).map(|i| entities(&result, i)).collect())
+            model.predict_tokens_texts(&texts(works), &options).map(batch)
         }
         (Want::Spans(_), Payload::Text { options, .. }) => {
             let (spans, cumulative) = spans(works);
             let result = model.embed_spans(&texts(works), &spans, &cumulative, &call_options(options))?;
-            Ok((0..works.len()).map(|i| result.rows(i).map(Outcome::Spans)).collect())
+            Ok(Called::Spans(result))
         }
         (Want::Logits, Payload::Tokens { .. }) => {
             packed.fill(works, false);
-            let result = model.predict(&packed.batch(), &CallOptions::default())?;
-            Ok((0..works.len()).map(|i| Ok(Outcome::Logits(result.pooled(i)?.to_vec()))).collect())
+            model.predict(&packed.batch(), &CallOptions::default()).map(batch)
         }
         (Want::Embed(_), Payload::Tokens { .. }) => {
             let splade = model.info().pool == Some(Pool::Splade);
@@ -56,14 +88,15 @@ pub fn run(
                 Some(Task::TokenClassifier) => model.predict_tokens(&packed.batch(), &options)?,
                 _ => model.embed(&packed.batch(), &options)?,
             };
-            let vocabulary = if splade { Some(model.info().vocab_size) } else { None };
-            Ok(works.iter().enumerate().map(|(i, work)| embedding(&result, i, work, vocabulary)).collect())
+            Ok(Called::Batch { result, vocabulary: splade.then_some(model.info().vocab_size) })
         }
-        (want, _) => {
-            let message = format!("{want:?} cannot be computed of this kind of input");
-            Err(Error { status: bei_backend::Status::InvalidArgument, message })
-        }
+        _ => Err(impossible(first)),
     }
+}
+
+fn impossible(work: &Work) -> Error {
+    let message = format!("{:?} cannot be computed of this kind of input", work.want);
+    Error { status: Status::InvalidArgument, message }
 }
 
 /// Raw vectors, as routes cut and normalise them.
@@ -103,17 +136,8 @@ fn entities(result: &BatchResult, i: usize) -> Result<Outcome, Error> {
     Ok(Outcome::Entities(Entities { entities, tokens: (0..tokens.len()).map(piece).collect(), logits }))
 }
 
-/// `vocabulary`: of a SPLADE model, whose pooled vector is its weights with the zeros between them.
-fn embedding(
-    result: &BatchResult,
-    i: usize,
-    work: &Work,
-    vocabulary: Option<usize>,
-) -> Result<Outcome, Error> {
-    let mut outputs: ItemOutputs = result.outputs(i)?;
-    let (Want::Embed(wanted), Some(vocabulary)) = (&work.want, vocabulary) else {
-        return Ok(Outcome::Embedding(outputs));
-    };
+fn embedding(mut outputs: ItemOutputs, wanted: Outputs, vocabulary: Option<usize>) -> Result<Outcome, Error> {
+    let Some(vocabulary) = vocabulary else { return Ok(Outcome::Embedding(outputs)) };
     if wanted.contains(Outputs::POOLED) {
         let mut dense = vec![0.0; vocabulary];
         for &(id, weight) in outputs.sparse.iter().flatten() {

@@ -1,20 +1,18 @@
 //! The door of the core: [`App::admit`] and [`App::compute`], which every route of every protocol goes through.
 
-use std::time::Instant;
+use tokio::time::timeout_at;
 
-use tokio::sync::oneshot;
-
-use crate::admission::Admission;
 use crate::app::App;
 use crate::failure::Failure;
-use crate::queue::Entry;
+use crate::scheduler::Admission;
 use crate::work::{Answer, Context, Refusal, Work};
 
 impl App {
     /// Admits a request of `inputs` inputs with `characters` characters in all (token ids count as one), or says that there is too
     /// much under way. To be asked before anything is spent on the request.
-    pub fn admit(&self, inputs: usize, _characters: usize, _context: &Context) -> Result<Admission, Failure> {
-        Ok(Admission { permits: self.under_way.enter(inputs)? })
+    pub fn admit(&self, inputs: usize, characters: usize, context: &Context) -> Result<Admission, Failure> {
+        let longest = inputs.saturating_mul(self.model.info().max_length);
+        self.scheduler.admit(inputs, characters.min(longest), context)
     }
 
     /// Computes a request's inputs: one answer for each, in their order, or the first failure. There may be any number of them.
@@ -22,31 +20,39 @@ impl App {
     pub async fn compute(
         &self,
         works: Vec<Work>,
-        mut admission: Admission,
-        _context: &Context,
+        admission: Admission,
+        context: &Context,
     ) -> Result<Vec<Answer>, Refusal> {
         let n = works.len();
-        let (mut entries, mut replies) = (Vec::with_capacity(n), Vec::with_capacity(n));
-        for work in works {
+        if n == 0 {
+            return Ok(vec![]);
+        }
+        for work in &works {
             self.metrics.input(work.length());
-            let (reply, receiver) = oneshot::channel();
-            entries.push(Entry {
-                work,
-                reply,
-                queued: Instant::now(),
-                permit: Some(admission.permits.split()),
-            });
-            replies.push(receiver);
         }
-        self.queue.push(entries)?;
-        let mut answers = Vec::with_capacity(n);
-        for (i, reply) in replies.into_iter().enumerate() {
-            // An error says that the batch's thread panicked: the log has more.
-            let answer = reply
-                .await
-                .unwrap_or_else(|_| Err(Failure::backend("a defect of the server; its log tells more")));
-            answers.push(answer.map_err(|failure| Refusal { item: Some(i), failure })?);
+        let (ticket, reply) = self.scheduler.submit(works, admission, context)?;
+        let reply = match context.deadline {
+            None => reply.await,
+            Some(deadline) => match timeout_at(deadline.into(), reply).await {
+                Ok(reply) => reply,
+                Err(_) => {
+                    ticket.failed();
+                    return Err(self.scheduler.expired(n).into());
+                }
+            },
+        };
+        // An error says that a batch's thread panicked: the log has more.
+        let reply = reply
+            .unwrap_or_else(|_| Err(Failure::backend("a defect of the server; its log tells more").into()));
+        match reply {
+            Ok(answers) => {
+                ticket.answered();
+                Ok(answers)
+            }
+            Err(refusal) => {
+                ticket.failed();
+                Err(refusal)
+            }
         }
-        Ok(answers)
     }
 }

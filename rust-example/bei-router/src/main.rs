@@ -4,9 +4,14 @@
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
-use bei_router::{App, Args, logging, serve, stop_signal};
+use bei_router::{App, Args, End, logging, serve, stop_signal};
 use clap::Parser;
 use tokio::net::TcpListener;
+
+/// What the program exits with when every engine or device was lost (EX_UNAVAILABLE of sysexits.h), and when no call of any engine
+/// came back (EX_TEMPFAIL).
+const EXIT_LOST: u8 = 69;
+const EXIT_HUNG: u8 = 75;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -25,7 +30,9 @@ fn main() -> ExitCode {
     // Blocking threads may hang in a lost engine; nobody waits for their results any more.
     runtime.shutdown_background();
     match served {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(End::Stopped) => ExitCode::SUCCESS,
+        Ok(End::Lost) => ExitCode::from(EXIT_LOST),
+        Ok(End::Hung) => ExitCode::from(EXIT_HUNG),
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::FAILURE
@@ -33,7 +40,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
+async fn run(args: Args) -> Result<End, Box<dyn std::error::Error>> {
     // Before the model is opened, so that a signal during a long start ends the program too.
     let stop = stop_signal()?;
     let address = (args.host(), args.port()?);
@@ -42,7 +49,7 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         .map_err(|error| format!("cannot listen on {}:{}: {error}", address.0, address.1))?;
     let app = tokio::select! {
         app = App::start(args) => app?,
-        () = stop.clone().wait() => return Ok(()),
+        () = stop.clone().wait() => return Ok(End::Stopped),
     };
     let address = listener.local_addr()?;
     let mut reachable = address;
@@ -53,7 +60,7 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     tracing::info!(
         "ready on {address}; try: curl {reachable}/embed{key} -H 'Content-Type: application/json' -d '{{\"inputs\": \"Hello\"}}'"
     );
-    serve(app, listener, stop.wait()).await?;
+    let end = serve(app, listener, stop.wait()).await?;
     tracing::info!("stopped");
-    Ok(())
+    Ok(end)
 }

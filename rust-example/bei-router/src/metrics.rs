@@ -5,6 +5,7 @@ use prometheus::{
     TextEncoder, exponential_buckets,
 };
 
+use crate::capacity::Capacity;
 use crate::failure::Failure;
 use crate::timing::Timing;
 
@@ -103,8 +104,8 @@ pub struct Metrics {
     durations: Durations,
     pub stages: Stages,
     input_length: Histogram,
-    batch_size: Histogram,
-    batch_tokens: Histogram,
+    /// Of the scheduler.
+    pub capacity: Capacity,
     queue_size: IntGauge,
 }
 
@@ -114,17 +115,20 @@ impl Metrics {
         let r = &registry;
         let powers = |count| exponential_buckets(1.0, 2.0, count);
         let lengths = (max_input_length.max(1).ilog2() as usize + 2).min(20);
+        let batch_size = histogram(r, "te_batch_next_size", "Inputs of a batch", powers(13)?)?;
+        let batch_tokens = histogram(r, "te_batch_next_tokens", "Tokens of a batch", powers(21)?)?;
+        let request_failure = counters(r, "te_request_failure", "Requests failed", "err")?;
+        let dropped = request_failure.with_label_values(&["dropped"]);
         Ok(Metrics {
+            capacity: Capacity::new(r, batch_size, batch_tokens, dropped)?,
             request_count: counters(r, "te_request_count", "Requests", "method")?,
             request_success: counters(r, "te_request_success", "Requests answered", "method")?,
-            request_failure: counters(r, "te_request_failure", "Requests failed", "err")?,
+            request_failure,
             embed: InputMetrics::new(r, "te_embed", "embedded")?,
             predict: InputMetrics::new(r, "te_predict", "classified")?,
             durations: Durations::new(r, "te_request", "a request")?,
             stages: Stages::new(r)?,
             input_length: histogram(r, "te_request_input_length", "Tokens of an input", powers(lengths)?)?,
-            batch_size: histogram(r, "te_batch_next_size", "Inputs of a batch", powers(13)?)?,
-            batch_tokens: histogram(r, "te_batch_next_tokens", "Tokens of a batch", powers(21)?)?,
             queue_size: {
                 let gauge = IntGauge::new("te_queue_size", "Inputs that wait for a batch")?;
                 r.register(Box::new(gauge.clone()))?;
@@ -167,20 +171,8 @@ impl Metrics {
         self.request_failure.with_label_values(&[failure.cause]).inc();
     }
 
-    /// Inputs left the queue because their clients had gone.
-    pub fn dropped(&self, inputs: usize) {
-        if inputs > 0 {
-            self.request_failure.with_label_values(&["dropped"]).inc_by(inputs as u64);
-        }
-    }
-
     pub fn input(&self, tokens: usize) {
         self.input_length.observe(tokens as f64);
-    }
-
-    pub fn batch(&self, inputs: usize, tokens: usize) {
-        self.batch_size.observe(inputs as f64);
-        self.batch_tokens.observe(tokens as f64);
     }
 
     /// All metrics in Prometheus' text format.

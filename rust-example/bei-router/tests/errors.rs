@@ -87,7 +87,8 @@ async fn bodies_that_are_wrong() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn inputs_that_are_wrong() {
-    let server = Server::mock(json!({}), &["--auto-truncate", "false"]).await;
+    let server =
+        Server::mock(json!({}), &["--auto-truncate", "false", "--max-client-batch-size", "32"]).await;
     let many = vec!["a"; 100_000];
     let (long, ids) = ("word ".repeat(300), vec![5; 257]);
     for (name, path, body, status, kind, part) in [

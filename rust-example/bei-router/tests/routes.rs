@@ -137,7 +137,7 @@ async fn info_health_and_metrics() {
         ("max_input_length", json!(256)),
         ("max_batch_tokens", json!(1024)),
         ("max_batch_requests", json!(null)),
-        ("max_client_batch_size", json!(32)),
+        ("max_client_batch_size", json!(u32::MAX)), // no limit
         ("auto_truncate", json!(true)),
         ("model_dtype", json!("float32")),
         ("engine", json!("mock")),

@@ -1,7 +1,6 @@
 //! GET /info, /health and /metrics.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Json;
@@ -56,12 +55,12 @@ pub async fn info(State(app): State<Arc<App>>) -> Json<Value> {
 #[utoipa::path(get, path = "/health", tag = "Server",
     responses((status = 200, description = "Empty"), (status = 503, body = ErrorBody)))]
 pub async fn health(State(app): State<Arc<App>>) -> Result<(), Failure> {
-    if app.healthy.load(Ordering::Relaxed) {
+    if app.scheduler.health()? {
         return Ok(app.model.health(false, &CallOptions::default())?);
     }
     // One deep check at a time, however many ask: the others take its result.
     let _turn = app.health_turn.lock().await;
-    if app.healthy.load(Ordering::Relaxed) {
+    if app.scheduler.health()? {
         return Ok(());
     }
     let checked = app.clone();
@@ -76,7 +75,7 @@ pub async fn health(State(app): State<Arc<App>>) -> Result<(), Failure> {
             Failure::unhealthy(error.message)
         },
     )?;
-    app.healthy.store(true, Ordering::Relaxed);
+    app.scheduler.note_working();
     Ok(())
 }
 
@@ -98,7 +97,8 @@ pub async fn ping(app: State<Arc<App>>) -> Result<(), Failure> {
 #[utoipa::path(get, path = "/metrics", tag = "Server", responses((status = 200, body = String, content_type = "text/plain")))]
 pub async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Failure> {
     let failed = |error: String| Failure::backend(format!("metrics: {error}"));
-    let mut text = app.metrics.text(app.queue.len()).map_err(|error| failed(error.to_string()))?;
+    app.scheduler.measure();
+    let mut text = app.metrics.text(app.scheduler.queued()).map_err(|error| failed(error.to_string()))?;
     text += &app.model.metrics().map_err(|error| failed(error.to_string()))?;
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bei_router::{App, Args, StartError, serve};
+use bei_router::{App, Args, End, StartError, serve};
 use clap::Parser;
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
@@ -37,7 +37,7 @@ pub struct Server {
     pub address: SocketAddr,
     pub client: Client,
     stop: oneshot::Sender<()>,
-    task: JoinHandle<std::io::Result<()>>,
+    task: JoinHandle<std::io::Result<End>>,
 }
 
 impl Server {
@@ -111,9 +111,14 @@ impl Server {
     }
 
     /// Orders the server to stop, and waits until it has.
-    pub async fn stop(self) {
+    pub async fn stop(self) -> End {
         let _ = self.stop.send(());
-        self.task.await.unwrap().unwrap();
+        self.task.await.unwrap().unwrap()
+    }
+
+    /// Waits until the server ends by itself.
+    pub async fn end(self) -> End {
+        self.task.await.unwrap().unwrap()
     }
 }
 

@@ -15,6 +15,11 @@ impl UnderWay {
         UnderWay { count: Arc::default(), limit }
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
     /// Lets a request in while fewer inputs than the limit are under way. A request is never cut: the last one that is let in may
     /// go over the limit with its inputs, so that one of any size is let in some time.
     pub fn enter(&self, inputs: usize) -> Result<Permits, Failure> {
@@ -75,6 +80,6 @@ mod tests {
         let next = under_way.enter(3).unwrap();
         assert_eq!(under_way.enter(1).unwrap_err().cause, "overloaded");
         drop((one, next));
-        assert_eq!(under_way.count.load(Ordering::Relaxed), 0);
+        assert_eq!(under_way.count(), 0);
     }
 }
