@@ -45,6 +45,10 @@ use crate::work::{Context, Work};
 /// A text has at least one token for so many characters.
 const CHARACTERS_PER_TOKEN: usize = 8;
 
+/// How much longer than predicted a request may take that is let in with a deadline: predictions are means, and at an overload every
+/// request that is let in is at the edge.
+const MARGIN: f64 = 1.15;
+
 /// What the flags say.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -223,7 +227,7 @@ impl Scheduler {
         let left = context.deadline.map(|deadline| deadline.saturating_duration_since(now).as_secs_f64());
         let most = self.limits.max_queue_wait.as_secs_f64();
         let all = state.wait(lane, state.queue.tokens(), now);
-        if all <= most && left.is_none_or(|left| all + own <= left) {
+        if all <= most && left.is_none_or(|left| (all + own) * MARGIN <= left) {
             return None;
         }
         let arrival = u64::try_from(context.arrival.saturating_duration_since(self.began).as_micros())
@@ -232,7 +236,7 @@ impl Scheduler {
             let tokens = state.queue.tokens_before(key(arrival, context.priority, service));
             state.wait(lane, tokens, now)
         };
-        let wait = before(0.0);
+        let wait = before(tokens.min(lane.budget.tokens) as f64 * token);
         let retry = lane.drain_seconds(state, now);
         if state.queue.len() > 0 && wait > most {
             let failure = Failure::overloaded(format!(
@@ -243,7 +247,7 @@ impl Scheduler {
             return Some(("wait", failure.retry_after(retry)));
         }
         let finish = before(tokens as f64 * token) + own;
-        if let Some(left) = left.filter(|&left| finish > left) {
+        if let Some(left) = left.filter(|&left| finish * MARGIN > left) {
             let failure = Failure::overloaded(format!(
                 "the request would take {:.0} ms, and has {:.0} ms until its deadline (Request-Timeout-Ms, Request-Deadline-Ms)",
                 finish * 1e3,

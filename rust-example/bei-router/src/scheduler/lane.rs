@@ -12,6 +12,9 @@ use super::reply::Subscriber;
 use crate::capacity::LaneMetrics;
 use crate::failure::Failure;
 
+/// What is left for handing an answer out: one that is done just before its deadline reaches nobody in time.
+const DELIVERY: Duration = Duration::from_millis(5);
+
 /// Why a lane does not work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
@@ -202,7 +205,12 @@ impl Lane {
     /// Forms the next batch and takes a slot for it; `None` when all that was looked at has gone or is late.
     fn form(&self, state: &mut State, now: Instant) -> Option<Batch> {
         let State { queue, cost, .. } = state;
-        let by = |tokens| now + Duration::try_from_secs_f64(cost.batch(tokens)).unwrap_or(Duration::MAX / 4);
+        // An item is done when its batch is, which will be full where much waits.
+        let full = queue.tokens().min(self.budget.tokens);
+        let by = |tokens: usize| {
+            let seconds = cost.batch(tokens.max(full)) * super::MARGIN;
+            now + Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX / 4) + DELIVERY
+        };
         let formed = queue.form(self.budget, cost.fixed_tokens(), now, by);
         self.metrics.dropped(formed.dropped);
         if !formed.late.is_empty() {
@@ -290,6 +298,9 @@ impl Lane {
         if state.trouble.is_none() {
             tracing::error!("lane {}: unhealthy: {reason}", self.name);
         }
+        // A library that gives up the call itself says that the engine is lost: it is because it hangs.
+        let hangs = matches!(state.trouble, Some((Trouble::Hung, ..)));
+        let trouble = if hangs { Trouble::Hung } else { trouble };
         state.trouble = Some((trouble, since, reason.to_string()));
     }
 }

@@ -9,11 +9,12 @@
 
 use bei_backend::Priority;
 
-/// How much of its own time a request lends to shorter ones.
-const SLACK: f64 = 8.0;
+/// How many times its own time a request lends to shorter ones. So many that what is some times as long gives way for the whole of a
+/// deep queue: below an overload of long requests, short ones wait for other short ones only.
+const SLACK: f64 = 500.0;
 
 /// Longest slack, in seconds: also a request of millions of tokens goes on.
-const MOST_SLACK: f64 = 600.0;
+const MOST_SLACK: f64 = 60.0;
 
 /// What a class lends to others, in seconds, and what its slack is multiplied by.
 fn class(priority: Priority) -> (f64, f64) {
@@ -40,7 +41,7 @@ mod tests {
     fn short_requests_overtake_and_nothing_starves() {
         let long = key(0, Priority::Normal, 10.0);
         assert!(key(5_000_000, Priority::Normal, 0.01) < long, "a short request overtakes a long one");
-        assert!(key(90_000_000, Priority::Normal, 0.01) > long, "ageing: not for ever");
+        assert!(key(61_000_000, Priority::Normal, 0.01) > long, "ageing: not for ever");
         assert!(
             key(0, Priority::Normal, 0.1) < long,
             "the first item of a long request does not wait for its last"
@@ -49,12 +50,12 @@ mod tests {
 
     #[test]
     fn classes_overtake_within_bounds() {
-        let normal = key(0, Priority::Normal, 0.01);
-        assert!(key(900_000, Priority::High, 0.01) < normal);
-        assert!(key(2_000_000, Priority::High, 0.01) > normal);
-        let low = key(0, Priority::Low, 0.01);
-        assert!(key(4_000_000, Priority::Normal, 0.01) < low);
-        assert!(key(8_000_000, Priority::Normal, 0.01) > low);
+        let normal = key(0, Priority::Normal, 0.0001);
+        assert!(key(900_000, Priority::High, 0.0001) < normal);
+        assert!(key(2_000_000, Priority::High, 0.0001) > normal);
+        let low = key(0, Priority::Low, 0.0001);
+        assert!(key(4_000_000, Priority::Normal, 0.0001) < low);
+        assert!(key(8_000_000, Priority::Normal, 0.0001) > low);
         assert!(key(0, Priority::Low, f64::MAX) < u64::MAX);
     }
 }

@@ -47,7 +47,9 @@ impl Scheduler {
                 probe(lane, watched, now).await;
                 let down = {
                     let state = lane.lock();
-                    state.live(lane.slots) == 0 || matches!(state.trouble, Some((Trouble::Lost, ..)))
+                    state.live(lane.slots) == 0
+                        || matches!(state.trouble, Some((Trouble::Lost, ..)))
+                        || (matches!(state.trouble, Some((Trouble::Hung, ..))) && state.hung == 0)
                 };
                 watched.down = if down { watched.down.or(Some(now)) } else { None };
             }
@@ -64,7 +66,8 @@ impl Scheduler {
             if let (Some(limit), Some(latest)) = (self.limits.unhealthy_exit, latest)
                 && now.duration_since(latest) >= limit
             {
-                let hung = self.lanes.iter().any(|lane| lane.lock().hung > 0);
+                let hangs = |lane: &Arc<Lane>| matches!(lane.lock().trouble, Some((Trouble::Hung, ..)));
+                let hung = self.lanes.iter().any(hangs);
                 return if hung { End::Hung } else { End::Lost };
             }
         }
