@@ -6,11 +6,12 @@ use std::time::{Duration, UNIX_EPOCH};
 use axum::http::HeaderValue;
 use bei_backend::{Error, Info, Model, Options, Task};
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::access::Access;
 use crate::args::Args;
 use crate::failure::Failure;
+use crate::grpc;
 use crate::labels::Labels;
 use crate::metrics::Metrics;
 use crate::scheduler::{self, Budget, Cost, Lane, Scheduler, Spill};
@@ -70,6 +71,10 @@ pub struct App {
     pub(crate) metrics: Metrics,
     /// Held by the one deep health check.
     pub(crate) health_turn: Mutex<()>,
+    /// Messages of one gRPC stream that are under way at once.
+    pub(crate) parallel_stream_requests: usize,
+    /// Whether the server has been told to stop.
+    pub(crate) stopping: watch::Sender<bool>,
     pub(crate) limits: Limits,
     pub(crate) access: Access,
     pub(crate) model_id: String,
@@ -94,6 +99,8 @@ impl App {
     fn start_blocking(args: &Args) -> Result<Arc<App>, StartError> {
         args.check().map_err(StartError::Flags)?;
         let (limits, access) = (limits(args)?, Access::new(args)?);
+        let parallel_stream_requests =
+            grpc::parallel(std::env::var("GRPC_MAX_PARALLEL_STREAM_REQUESTS").ok().as_deref())?;
         let model = open(args, &limits)?;
         let refused =
             |reason: &str| StartError::Model { model: args.model_id.clone(), reason: reason.to_string() };
@@ -140,6 +147,8 @@ impl App {
             scheduler,
             metrics,
             health_turn: Mutex::new(()),
+            stopping: watch::Sender::new(false),
+            parallel_stream_requests,
             access,
             model_id: args.model_id.clone(),
             served_model_name: args

@@ -16,10 +16,14 @@ Examples:
     bei-router --model-id BAAI/bge-reranker-base
     curl localhost:3000/v1/rerank -H 'Content-Type: application/json' -d '{\"query\": \"What?\", \"documents\": [\"This\", \"That\"]}'
   Routes, bodies and examples: open /docs in a browser, or read /api-doc/openapi.json. It works without a network.
+  gRPC on the same port, without TLS: tei.v1, grpc.health.v1 and server reflection:
+    grpcurl -plaintext -d '{\"inputs\": \"Hello\"}' localhost:3000 tei.v1.Embed/Embed
 
 Variables without a flag:
   LOG_LEVEL      What is logged: error, warn, info (default), debug, or targets such as info,libbei=debug.
   HOSTNAME       The address to listen on, only where it is an IP address: shells and containers set it to the machine's name.
+  GRPC_MAX_PARALLEL_STREAM_REQUESTS
+                 Messages of one gRPC stream that are under way at once; default: 1024.
   AIP_HTTP_PORT, AIP_PREDICT_ROUTE, AIP_HEALTH_ROUTE
                  As Vertex AI sets them: the port where --port is not given, and more names for /vertex and /health.
   HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT and others of huggingface_hub count for models of the hub.

@@ -15,6 +15,17 @@ impl App {
         self.scheduler.admit(inputs, characters.min(longest), context)
     }
 
+    /// As [`App::admit`], but waits its turn where there is too much under way.
+    pub async fn admit_in_turn(
+        &self,
+        inputs: usize,
+        characters: usize,
+        context: &Context,
+    ) -> Result<Admission, Failure> {
+        let longest = inputs.saturating_mul(self.model.info().max_length);
+        self.scheduler.admit_in_turn(inputs, characters.min(longest), context).await
+    }
+
     /// Computes a request's inputs: one answer for each, in their order, or the first failure. There may be any number of them.
     /// When the future is dropped, because the client has gone, inputs that wait are dropped too.
     pub async fn compute(

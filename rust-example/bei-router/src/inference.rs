@@ -204,7 +204,10 @@ impl App {
         let (start, n) = (context.arrival, job.inputs.items.len());
         let name = job.names();
         let characters = job.inputs.items.iter().map(Input::characters).sum();
-        let admission = self.admit(n, characters, &context)?;
+        let admission = match context.waits {
+            true => self.admit_in_turn(n, characters, &context).await?,
+            false => self.admit(n, characters, &context)?,
+        };
         self.metrics.inputs(kind, n);
         let tokenizing = Instant::now();
         let works = self.works(job, want).await?;

@@ -1,4 +1,5 @@
-//! An HTTP server for embeddings over libbei.so, with the routes, flags and error shapes of text-embeddings-inference.
+//! An HTTP and gRPC server for embeddings over libbei.so, with the routes, services, flags and error shapes of
+//! text-embeddings-inference.
 //!
 //! A request goes through: body ([`mod@inputs`]), admission, tokenizing (by the library, on blocking threads), the scheduler
 //! (batches under a token budget, formed only when the library has a free slot), and back to its handler, which cuts and normalises. [`App`] holds what the routes share; [`serve`] runs them until told to stop.
@@ -16,6 +17,7 @@ mod compute;
 mod encode;
 mod failure;
 mod finish;
+mod grpc;
 mod inference;
 pub mod inputs;
 mod labels;

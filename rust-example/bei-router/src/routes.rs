@@ -8,10 +8,10 @@ mod openai;
 mod outputs;
 mod predict;
 mod ranking;
-mod rerank;
+pub(crate) mod rerank;
 mod similarity;
 pub(crate) mod status;
-mod text;
+pub(crate) mod text;
 
 use std::sync::{Arc, OnceLock};
 
@@ -29,6 +29,7 @@ use utoipa_axum::routes;
 use crate::app::App;
 use crate::auth;
 use crate::failure::Failure;
+use crate::grpc;
 
 type Routes = OpenApiRouter<Arc<App>>;
 
@@ -89,7 +90,7 @@ fn document() -> Bytes {
     DOCUMENT.get_or_init(make).clone()
 }
 
-/// All routes. gRPC's may be merged into them.
+/// All routes, and the gRPC services.
 pub fn routes(app: Arc<App>) -> Router {
     let access = &app.access;
     let (mut needs_key, mut needs_none) = (Router::from(guarded()), Router::from(open()));
@@ -124,7 +125,9 @@ pub fn routes(app: Arc<App>) -> Router {
     if let Some(cors) = &access.cors {
         all = all.layer(cors.clone());
     }
-    all.with_state(app)
+    // The gRPC services have paths of their own, and say themselves what is wrong with a call.
+    let services = grpc::routes(&app);
+    all.with_state(app).merge(services)
 }
 
 /// Paths that a server has anyway, which another name for one of them must not take.

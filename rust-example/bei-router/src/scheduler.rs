@@ -49,6 +49,9 @@ const CHARACTERS_PER_TOKEN: usize = 8;
 /// request that is let in is at the edge.
 const MARGIN: f64 = 1.15;
 
+/// How often a request that waits for its turn asks whether there is room.
+const ADMISSION_PERIOD: Duration = Duration::from_millis(2);
+
 /// What the flags say.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -78,6 +81,8 @@ pub struct Scheduler {
     lanes: Vec<Arc<Lane>>,
     limits: Limits,
     under_way: UnderWay,
+    /// Held by the one request that is the next to be admitted of those that wait.
+    turn: tokio::sync::Mutex<()>,
     hasher: foldhash::quality::RandomState,
     began: Instant,
     capacity: Capacity,
@@ -100,6 +105,7 @@ impl Scheduler {
             lanes,
             limits,
             under_way: UnderWay::new(limits.max_concurrent_requests),
+            turn: tokio::sync::Mutex::new(()),
             hasher: foldhash::quality::RandomState::default(),
             began: Instant::now(),
             capacity,
@@ -108,6 +114,34 @@ impl Scheduler {
 
     /// Admits a request, or says that there is too much under way.
     pub fn admit(&self, inputs: usize, characters: usize, context: &Context) -> Result<Admission, Failure> {
+        let admitted = self.try_admit(inputs, characters, context);
+        admitted.map_err(|(cause, failure)| self.shed(cause, inputs, failure))
+    }
+
+    /// As `admit`, but a request waits for its turn where there is too much under way; not where its deadline says no.
+    pub async fn admit_in_turn(
+        &self,
+        inputs: usize,
+        characters: usize,
+        context: &Context,
+    ) -> Result<Admission, Failure> {
+        // The first in the line asks again and again; the others wait behind it.
+        let _turn = self.turn.lock().await;
+        loop {
+            match self.try_admit(inputs, characters, context) {
+                Ok(admission) => return Ok(admission),
+                Err(("wait" | "concurrency", _)) => tokio::time::sleep(ADMISSION_PERIOD).await,
+                Err((cause, failure)) => return Err(self.shed(cause, inputs, failure)),
+            }
+        }
+    }
+
+    fn try_admit(
+        &self,
+        inputs: usize,
+        characters: usize,
+        context: &Context,
+    ) -> Result<Admission, (&'static str, Failure)> {
         let now = Instant::now();
         let tokens = characters / CHARACTERS_PER_TOKEN;
         let lane = self.choose(tokens, now);
@@ -115,12 +149,12 @@ impl Scheduler {
             let state = lane.lock();
             self.refuse(lane, &state, now, tokens, context)
         };
-        if let Some((cause, failure)) = refused {
-            return Err(self.shed(cause, inputs, failure));
+        if let Some(refused) = refused {
+            return Err(refused);
         }
         let permits = self.under_way.enter(inputs).map_err(|failure| {
             let retry = lane.drain_seconds(&lane.lock(), now);
-            self.shed("concurrency", inputs, failure.retry_after(retry))
+            ("concurrency", failure.retry_after(retry))
         })?;
         Ok(Admission { permits })
     }
@@ -152,7 +186,9 @@ impl Scheduler {
         if state.closed {
             return Err(shutting_down());
         }
-        if let Some((cause, failure)) = self.refuse(lane, &state, now, total, context) {
+        let refused = self.refuse(lane, &state, now, total, context);
+        // What waited for its turn waits on.
+        if let Some((cause, failure)) = refused.filter(|(cause, _)| !(context.waits && *cause == "wait")) {
             drop(state);
             return Err(self.shed(cause, n, failure));
         }

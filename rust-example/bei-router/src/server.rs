@@ -38,6 +38,7 @@ pub async fn serve(
             gone.scheduler.abandon();
         }
         let _ = ended.set(end);
+        gone.stopping.send_replace(true);
         let _ = stopping.send(());
     };
     // Replies are small: waiting to fill a packet would only delay them.

@@ -86,6 +86,8 @@ pub struct Context {
     pub deadline: Option<Instant>,
     /// Whether the request has one input that is not in a list.
     pub single: bool,
+    /// Whether the request waits where there is too much under way, in place of being refused.
+    pub waits: bool,
     /// The request's span.
     pub span: tracing::Span,
 }
@@ -98,12 +100,18 @@ impl Default for Context {
             priority: Priority::Normal,
             deadline: None,
             single: false,
+            waits: false,
             span: tracing::Span::current(),
         }
     }
 }
 
 impl Context {
+    /// The context of the next request of a stream: it arrives now, and the deadline is the stream's.
+    pub fn again(&self) -> Context {
+        Context { arrival: Instant::now(), ..self.clone() }
+    }
+
     /// What the headers of a request, or gRPC metadata, ask for.
     pub fn from_headers(headers: &HeaderMap) -> Result<Context, Failure> {
         let mut context = Context::default();

@@ -36,6 +36,13 @@ async fn all<T>(answers: Response<tonic::Streaming<T>>) -> Vec<Result<T, Status>
     answers.into_inner().collect().await
 }
 
+/// Two numbers of each object of a list.
+fn pairs(list: &serde_json::Value, a: &str, b: &str) -> Vec<(u32, f32)> {
+    let number =
+        |object: &serde_json::Value| (object[a].as_u64().unwrap() as u32, object[b].as_f64().unwrap() as f32);
+    list.as_array().unwrap().iter().map(number).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn embeddings_are_those_of_the_http_routes() {
     let server = Server::mock(json!({}), &[]).await;
@@ -68,20 +75,21 @@ async fn embeddings_are_those_of_the_http_routes() {
     let sparse = EmbedSparseRequest { inputs: "a b".to_string(), ..EmbedSparseRequest::default() };
     let values = client.embed_sparse(sparse).await.unwrap().into_inner().sparse_embeddings;
     let http = server.ask("/embed_sparse", json!({"inputs": "a b"})).await;
-    let entries: Vec<_> = values.iter().map(|v| json!({"index": v.index, "value": v.value})).collect();
-    assert_eq!(json!(entries), http[0]);
+    let entries: Vec<(u32, f32)> = values.iter().map(|value| (value.index, value.value)).collect();
+    assert_eq!(entries, pairs(&http[0], "index", "value"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_has_the_familys_code_and_names_the_field() {
     let server =
-        Server::mock(json!({"faults": [{"kind": "nan", "token_id": 2129}]}), &["--payload-limit", "4000"])
+        Server::mock(json!({"faults": [{"kind": "nan", "token_id": 7592}]}), &["--payload-limit", "4000"])
             .await;
     let channel = channel(&server).await;
     let mut client = EmbedClient::new(channel.clone());
     let long = "word ".repeat(400);
     for (name, request, expected, part) in [
         ("empty", embed(""), Code::InvalidArgument, "inputs"),
+        ("NaN", embed("hello"), Code::FailedPrecondition, "inputs"),
         ("too long", embed(long.clone()), Code::InvalidArgument, "256"),
         (
             "no dimensions",
@@ -117,8 +125,6 @@ async fn what_is_wrong_has_the_familys_code_and_names_the_field() {
     let texts = vec!["a".to_string()];
     let rerank = RerankRequest { query: "q".into(), texts, ..RerankRequest::default() };
     assert_eq!(code(RerankClient::new(channel.clone()).rerank(rerank).await).0, Code::FailedPrecondition);
-    let unknown = tonic::client::Grpc::new(channel);
-    drop(unknown);
     let response =
         server.client.post(server.url("/tei.v1.Embed/None")).header("content-type", "application/grpc");
     let response = response.send().await.unwrap();
@@ -258,9 +264,9 @@ async fn texts_are_ranked_at_once_and_one_by_one() {
     };
     let answer = client.rerank(request.clone()).await.unwrap().into_inner();
     let http = json!({"query": "dog", "texts": texts, "return_text": true, "raw_scores": true});
-    let ranks: Vec<_> =
-        answer.ranks.iter().map(|r| json!({"index": r.index, "text": r.text, "score": r.score})).collect();
-    assert_eq!(json!(ranks), server.ask("/rerank", http).await);
+    let ranks: Vec<(u32, f32)> = answer.ranks.iter().map(|rank| (rank.index, rank.score)).collect();
+    assert_eq!(ranks, pairs(&server.ask("/rerank", http).await, "index", "score"));
+    assert!(answer.ranks.iter().all(|rank| rank.text.as_ref() == Some(&texts[rank.index as usize])));
     let metadata = answer.metadata.unwrap();
     assert_eq!(metadata.compute_chars, 3 * 3 + 7 + 5 + 16);
 
@@ -378,7 +384,7 @@ async fn a_key_is_asked_for_but_by_health_and_reflection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_tells_which_services_serve_and_follows_the_engine() {
-    let server = Server::mock(json!({"faults": [{"kind": "lost", "token_id": 2129}]}), &[]).await;
+    let server = Server::mock(json!({"faults": [{"kind": "lost", "from": 5, "count": 1}]}), &[]).await;
     let channel = channel(&server).await;
     let mut health = HealthClient::new(channel.clone());
     let status = async |health: &mut HealthClient<Channel>, service: &str| {
@@ -403,4 +409,17 @@ async fn health_tells_which_services_serve_and_follows_the_engine() {
     }
     let unknown = health.check(HealthCheckRequest { service: "tei.v1.None".into() }).await;
     assert_eq!(code(unknown).0, Code::NotFound);
+
+    let watch = HealthCheckRequest { service: "tei.v1.Embed".to_string() };
+    let mut watched = health.watch(watch).await.unwrap().into_inner();
+    let mut next = async || watched.message().await.unwrap().unwrap().status();
+    assert_eq!(next().await, ServingStatus::Serving);
+    assert_eq!(code(EmbedClient::new(channel).embed(embed("a")).await).0, Code::Unavailable);
+    assert_eq!(next().await, ServingStatus::NotServing);
+    assert_eq!(status(&mut health, "").await, ServingStatus::NotServing);
+    assert_eq!(status(&mut health, "tei.v1.Info").await, ServingStatus::Serving);
+    // Whoever watches does not keep a server from its end.
+    let begin = Instant::now();
+    server.stop().await;
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
 }

@@ -70,8 +70,9 @@ pub async fn predict(
     let options = app.encode_options(request.truncate, request.truncation_direction, request.prompt_name);
     let (scores, timing) = app.scores(Job::new(inputs, "inputs", options), raw, context).await?;
     let numbers = scores.iter().map(|scores| 4 * scores.len()).sum();
+    let named = |(score, label)| Prediction { score, label };
     let mut predictions: Vec<Vec<Prediction>> =
-        scores.into_iter().map(|scores| sorted(&app, scores)).collect();
+        scores.into_iter().map(|scores| app.by_score(scores).into_iter().map(named).collect()).collect();
     let reply = match (single, predictions.pop()) {
         (true, Some(only)) => PredictReply::Single(only),
         (_, last) => {
@@ -82,10 +83,12 @@ pub async fn predict(
     reply::json(&app.metrics, timing.headers(&app.compute_type), reply, numbers).await
 }
 
-/// Labels by falling score; equal scores in the labels' order.
-fn sorted(app: &App, scores: Vec<f32>) -> Vec<Prediction> {
-    let named = |(i, score)| Prediction { score, label: app.labels.label(i) };
-    let mut predictions: Vec<Prediction> = scores.into_iter().enumerate().map(named).collect();
-    predictions.sort_by(|a, b| b.score.total_cmp(&a.score));
-    predictions
+impl App {
+    /// Labels by falling score; equal scores in the labels' order.
+    pub(crate) fn by_score(&self, scores: Vec<f32>) -> Vec<(f32, Arc<str>)> {
+        let named = |(i, score)| (score, self.labels.label(i));
+        let mut labels: Vec<(f32, Arc<str>)> = scores.into_iter().enumerate().map(named).collect();
+        labels.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        labels
+    }
 }

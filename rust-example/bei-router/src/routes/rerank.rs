@@ -67,15 +67,8 @@ impl App {
     pub async fn ranks(&self, ranking: Ranking, context: Context) -> Result<(Vec<Rank>, Timing), Failure> {
         let Ranking { query, texts, field, options, raw, keep } = ranking;
         let kept = if keep { texts.clone() } else { vec![] };
-        let info = self.model.info();
-        if !texts.is_empty() && info.task == Some(Task::Classifier) && info.labels != 1 {
-            let failure = Failure::model_type(format!(
-                "the model is no reranker: it has {} labels, and a reranker has one",
-                info.labels
-            ));
-            self.metrics.request(false);
-            self.metrics.failure(&failure);
-            return Err(failure);
+        if !texts.is_empty() {
+            self.check_reranker()?;
         }
         let items = texts.into_iter().map(|text| Input::Pair(query.clone(), text)).collect();
         let inputs = Inputs { items, single: false };
@@ -86,9 +79,29 @@ impl App {
             Ok(Rank { index, text: texts.next(), score })
         };
         let mut ranks = scores.into_iter().enumerate().map(rank).collect::<Result<Vec<_>, Failure>>()?;
-        ranks.sort_by(|a, b| b.score.total_cmp(&a.score));
+        by_score(&mut ranks);
         Ok((ranks, timing))
     }
+
+    /// A classifier of several labels ranks nothing. (What is no classifier is refused where scores are computed.)
+    pub fn check_reranker(&self) -> Result<(), Failure> {
+        let info = self.model.info();
+        if info.task != Some(Task::Classifier) || info.labels == 1 {
+            return Ok(());
+        }
+        let failure = Failure::model_type(format!(
+            "the model is no reranker: it has {} labels, and a reranker has one",
+            info.labels
+        ));
+        self.metrics.request(false);
+        self.metrics.failure(&failure);
+        Err(failure)
+    }
+}
+
+/// By falling score; equal scores stay in their order.
+pub fn by_score(ranks: &mut [Rank]) {
+    ranks.sort_by(|a, b| b.score.total_cmp(&a.score));
 }
 
 /// The texts by falling score: how well each answers the query.

@@ -62,35 +62,75 @@ pub async fn tokenize(
     State(app): State<Arc<App>>,
     Body(request): Body<TokenizeRequest>,
 ) -> Result<Response, Failure> {
-    app.check_batch_size(request.inputs.items.len(), "inputs")?;
-    let name = request.inputs.names("inputs");
-    let prompt = app.prompt(request.prompt_name.as_deref()).to_string();
-    let mut texts = Vec::with_capacity(request.inputs.items.len());
-    for (i, input) in request.inputs.items.into_iter().enumerate() {
-        match input {
-            Input::Text(text) => texts.push(text),
-            _ => return Err(Failure::validation("token ids; expected a text").of(&name(i))),
-        }
-    }
-    let (prompt_name, add_special_tokens) = (request.prompt_name, Some(request.add_special_tokens));
-    let work = move |model: &bei_backend::Model| {
-        let inputs: Vec<Text> = texts.iter().map(|text| Text::from(text.as_str())).collect();
-        let options = CallOptions {
-            truncate: Some(false),
-            prompt_name: prompt_name.as_deref(),
-            add_special_tokens,
-            ..CallOptions::default()
-        };
-        let result = model.tokenize(&inputs, &options)?;
-        let tokens = |(i, text): (usize, &String)| match result.tokens(i) {
-            Ok(tokens) => Ok(spelled(&tokens, &format!("{prompt}{text}"))),
-            Err(error) => Err(Failure::from(error).of(&name(i))),
-        };
-        texts.iter().enumerate().map(tokens).collect::<Result<Vec<_>, Failure>>()
-    };
-    let tokens = app.tokenizer.run(work).await??;
+    let tokens = app.tokens(request.inputs, request.add_special_tokens, request.prompt_name).await?;
     let numbers = tokens.iter().map(|tokens| 6 * tokens.len()).sum();
     reply::json(&app.metrics, HeaderMap::new(), tokens, numbers).await
+}
+
+impl App {
+    /// The tokens of each text, however long it is.
+    pub async fn tokens(
+        &self,
+        inputs: Inputs,
+        add_special_tokens: bool,
+        prompt_name: Option<String>,
+    ) -> Result<Vec<Vec<Token>>, Failure> {
+        self.check_batch_size(inputs.items.len(), "inputs")?;
+        let name = inputs.names("inputs");
+        let prompt = self.prompt(prompt_name.as_deref()).to_string();
+        let mut texts = Vec::with_capacity(inputs.items.len());
+        for (i, input) in inputs.items.into_iter().enumerate() {
+            match input {
+                Input::Text(text) => texts.push(text),
+                _ => return Err(Failure::validation("token ids; expected a text").of(&name(i))),
+            }
+        }
+        let add_special_tokens = Some(add_special_tokens);
+        let work = move |model: &bei_backend::Model| {
+            let inputs: Vec<Text> = texts.iter().map(|text| Text::from(text.as_str())).collect();
+            let options = CallOptions {
+                truncate: Some(false),
+                prompt_name: prompt_name.as_deref(),
+                add_special_tokens,
+                ..CallOptions::default()
+            };
+            let result = model.tokenize(&inputs, &options)?;
+            let tokens = |(i, text): (usize, &String)| match result.tokens(i) {
+                Ok(tokens) => Ok(spelled(&tokens, &format!("{prompt}{text}"))),
+                Err(error) => Err(Failure::from(error).of(&name(i))),
+            };
+            texts.iter().enumerate().map(tokens).collect::<Result<Vec<_>, Failure>>()
+        };
+        self.tokenizer.run(work).await?
+    }
+
+    /// The text of each list of token ids.
+    pub async fn texts(&self, inputs: Inputs, skip_special_tokens: bool) -> Result<Vec<String>, Failure> {
+        let n = inputs.items.len();
+        self.check_batch_size(n, "ids")?;
+        let name = inputs.names("ids");
+        let (mut ids, mut lengths) = (Vec::new(), Vec::with_capacity(n + 1));
+        lengths.push(0);
+        for (i, input) in inputs.items.into_iter().enumerate() {
+            match input {
+                Input::Ids(list) => ids.extend(list),
+                _ => return Err(Failure::validation("a text; expected token ids").of(&name(i))),
+            }
+            let total = u32::try_from(ids.len());
+            lengths.push(total.map_err(|_| Failure::validation("ids: more than 4294967295 token ids"))?);
+        }
+        let skip_special_tokens = Some(skip_special_tokens);
+        let work = move |model: &bei_backend::Model| {
+            let options = CallOptions { skip_special_tokens, ..CallOptions::default() };
+            let result = model.decode(&ids, &lengths, &options)?;
+            let text = |i| match result.text(i) {
+                Ok(text) => Ok(text.into_owned()),
+                Err(error) => Err(Failure::from(error).of(&name(i))),
+            };
+            (0..n).map(text).collect::<Result<Vec<String>, Failure>>()
+        };
+        self.tokenizer.run(work).await?
+    }
 }
 
 /// A token's text is its part of the input, as the family gives it; a special token has none, and shows its own spelling.
@@ -119,30 +159,7 @@ pub async fn decode(
     State(app): State<Arc<App>>,
     Body(request): Body<DecodeRequest>,
 ) -> Result<Response, Failure> {
-    let n = request.ids.items.len();
-    app.check_batch_size(n, "ids")?;
-    let name = request.ids.names("ids");
-    let (mut ids, mut lengths) = (Vec::new(), Vec::with_capacity(n + 1));
-    lengths.push(0);
-    for (i, input) in request.ids.items.into_iter().enumerate() {
-        match input {
-            Input::Ids(list) => ids.extend(list),
-            _ => return Err(Failure::validation("a text; expected token ids").of(&name(i))),
-        }
-        let total = u32::try_from(ids.len());
-        lengths.push(total.map_err(|_| Failure::validation("ids: more than 4294967295 token ids"))?);
-    }
-    let skip_special_tokens = Some(request.skip_special_tokens);
-    let work = move |model: &bei_backend::Model| {
-        let options = CallOptions { skip_special_tokens, ..CallOptions::default() };
-        let result = model.decode(&ids, &lengths, &options)?;
-        let text = |i| match result.text(i) {
-            Ok(text) => Ok(text.into_owned()),
-            Err(error) => Err(Failure::from(error).of(&name(i))),
-        };
-        (0..n).map(text).collect::<Result<Vec<String>, Failure>>()
-    };
-    let texts = app.tokenizer.run(work).await??;
+    let texts = app.texts(request.ids, request.skip_special_tokens).await?;
     let numbers = texts.iter().map(String::len).sum::<usize>() / 8;
     reply::json(&app.metrics, HeaderMap::new(), texts, numbers).await
 }
