@@ -38,6 +38,7 @@ type fake struct {
 	kernels []byte                    // what programs give to keep; nil: Unsupported
 	poison  int32                     // launches with this id fail; 0: none
 	nan     int32                     // rows of this id are NaN; 0: none
+	wrong   func(shape) bool          // launches that compute other numbers
 
 	mu       sync.Mutex // guards what follows
 	calls    map[call]int
@@ -70,7 +71,8 @@ func newFake(t testing.TB, n int) *fake {
 	f := &fake{
 		t: t, model: c.Model, set: c.Weights, calls: make(map[call]int), launches: make(map[launched]int), graphs: make(map[launched]int),
 		programs: make(map[*fakeProgram]bool), used: make([]uint64, n), peak: make([]uint64, n),
-		layout: layout{planes: planesOf(c.Model), outputs: engine.Pooled | engine.TokenVectors, pooled: 5, token: 3},
+		layout: layout{planes: planesOf(c.Model), outputs: engine.Pooled | engine.TokenVectors, pooled: 5, token: 3,
+			vocab: c.Model.VocabSize, position: c.Model.Embeddings.PositionOffset},
 	}
 	f.model.MaxLength = 40
 	for i := range n {

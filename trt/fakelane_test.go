@@ -231,6 +231,11 @@ func (l *fakeLane) compute(n *fakeLaunch) error {
 			}
 		}
 	}
+	for i := range pooled {
+		if f.wrong != nil && f.wrong(x) && i%2 == 0 {
+			pooled[i] = -pooled[i]
+		}
+	}
 	return nil
 }
 

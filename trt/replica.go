@@ -20,6 +20,14 @@ type layout struct {
 	planes        planes
 	outputs       engine.Outputs
 	pooled, token int // columns
+	vocab         int // ids are below it
+	position      int // of a sequence's first token
+}
+
+// listener hears how far a replica's warm-up is, and what is wrong but not fatal.
+type listener struct {
+	progress func(done, all int)
+	warn     func(message string)
 }
 
 // byRow are the outputs that have a row for each sequence, in a binding of their own. A model has one of them, or none.
@@ -108,14 +116,13 @@ type sizes struct {
 }
 
 // openReplica loads the plan, makes its workers and warms them up: afterwards no launch makes kernels, graphs or device memory.
-func openReplica(ctx context.Context, d driver, device nvinfer.Device, plan, kernels []byte, l layout, s sizes,
-	progress func(done, all int)) (*replica, error) {
+func openReplica(ctx context.Context, d driver, device nvinfer.Device, plan, kernels []byte, l layout, s sizes, to listener) (*replica, error) {
 	p, err := d.Load(plan, nvinfer.ProgramOptions{Device: device.Index, Cache: kernels})
 	if err != nil {
 		return nil, err
 	}
 	r := &replica{device: device, program: p, shapes: newShapes(s.limits.MaxTokens, s.limits.MaxSequences, s.limits.MaxLength)}
-	if err := r.prepare(ctx, l, s, progress); err != nil {
+	if err := r.prepare(ctx, l, s, to); err != nil {
 		r.free()
 		return nil, err
 	}
@@ -123,7 +130,7 @@ func openReplica(ctx context.Context, d driver, device nvinfer.Device, plan, ker
 }
 
 // prepare makes and warms up the workers of a replica that has its program.
-func (r *replica) prepare(ctx context.Context, l layout, s sizes, progress func(done, all int)) (err error) {
+func (r *replica) prepare(ctx context.Context, l layout, s sizes, to listener) (err error) {
 	if err := l.check(r.program, s.limits); err != nil {
 		return err
 	}
@@ -145,7 +152,7 @@ func (r *replica) prepare(ctx context.Context, l layout, s sizes, progress func(
 			return status.Errorf(status.CodeOf(err), "%s, memory for a run: %w", r.name(), err)
 		}
 	}
-	return r.warmUp(ctx, progress)
+	return r.warmUp(ctx, l, to)
 }
 
 // ended returns an error once ctx has ended.
@@ -274,15 +281,19 @@ const costRounds = 3
 // make some at the same time.
 var making sync.Mutex
 
-// warmUp launches every shape on every worker, which makes its kernels and captures its graph, and measures each on the first. Workers
-// share the kernels, so that those after the first take little time.
-func (r *replica) warmUp(ctx context.Context, progress func(done, all int)) error {
+// warmUp launches every shape on every worker, which makes its kernels and captures its graph, measures each on the first, and takes those
+// out of use that compute other numbers than the rest. Workers share the kernels, so that those after the first take little time.
+func (r *replica) warmUp(ctx context.Context, l layout, to listener) error {
+	p := newProbe(l, r.shapes, func(x shape) { to.warn(r.otherNumbers(x)) })
 	for k, w := range r.workers {
 		rounds := 1
 		if k == 0 {
 			rounds += costRounds
 		}
 		for i, x := range r.shapes.all {
+			if r.shapes.refused(i) {
+				continue
+			}
 			took, err := w.measure(ctx, i, rounds)
 			if ended := ended(ctx); ended != nil {
 				return ended
@@ -293,7 +304,15 @@ func (r *replica) warmUp(ctx context.Context, progress func(done, all int)) erro
 			if k == 0 {
 				r.shapes.cost[i] = float64(took) / float64(time.Microsecond)
 			}
-			progress(k*len(r.shapes.all)+i+1, len(r.workers)*len(r.shapes.all))
+			if err := p.run(w, i); err != nil {
+				return status.Errorf(status.CodeOf(err), "%s, shape %d x %d: %w", r.name(), x.n, x.l, err)
+			}
+			to.progress(k*len(r.shapes.all)+i+1, len(r.workers)*len(r.shapes.all))
+		}
+		if k == 0 {
+			if err := p.settle(); err != nil {
+				return status.Errorf(status.CodeOf(err), "%s: %w", r.name(), err)
+			}
 		}
 	}
 	return nil

@@ -47,7 +47,7 @@ func sizesOf(workers int) sizes {
 }
 
 func (f *fake) replica(ctx context.Context, s sizes) (*replica, error) {
-	return openReplica(ctx, f, f.devices[0], f.plan(s.limits), nil, f.layout, s, func(int, int) {})
+	return openReplica(ctx, f, f.devices[0], f.plan(s.limits), nil, f.layout, s, listener{func(int, int) {}, func(string) {}})
 }
 
 // TestGraphsAreBounded: the smallest shapes have graphs, as many as are allowed.
@@ -83,6 +83,27 @@ func TestMeasuredCosts(t *testing.T) {
 	})
 }
 
+// TestWrongShapesAreRefused: a shape in which sequences get other numbers than elsewhere is not used, on any worker; runs are right.
+func TestWrongShapesAreRefused(t *testing.T) {
+	f := newFake(t, 1)
+	f.wrong = func(x shape) bool { return x.n == 4 || x == shape{1, 32} }
+	e := f.engine(f.options())
+	s := e.replicas[0].shapes
+	require.NotEmpty(t, f.logged("other numbers for 4 sequences of 16 tokens than"))
+	require.Len(t, f.logged("other numbers for 1 sequences of 32 tokens"), 1)
+	for i, x := range s.all {
+		require.Equal(t, f.wrong(x), s.refused(i), "%v", x)
+	}
+	random := newRandom(1)
+	for range 20 {
+		require.NoError(t, f.check(e, e.slots[0], f.sequences(random, 7, 9, 3, 14, 30)))
+	}
+
+	f.wrong = func(x shape) bool { return x.l == 40 }
+	_, err := f.replica(t.Context(), sizesOf(1))
+	require.ErrorContains(t, err, "no shape for sequences of 40 tokens computes what others do")
+}
+
 // TestSlowWarmUpIsTold: who waits for minutes wants to know for what.
 func TestSlowWarmUpIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -105,7 +126,7 @@ func TestWarmUpEnds(t *testing.T) {
 		_, err := f.replica(ctx, sizesOf(2))
 		require.Equal(t, status.Cancelled, status.CodeOf(err))
 		require.ErrorContains(t, err, "warming up: enough")
-		require.Less(t, time.Since(begin), 6*time.Second)
+		require.Less(t, time.Since(begin), 7*time.Second) // a probe is two launches
 
 		waits := f.count("wait", 0)
 		f.script = func(c call) error {

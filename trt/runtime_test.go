@@ -288,8 +288,8 @@ func (w *items) Fail(i int, err *status.Error) {
 // TestBadItems: an item whose launch fails, or whose numbers are none, costs nobody else, through the pipeline that callers use.
 func TestBadItems(t *testing.T) {
 	f := newFake(t, 2)
+	e := f.engine(f.options()) // which warms up with any ids
 	f.poison, f.nan = 3, 4
-	e := f.engine(f.options())
 	config := pipeline.Config{PrepareWorkers: 2, MaxItems: 1 << 12, RunTimeout: time.Minute}
 	p := pipeline.New(e, config, pipeline.NewMetrics(prometheus.NewRegistry()), zap.NewNop())
 	var callers sync.WaitGroup

@@ -83,8 +83,13 @@ func (s *shapes) reindex() {
 	for i, x := range s.all {
 		// Until it is measured: what a launch costs, and then by cells.
 		s.cost[i] = 300 + float64(x.cells())
-		s.index[slices.Index(s.counts, x.n)][slices.Index(s.steps, x.l)] = i
+		s.index[s.countOf(x.n)][s.stepOf(x.l)] = i
 	}
+	s.restep()
+}
+
+// restep looks up again which step holds each length. It reports whether there is one for all.
+func (s *shapes) restep() bool {
 	at := 0
 	has := func(row []int) bool { return row[at] >= 0 }
 	for l := range s.step {
@@ -93,7 +98,21 @@ func (s *shapes) reindex() {
 		}
 		s.step[l] = at
 	}
+	return slices.ContainsFunc(s.index, has)
 }
+
+// refuse takes shape i out of use. It reports whether there is one left for every length.
+func (s *shapes) refuse(i int) bool {
+	s.cost[i] = math.Inf(1)
+	s.index[s.countOf(s.all[i].n)][s.stepOf(s.all[i].l)] = -1
+	return s.restep()
+}
+
+// refused reports that shape i is out of use.
+func (s *shapes) refused(i int) bool { return math.IsInf(s.cost[i], 1) }
+
+func (s *shapes) countOf(n int) int { return slices.Index(s.counts, n) }
+func (s *shapes) stepOf(l int) int  { return slices.Index(s.steps, l) }
 
 // bestTokens is where more tokens in a run bring no more than a twentieth of throughput.
 func (s *shapes) bestTokens(maxTokens int) int {

@@ -343,7 +343,8 @@ func (b *builder) plan(ctx context.Context) (*found, error) {
 }
 
 func (b *builder) layout(p *plan) layout {
-	return layout{planes: planesOf(b.design.model), outputs: p.outputs, pooled: p.pooled, token: p.token}
+	m := b.design.model
+	return layout{planes: planesOf(m), outputs: p.outputs, pooled: p.pooled, token: p.token, vocab: m.VocabSize, position: m.Embeddings.PositionOffset}
 }
 
 // description is what a cached plan's lowering decided, as JSON before the plan.
@@ -409,11 +410,14 @@ func (b *builder) replica(ctx context.Context, device nvinfer.Device, p *found, 
 		return nil, err
 	}
 	known := b.cache.load(kernels + kernelSuffix)
-	r, err := openReplica(ctx, b.driver, device, p.bytes, known, p.layout, s, func(done, all int) {
-		if time.Since(last) >= progressEvery {
-			last = time.Now()
-			b.log(nvinfer.Info, fmt.Sprintf("warming up cuda:%d: %d of %d shapes after %s", device.Index, done, all, time.Since(begin).Round(time.Second)))
-		}
+	r, err := openReplica(ctx, b.driver, device, p.bytes, known, p.layout, s, listener{
+		progress: func(done, all int) {
+			if time.Since(last) >= progressEvery {
+				last = time.Now()
+				b.log(nvinfer.Info, fmt.Sprintf("warming up cuda:%d: %d of %d shapes after %s", device.Index, done, all, time.Since(begin).Round(time.Second)))
+			}
+		},
+		warn: func(message string) { b.log(nvinfer.Warning, message) },
 	})
 	if err != nil {
 		return nil, err
