@@ -29,6 +29,7 @@ func (e onGPU) Info() engine.Info {
 // TestDeviceHealth: only the devices that the engine uses make the backend unhealthy.
 func TestDeviceHealth(t *testing.T) {
 	b := openMock(t, func(*Config) {})
+	require.NoError(t, b.monitor.Close()) // of this machine's GPUs, if it has any
 	fake := device.NewFake(device.Device{Index: 0, UUID: "GPU-1", Name: "a GPU", PowerW: math.NaN(), MemoryTotal: 5},
 		device.Device{Index: 1, UUID: "GPU-2", Name: "another"})
 	b.monitor = fake
@@ -113,6 +114,7 @@ func TestDeviceMetrics(t *testing.T) {
 func TestDeviceInfo(t *testing.T) {
 	b := openMock(t, func(*Config) {})
 	b.engine = onGPU{b.engine.(*mock.Engine), []string{"MIG-1"}}
+	require.NoError(t, b.monitor.Close()) // of this machine's GPUs, if it has any
 	b.monitor = device.NewFake(device.Device{Index: 1, UUID: "GPU-2", Name: "b", Driver: "550", CUDA: "12.4", PCIBusID: "00000000:3B:00.0",
 		ComputeCapability: "9.0", MemoryTotal: 8, PowerLimitW: 700}, device.Device{Index: 1, UUID: "MIG-1", Name: "c", Parent: "GPU-2", PowerLimitW: math.NaN()})
 	text, err := b.InfoJSON()

@@ -147,7 +147,12 @@ func (l *lowering) attend(q, k, v tensor, a *arch.Attention) tensor {
 		return g.add(n)
 	}
 	l.note("attention: written out")
-	return l.writtenOut(q, k, v, a)
+	if fits {
+		return l.writtenOut(q, k, v, a, l.dtype)
+	}
+	// Products of such heads in 16 bit come out wrong, too: docs/measurements.md.
+	wide := func(x tensor) tensor { return g.cast(x, nvinfer.Float32) }
+	return g.cast(l.writtenOut(wide(q), wide(k), wide(v), a, nvinfer.Float32), l.dtype)
 }
 
 // regroup views [sequences, heads, m * longest, n] with another number of heads; each takes its part of, or joins, the rows.
@@ -160,12 +165,13 @@ func (l *lowering) regroup(x tensor, a *arch.Attention, heads int) tensor {
 	return g.reshapeTo(x, g.concat(0, g.gather(shape, g.indices(0), 0), g.sizes(heads, -1), g.gather(shape, g.indices(3), 0)))
 }
 
-// writtenOut is attention as two products and a softmax. Query heads that share keys and values are rows of one product with them.
-func (l *lowering) writtenOut(q, k, v tensor, a *arch.Attention) tensor {
+// writtenOut is attention of rows of dtype as two products and a softmax. Query heads that share keys and values are rows of one product
+// with them.
+func (l *lowering) writtenOut(q, k, v tensor, a *arch.Attention, dtype nvinfer.DType) tensor {
 	g := l.g
 	s := g.cast(l.regroup(g.matmul(l.regroup(q, a, a.KVHeads), k, 0, 1), a, a.Heads), nvinfer.Float32)
 	if a.Disentangled != nil {
-		s = g.sum(s, l.places(q, k, a))
+		s = g.sum(s, l.places(q, k, a, dtype))
 	}
 	s = g.prod(s, g.scalar(a.Scale, 4))
 	if a.Softcap > 0 {
@@ -180,13 +186,13 @@ func (l *lowering) writtenOut(q, k, v tensor, a *arch.Attention) tensor {
 		s = g.sum(s, l.relative(a.RelativeBias, a.Heads))
 	}
 	s = g.choose(l.mask(a), s, g.scalar(-math.MaxFloat32, 4))
-	s = l.regroup(g.cast(g.softmax(s, 3), l.dtype), a, a.KVHeads)
+	s = l.regroup(g.cast(g.softmax(s, 3), dtype), a, a.KVHeads)
 	return l.regroup(g.matmul(s, v, 0, 0), a, a.Heads)
 }
 
 // places is what distances say to queries and to keys [sequences, heads, longest, dim] (disentangled attention), before the scale: float32
 // [sequences, heads, longest, longest].
-func (l *lowering) places(q, k tensor, a *arch.Attention) tensor {
+func (l *lowering) places(q, k tensor, a *arch.Attention, dtype nvinfer.DType) tensor {
 	g, d := l.g, a.Disentangled
 	if err := d.Check(a.Heads, a.KVHeads, a.HeadDim); err != nil {
 		g.fail(status.Errorf(status.CodeOf(err), "engine tensorrt: %w", err))
@@ -213,7 +219,7 @@ func (l *lowering) places(q, k tensor, a *arch.Attention) tensor {
 		if side.table == nil {
 			continue
 		}
-		table := l.placeTable(fmt.Sprintf("places of %s by %s", d.Name(), side.by.Weight.Name), side.table, a.Heads, a.HeadDim)
+		table := l.placeTable(fmt.Sprintf("places of %s by %s", d.Name(), side.by.Weight.Name), side.table, a.Heads, a.HeadDim, dtype)
 		// Of each query (or key) its numbers for all rows; the one that a pair wants lies at position * rows + row.
 		said := g.reshape(g.cast(g.matmul(side.x, table, 0, 1), nvinfer.Float32), 0, 0, -1)
 		index := g.sum(g.prod(g.reshape(l.offsets, side.shape...), g.integer(int32(2*d.Span), 2)), l.placeRows(d))
@@ -227,16 +233,16 @@ func (l *lowering) places(q, k tensor, a *arch.Attention) tensor {
 }
 
 // placeTable is a table [rows, heads * dim] as [1, heads, rows, dim].
-func (l *lowering) placeTable(key string, table []float32, heads, dim int) tensor {
+func (l *lowering) placeTable(key string, table []float32, heads, dim int, dtype nvinfer.DType) tensor {
 	rows := len(table) / (heads * dim)
-	return l.g.constant(key, l.dtype, []int{1, heads, rows, dim}, func() ([]byte, error) {
+	return l.g.constant(key, dtype, []int{1, heads, rows, dim}, func() ([]byte, error) {
 		turned := make([]float32, 0, len(table))
 		for h := range heads {
 			for r := range rows {
 				turned = append(turned, table[(r*heads+h)*dim:][:dim]...)
 			}
 		}
-		return encode(nil, turned, l.dtype, key)
+		return encode(nil, turned, dtype, key)
 	})
 }
 

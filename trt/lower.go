@@ -349,12 +349,28 @@ func (l *lowering) float8(key string, j joined) (float32, bool) {
 	if !ok {
 		return 0, false
 	}
+	if l.isEarly(key) {
+		l.note("first products in " + l.dtype.String() + ": FP8 would cost most there")
+		return 0, false
+	}
 	if j.in%float8Step != 0 || j.out%float8Step != 0 {
 		l.note(fmt.Sprintf("%d x %d in %s: FP8 wants multiples of %d", j.out, j.in, l.dtype, float8Step))
 		return 0, false
 	}
 	l.note("float8 products")
 	return amax, true
+}
+
+// isEarly reports that key is of the first layers of a deep model whose norms come before its blocks. Its stream is small there, so that
+// what FP8 rounds away is much of it, and all later layers see that: docs/measurements.md.
+func (l *lowering) isEarly(key string) bool {
+	for i := range min(2, len(l.m.Layers)/8) {
+		switch key {
+		case calibration.AttentionQKV(i), calibration.AttentionOut(i), calibration.MLPUp(i), calibration.MLPDown(i):
+			return l.m.Layers[i].AttentionNorms.Before != nil
+		}
+	}
+	return false
 }
 
 // mlp is Down(act(Up(x))), or Down(act(Gate(x)) * Up(x)).

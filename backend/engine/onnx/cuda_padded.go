@@ -28,9 +28,9 @@ func (c *cudaOperators) column(name string) string {
 }
 
 // unpad takes the rows of tokens out of [filled, longest, width].
-func (c *cudaOperators) unpad(x string, width int) rows {
+func (c *cudaOperators) unpad(x string, width int, dtype ort.DataType) rows {
 	g := c.l.g
-	y := g.rows(tokens, width)
+	y := g.typedRows(dtype, tokens, width)
 	flat := c.reshape(x, -1, width)
 	g.add("", "Gather", []string{flat, g.input(unpaddedRows, ort.Int32, tokens)}, []string{y.name}, attr{"axis", int64(0)})
 	return y
@@ -39,17 +39,23 @@ func (c *cudaOperators) unpad(x string, width int) rows {
 // products is attention written out, with softmax in float32. Query heads that share a key head are one long query.
 func (c *cudaOperators) products(h heads, a *arch.Attention) (rows, error) {
 	g := c.l.g
+	dtype := g.dtype
+	if a.HeadDim%8 != 0 {
+		// No model of size has such heads, for which kernels in 16 bit lose more than for others.
+		dtype = ort.Float32
+		h = heads{g.cast(h.q, dtype), g.cast(h.k, dtype), g.cast(h.v, dtype)}
+	}
 	group := a.Heads / a.KVHeads
 	transpose := func(x string, perm ...int64) string { return g.op("", "Transpose", []string{x}, attr{"perm", perm}) }
-	q := g.same("", "Mul", h.q, []string{c.l.b.scalar(a.Scale)})
+	q := g.same("", "Mul", h.q, []string{c.l.b.typedScalar(dtype, a.Scale)})
 	query := c.reshape(transpose(c.reshape(c.pad(q), 0, 0, a.KVHeads, group, a.HeadDim), 0, 2, 3, 1, 4), 0, a.KVHeads, -1, a.HeadDim)
 	key := transpose(c.reshape(c.pad(h.k), 0, 0, a.KVHeads, a.HeadDim), 0, 2, 3, 1)
 	value := transpose(c.reshape(c.pad(h.v), 0, 0, a.KVHeads, a.HeadDim), 0, 2, 1, 3)
 
 	scores := c.reshape(g.op("", "MatMul", []string{query, key}), 0, a.Heads, -1, 0)
-	scores = c.convert(scores, g.dtype, ort.Float32)
+	scores = c.convert(scores, dtype, ort.Float32)
 	if a.Disentangled != nil {
-		said, err := c.places(query, transpose(key, 0, 1, 3, 2), a)
+		said, err := c.places(query, transpose(key, 0, 1, 3, 2), a, dtype)
 		if err != nil {
 			return h.q, err
 		}
@@ -64,9 +70,9 @@ func (c *cudaOperators) products(h heads, a *arch.Attention) (rows, error) {
 		return h.q, err
 	}
 	weights := g.op("", "Softmax", []string{g.op("", "Add", []string{scores, bias})}, attr{"axis", int64(-1)})
-	weights = c.reshape(c.convert(weights, ort.Float32, g.dtype), 0, a.KVHeads, -1, 0)
+	weights = c.reshape(c.convert(weights, ort.Float32, dtype), 0, a.KVHeads, -1, 0)
 	y := c.reshape(g.op("", "MatMul", []string{weights, value}), 0, a.KVHeads, group, -1, a.HeadDim)
-	return c.unpad(transpose(y, 0, 3, 1, 2, 4), a.Heads*a.HeadDim), nil
+	return g.cast(c.unpad(transpose(y, 0, 3, 1, 2, 4), a.Heads*a.HeadDim, dtype), g.dtype), nil
 }
 
 func (c *cudaOperators) convert(x string, from, to ort.DataType) string {
@@ -128,7 +134,7 @@ func (c *cudaOperators) scoreBias(a *arch.Attention) (string, error) {
 
 // places is what distances say to queries and to keys (disentangled attention), float32 [filled, heads, longest, longest]. query, scaled,
 // and key: [filled, heads, longest, head_dim].
-func (c *cudaOperators) places(query, key string, a *arch.Attention) (string, error) {
+func (c *cudaOperators) places(query, key string, a *arch.Attention, dtype ort.DataType) (string, error) {
 	g, b, d := c.l.g, c.l.b, a.Disentangled
 	tables, err := c.l.placeTables(a)
 	if err != nil {
@@ -152,7 +158,7 @@ func (c *cudaOperators) places(query, key string, a *arch.Attention) (string, er
 			continue
 		}
 		name := fmt.Sprintf("places of %s by %s %g, turned", d.Name(), side.by.Weight.Name, side.scale)
-		turned, err := b.make(name, g.dtype, []int{a.Heads, a.HeadDim, count}, func(dst []float32) ([]float32, error) {
+		turned, err := b.make(name, dtype, []int{a.Heads, a.HeadDim, count}, func(dst []float32) ([]float32, error) {
 			for column := range a.Heads * a.HeadDim {
 				for r := range count {
 					dst = append(dst, side.scale*side.table[r*a.Heads*a.HeadDim+column])
@@ -164,7 +170,7 @@ func (c *cudaOperators) places(query, key string, a *arch.Attention) (string, er
 			return "", err
 		}
 		// Of each query (or key) its numbers for all rows; the one that a pair wants lies at position * rows + row.
-		said := c.reshape(c.convert(g.op("", "MatMul", []string{side.x, turned}), g.dtype, ort.Float32), 0, a.Heads, -1)
+		said := c.reshape(c.convert(g.op("", "MatMul", []string{side.x, turned}), dtype, ort.Float32), 0, a.Heads, -1)
 		index := c.shared(fmt.Sprint("place index ", i, " ", count, " ", row), func() string {
 			position := g.op("", "Mul", []string{c.reshape(g.input(padPositions, ort.Int32, longest), side.shape...), b.indices([]int32{int32(count)})})
 			return g.op("", "Add", []string{position, row})
@@ -219,7 +225,7 @@ func (c *cudaOperators) multi(h heads, a *arch.Attention) (rows, error) {
 	}
 	y := g.op(domainOfMicrosoft, "MultiHeadAttention", []string{c.pad(h.q), repeated(h.k), repeated(h.v), "", "", bias},
 		attr{"num_heads", int64(a.Heads)}, attr{"scale", a.Scale})
-	return c.unpad(y, a.Heads*a.HeadDim), nil
+	return c.unpad(y, a.Heads*a.HeadDim, g.dtype), nil
 }
 
 // grouped is GroupQueryAttention as for a prompt: nothing comes before it.
@@ -231,5 +237,5 @@ func (c *cudaOperators) grouped(h heads, a *arch.Attention) rows {
 	// The operator wants its other outputs, the keys and values, to be there.
 	n := &g.nodes[len(g.nodes)-1]
 	n.outputs = append(n.outputs, n.outputs[0]+"_key", n.outputs[0]+"_value")
-	return c.unpad(y, a.Heads*a.HeadDim)
+	return c.unpad(y, a.Heads*a.HeadDim, g.dtype)
 }

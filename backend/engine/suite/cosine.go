@@ -36,13 +36,18 @@ func VerifyCosine(e engine.Engine, c *Case, least float64) (string, error) {
 	text := fmt.Sprintf("cosine %s %s %.7f", c.Name, precision, got)
 	if precision == "bfloat16" && c.BFloat16Cosine != 0 {
 		text += fmt.Sprintf(", transformers' own %.7f", c.BFloat16Cosine)
-		least = max(least, c.BFloat16Cosine)
+		least = 1 - mostOfTheirDistance*(1-c.BFloat16Cosine)
 	}
 	if !(got >= least) {
 		return text, fmt.Errorf("%s: it must be %.7f or more", text, least)
 	}
 	return text, nil
 }
+
+// mostOfTheirDistance bounds an engine's distance to the truth in bfloat16, 1 - cosine, by transformers' own on the same case. Both are a
+// draw of rounding errors: an engine that rounds as well is often a little further off or nearer. How ours compare over all cases stands in
+// docs/measurements.md.
+const mostOfTheirDistance = 2
 
 // cosine of two vectors of one length; 1 where the truth is zeros.
 func cosine(got []float32, want []float64) float64 {
