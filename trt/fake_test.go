@@ -72,7 +72,7 @@ func newFake(t testing.TB, n int) *fake {
 		t: t, model: c.Model, set: c.Weights, calls: make(map[call]int), launches: make(map[launched]int), graphs: make(map[launched]int),
 		programs: make(map[*fakeProgram]bool), used: make([]uint64, n), peak: make([]uint64, n),
 		layout: layout{planes: planesOf(c.Model), outputs: engine.Pooled | engine.TokenVectors, pooled: 5, token: 3,
-			vocab: c.Model.VocabSize, position: c.Model.Embeddings.PositionOffset},
+			precision: "float16", vocab: c.Model.VocabSize, position: c.Model.Embeddings.PositionOffset},
 	}
 	f.model.MaxLength = 40
 	for i := range n {

@@ -106,7 +106,7 @@ func (l *lowering) lower() error {
 	if l.m.FinalNorm != nil {
 		hidden = l.normalise(&s, l.m.FinalNorm, false)
 	} else {
-		hidden = l.g.cast(l.settle(&s), nvinfer.Float32)
+		hidden = l.total(&s)
 	}
 	l.head(hidden)
 	return l.g.err

@@ -14,7 +14,8 @@ import (
 type probe struct {
 	layout layout
 	shapes *shapes
-	warn   func(shape)
+	warn   func(shape, float64)
+	least  float64           // cosine of two rows of one sequence
 	met    map[int][]probed  // by a sequence's length, until most have been heard
 	want   map[int][]float32 // by a sequence's length: what most shapes say
 }
@@ -25,18 +26,18 @@ type probed struct {
 	row   []float32
 }
 
-func newProbe(l layout, s *shapes, warn func(shape)) *probe {
-	return &probe{layout: l, shapes: s, warn: warn, met: make(map[int][]probed), want: make(map[int][]float32)}
+func newProbe(l layout, s *shapes, warn func(shape, float64)) *probe {
+	return &probe{layout: l, shapes: s, warn: warn, least: leastAgreement[l.precision], met: make(map[int][]probed), want: make(map[int][]float32)}
 }
 
 // Rows are compared up to so many columns: a wrong kernel does not spare the first ones.
 const mostCompared = 1024
 
-// leastAgreement is the cosine below which two rows are not of one sequence: rounding makes them differ by much less, in any precision.
-const leastAgreement = 0.98
+// leastAgreement is the cosine below which two rows are not of one sequence, by precision: rounding alone makes them differ by less.
+var leastAgreement = map[string]float64{"float32": 0.9999, "float16": 0.9995, "bfloat16": 0.99, "float8": 0.98}
 
-// agree reports that rows differ by rounding alone. What is not finite says nothing here.
-func agree(a, b []float32) bool {
+// agreement is the cosine of two rows; 1 where one says nothing, for it is not finite.
+func (p *probe) agreement(a, b []float32) float64 {
 	var dot, aa, bb, most, off float64
 	for i := range a {
 		x, y := float64(a[i]), float64(b[i])
@@ -44,14 +45,14 @@ func agree(a, b []float32) bool {
 		most, off = max(most, math.Abs(x), math.Abs(y)), max(off, math.Abs(x-y))
 	}
 	switch {
-	case math.IsNaN(aa+bb) || math.IsInf(aa+bb, 0):
-		return true
-	case len(a) < 8: // logits: a cosine of so few numbers tells little
-		return off <= 0.1+0.1*most
+	case math.IsNaN(aa+bb) || math.IsInf(aa+bb, 0), aa == 0 && bb == 0:
+		return 1
+	case len(a) < 8 && off <= 0.1+0.1*most: // logits: the direction of so few numbers tells little
+		return 1
 	case aa == 0 || bb == 0:
-		return aa == bb
+		return 0
 	}
-	return dot/math.Sqrt(aa*bb) >= leastAgreement
+	return dot / math.Sqrt(aa*bb)
 }
 
 // lengths are those of the sequences in a launch of x: the shortest step, that all shapes hold, the step before x's, and x's own.
@@ -60,41 +61,35 @@ func (p *probe) lengths(x shape) []int {
 	return slices.Compact([]int{short, before, x.l})
 }
 
-// run launches shape i with known sequences and refuses it where one has not the numbers that it has elsewhere.
+// run launches shape i with known sequences, each in each place, and refuses it where one has not the numbers that it has elsewhere.
 func (p *probe) run(w *worker, i int) error {
 	x := p.shapes.all[i]
 	lengths := p.lengths(x)
-	launches := [][]int{lengths}
-	if x.n < len(lengths) {
-		launches = launches[:0]
-		for _, length := range lengths {
-			launches = append(launches, []int{length})
-		}
-	}
-	for _, lengths := range launches {
-		if err := p.launch(w, x, i, lengths); err != nil {
+	for turn := range lengths {
+		of := func(s int) int { return lengths[(s+turn)%len(lengths)] }
+		if err := p.launch(w, x, i, of); err != nil {
 			return err
 		}
 		for s := range x.n {
-			if !p.hear(i, lengths[s%len(lengths)], p.row(w, x, s, lengths[s%len(lengths)])) {
-				return p.refuse(i)
+			if c := p.hear(i, of(s), p.row(w, x, s, of(s))); c < p.least {
+				return p.refuse(i, c)
 			}
 		}
 	}
 	return nil
 }
 
-// hear compares a row with what is known of its length, in that shape or in all.
-func (p *probe) hear(i, length int, row []float32) bool {
+// hear returns how a row agrees with what is known of its length: in all shapes, or in that one.
+func (p *probe) hear(i, length int, row []float32) float64 {
 	if want, ok := p.want[length]; ok {
-		return agree(row, want)
+		return p.agreement(row, want)
 	}
 	met := p.met[length]
 	if n := len(met); n > 0 && met[n-1].shape == i {
-		return agree(row, met[n-1].row)
+		return p.agreement(row, met[n-1].row)
 	}
 	p.met[length] = append(met, probed{i, slices.Clone(row)})
-	return true
+	return 1
 }
 
 // settle refuses the shapes that disagree with most of the others; what these say is wanted from now on. Of two that disagree the one of
@@ -107,7 +102,7 @@ func (p *probe) settle() error {
 		for _, q := range met {
 			n := 0
 			for _, other := range met {
-				if agree(q.row, other.row) {
+				if p.agreement(q.row, other.row) >= p.least {
 					n++
 				}
 			}
@@ -116,8 +111,8 @@ func (p *probe) settle() error {
 			}
 		}
 		for _, q := range met {
-			if !agree(q.row, best) {
-				if err := p.refuse(q.shape); err != nil {
+			if c := p.agreement(q.row, best); c < p.least {
+				if err := p.refuse(q.shape, c); err != nil {
 					return err
 				}
 			}
@@ -130,14 +125,14 @@ func (p *probe) settle() error {
 	return nil
 }
 
-// launch fills shape i with sequences of lengths, in turns.
-func (p *probe) launch(w *worker, x shape, i int, lengths []int) error {
+// launch fills shape i, which is x, with sequences, lengths of which are given by their number.
+func (p *probe) launch(w *worker, x shape, i int, lengths func(sequence int) int) error {
 	planes := p.layout.planes
 	tokens, sequences := w.tokens.ints()[:planes.tokens*x.cells()], w.sequences.ints()[:planes.sequences*x.n]
 	clear(tokens)
 	clear(sequences)
 	for s := range x.n {
-		length := lengths[s%len(lengths)]
+		length := lengths(s)
 		sequences[s] = int32(length)
 		for t := range length {
 			tokens[s*x.l+t] = int32((3 + 7*t) % p.layout.vocab)
@@ -175,9 +170,9 @@ func (p *probe) row(w *worker, x shape, s, length int) []float32 {
 }
 
 // refuse takes shape i out of use, on all workers of the replica.
-func (p *probe) refuse(i int) error {
+func (p *probe) refuse(i int, agreement float64) error {
 	x := p.shapes.all[i]
-	p.warn(x)
+	p.warn(x, agreement)
 	if !p.shapes.refuse(i) {
 		return status.Errorf(status.Start, "no shape for sequences of %d tokens computes what others do", p.shapes.steps[len(p.shapes.steps)-1])
 	}
@@ -185,7 +180,7 @@ func (p *probe) refuse(i int) error {
 }
 
 // otherNumbers is the warning of a shape that is refused.
-func (r *replica) otherNumbers(x shape) string {
-	return fmt.Sprintf("%s: TensorRT computes other numbers for %d sequences of %d tokens than it does elsewhere: that shape is not used",
-		r.name(), x.n, x.l)
+func (r *replica) otherNumbers(x shape, agreement float64) string {
+	return fmt.Sprintf("%s: TensorRT computes other numbers for %d sequences of %d tokens than it does elsewhere (cosine %.6f): that shape is not used",
+		r.name(), x.n, x.l, agreement)
 }

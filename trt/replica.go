@@ -20,6 +20,7 @@ type layout struct {
 	planes        planes
 	outputs       engine.Outputs
 	pooled, token int // columns
+	precision     string
 	vocab         int // ids are below it
 	position      int // of a sequence's first token
 }
@@ -284,7 +285,7 @@ var making sync.Mutex
 // warmUp launches every shape on every worker, which makes its kernels and captures its graph, measures each on the first, and takes those
 // out of use that compute other numbers than the rest. Workers share the kernels, so that those after the first take little time.
 func (r *replica) warmUp(ctx context.Context, l layout, to listener) error {
-	p := newProbe(l, r.shapes, func(x shape) { to.warn(r.otherNumbers(x)) })
+	p := newProbe(l, r.shapes, func(x shape, agreement float64) { to.warn(r.otherNumbers(x, agreement)) })
 	for k, w := range r.workers {
 		rounds := 1
 		if k == 0 {

@@ -344,7 +344,10 @@ func (b *builder) plan(ctx context.Context) (*found, error) {
 
 func (b *builder) layout(p *plan) layout {
 	m := b.design.model
-	return layout{planes: planesOf(m), outputs: p.outputs, pooled: p.pooled, token: p.token, vocab: m.VocabSize, position: m.Embeddings.PositionOffset}
+	return layout{
+		planes: planesOf(m), outputs: p.outputs, pooled: p.pooled, token: p.token,
+		precision: b.design.precision, vocab: m.VocabSize, position: m.Embeddings.PositionOffset,
+	}
 }
 
 // description is what a cached plan's lowering decided, as JSON before the plan.
