@@ -131,6 +131,11 @@ func TestGPUAloneEqualsBatched(t *testing.T) {
 			dot, aa, bb = dot+float64(x)*y, aa+float64(x)*float64(x), bb+y*y
 		}
 		least = min(least, dot/math.Sqrt(aa*bb))
+		if dot/math.Sqrt(aa*bb) < 0.99999 { // which of them is wrong, and what is it beside?
+			bounds := suite.Bounds{MinCosine: 0.99999, MaxError: 1}
+			t.Logf("text %d of %d tokens: cosine %.7f; alone against the truth: %v; batched: %v", i, len(q.IDs), dot/math.Sqrt(aa*bb),
+				bounds.Compare(alone[0].Pooled, q.Pooled), bounds.Compare(batched[i].Pooled, q.Pooled))
+		}
 	}
 	t.Logf("cosine alone against batched: %.8f", least)
 	require.GreaterOrEqual(t, least, 0.99999)
