@@ -13,6 +13,7 @@ use crate::args::Args;
 use crate::failure::Failure;
 use crate::grpc;
 use crate::labels::Labels;
+use crate::lifecycle::progress;
 use crate::metrics::Metrics;
 use crate::scheduler::{self, Budget, Cost, Lane, Scheduler, Spill};
 use crate::tokenizer::{EncodeOptions, Tokenizer, TruncationDirection};
@@ -113,6 +114,7 @@ impl App {
         // No batch of this server is larger than its budget, or than the one longest input.
         let tokens = budget.tokens.max(longest);
         tracing::info!("warming up with {tokens} tokens");
+        progress::note("warming up");
         let cost = warm_up(&model, tokens, budget)?;
 
         let name = |key: &str| model_json[key].as_str().unwrap_or_default();

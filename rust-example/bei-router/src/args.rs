@@ -5,6 +5,8 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Parser, ValueEnum};
 use serde_json::{Map, Value, json};
 
+use crate::serving::ServingArgs;
+
 const AFTER_HELP: &str = "\
 Examples:
   A model of the hub, and a first request:
@@ -197,6 +199,10 @@ pub struct Args {
     /// Writes logs as JSON.
     #[arg(long, env, help_heading = "Observability")]
     pub json_output: bool,
+
+    /// Start, end, logs and traces.
+    #[command(flatten)]
+    pub serving: ServingArgs,
 }
 
 /// The values of `--pooling`.

@@ -112,10 +112,14 @@ impl From<Error> for Failure {
     }
 }
 
+/// The message of a reply that is a failure, for the log.
+#[derive(Clone, Debug)]
+pub struct Told(pub String);
+
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let body = json!({"error": self.message, "error_type": self.error_type});
-        respond(self.status, self.retry_after, body)
+        respond(self.status, self.retry_after, body, self.message)
     }
 }
 
@@ -133,12 +137,13 @@ impl IntoResponse for OpenAiFailure {
     fn into_response(self) -> Response {
         let Failure { status, error_type, message, retry_after, .. } = self.0;
         let body = json!({"message": message, "code": status.as_u16(), "type": error_type});
-        respond(status, retry_after, body)
+        respond(status, retry_after, body, message)
     }
 }
 
-fn respond(status: StatusCode, retry_after: Option<u64>, body: Value) -> Response {
+fn respond(status: StatusCode, retry_after: Option<u64>, body: Value, message: String) -> Response {
     let mut response = (status, Json(body)).into_response();
+    response.extensions_mut().insert(Told(message));
     if let Some(seconds) = retry_after {
         response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }

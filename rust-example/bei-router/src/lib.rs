@@ -2,7 +2,10 @@
 //! text-embeddings-inference.
 //!
 //! A request goes through: body ([`mod@inputs`]), admission, tokenizing (by the library, on blocking threads), the scheduler
-//! (batches under a token budget, formed only when the library has a free slot), and back to its handler, which cuts and normalises. [`App`] holds what the routes share; [`serve`] runs them until told to stop.
+//! (batches under a token budget, formed only when the library has a free slot), and back to its handler, which cuts and
+//! normalises. Before all that stands the front, which has the listener from the first second on: ids, spans, health, and 503
+//! while the model is not open. [`App`] holds what the routes share; [`run`] is the program's life, [`serve`] a server's in
+//! another program.
 #![deny(unsafe_code, clippy::unwrap_used, clippy::expect_used)]
 
 mod access;
@@ -15,20 +18,27 @@ mod capacity;
 mod code_points;
 mod compute;
 mod encode;
+mod exit;
 mod failure;
 mod finish;
+mod front;
 mod grpc;
 mod inference;
 pub mod inputs;
 mod labels;
+mod lifecycle;
 pub mod logging;
 mod metrics;
+mod program;
 mod reply;
+mod request_id;
 mod routes;
 mod scheduler;
 mod server;
+mod serving;
 #[allow(unsafe_code)]
 mod signals;
+mod spans;
 mod timing;
 mod tokenizer;
 mod warmup;
@@ -36,6 +46,9 @@ mod work;
 
 pub use app::{App, StartError};
 pub use args::Args;
+pub use exit::{Exit, exit_code};
+pub use program::run;
 pub use scheduler::End;
 pub use server::serve;
+pub use serving::ServingArgs;
 pub use signals::stop_signal;

@@ -1,79 +1,135 @@
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::get;
 use axum::serve::ListenerExt;
+use axum::{Json, Router, ServiceExt};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use crate::app::App;
-use crate::routes::routes;
+use crate::front::Front;
+use crate::lifecycle::{Lifecycle, NotReady};
+use crate::routes::{routes, status};
 use crate::scheduler::End;
+use crate::serving::Ending;
 
-/// Longest time from the order to stop until what is under way is given up, and then until the model is closed. The sum is
-/// less than the half minute that Kubernetes and others leave between SIGTERM and SIGKILL.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longest time that the closing of the model may take after the last answer. With the default of --shutdown-timeout-ms the sum is less
+/// than the half minute that Kubernetes and others leave between SIGTERM and SIGKILL.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Serves until `stop` is ready, or until no engine has worked for the limit of the flags. Then it accepts no more, answers what is under
-/// way, and closes the model.
+/// An open listener and what answers on it, from before the model is open.
+pub struct Server {
+    lifecycle: Arc<Lifecycle>,
+    task: JoinHandle<io::Result<()>>,
+    close: oneshot::Sender<()>,
+}
+
+impl Server {
+    /// Answers requests from now on: with 503, until [`Server::run`] has the model.
+    pub fn listen(listener: TcpListener, lifecycle: Arc<Lifecycle>, access_log: bool) -> Server {
+        let (close, closed) = oneshot::channel();
+        // Replies are small: waiting to fill a packet would only delay them.
+        let listener = listener.tap_io(|connection| {
+            if let Err(error) = connection.set_nodelay(true) {
+                tracing::debug!("TCP_NODELAY: {error}");
+            }
+        });
+        let front = Front::new(lifecycle.clone(), access_log);
+        let server = axum::serve(listener, front.into_make_service()).with_graceful_shutdown(async move {
+            // An error says that the start failed, which ends the server too.
+            let _ = closed.await;
+        });
+        Server { lifecycle, task: tokio::spawn(server.into_future()), close }
+    }
+
+    /// The model works: its routes answer from now on.
+    pub fn ready(&self, app: &Arc<App>) {
+        self.lifecycle.ready(app.clone(), routes(app.clone()));
+    }
+
+    /// Serves the model until `stop` is ready, or until no engine has worked for the limit of the flags. Then the server is not
+    /// ready any more, after a delay accepts no more, answers what is under way, and closes the model.
+    pub async fn run(self, app: Arc<App>, ending: Ending, stop: impl Future<Output = ()>) -> io::Result<End> {
+        let Server { lifecycle, mut task, close } = self;
+        let watched = app.clone();
+        // It watches during the drain, too.
+        let mut watchdog = tokio::spawn(async move { watched.scheduler.watch().await });
+        let end = tokio::select! {
+            () = stop => Ok(End::Stopped),
+            // An error says that the watchdog panicked, which its log line tells.
+            end = &mut watchdog => Ok(end.unwrap_or(End::Hung)),
+            ended = &mut task => Err(io::Error::other(format!("the listener ended: {ended:?}"))),
+        };
+        lifecycle.stop();
+        let ended = match end {
+            Ok(end) => {
+                if end == End::Stopped {
+                    tokio::time::sleep(ending.delay).await;
+                } else {
+                    tracing::error!("no engine works any more; ending");
+                    app.scheduler.abandon();
+                }
+                drained(close, &mut task, &app, ending.timeout).await.map(|()| end)
+            }
+            Err(error) => Err(error),
+        };
+        watchdog.abort();
+        let models: Vec<_> =
+            [Some(app.model.clone()), app.spill_model.clone()].into_iter().flatten().collect();
+        for model in models {
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || model.shutdown(CLOSE_TIMEOUT)).await {
+                tracing::warn!("closing the model: {error}");
+            }
+        }
+        ended
+    }
+}
+
+/// Closes the listener and waits for the answers under way and the batches that are left, up to a limit.
+async fn drained(
+    close: oneshot::Sender<()>,
+    server: &mut JoinHandle<io::Result<()>>,
+    app: &App,
+    limit: Duration,
+) -> io::Result<()> {
+    app.stopping.send_replace(true);
+    let _ = close.send(()); // an error says that the server has ended
+    let drain = async {
+        server.await.map_err(io::Error::other)??;
+        app.scheduler.drain().await;
+        Ok(())
+    };
+    tokio::time::timeout(limit, drain).await.unwrap_or_else(|_| {
+        tracing::warn!("requests are still under way after {limit:?}; giving them up");
+        app.scheduler.abandon();
+        Ok(())
+    })
+}
+
+/// Serves an open model until `stop` is ready, as [`Server::run`] does.
 pub async fn serve(
     app: Arc<App>,
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<End> {
-    let (stopping, stopped) = tokio::sync::oneshot::channel();
-    let end = Arc::new(OnceLock::new());
-    let (ended, watched) = (end.clone(), app.clone());
-    let watchdog = tokio::spawn(async move { watched.scheduler.watch().await });
-    let abort = watchdog.abort_handle();
-    let gone = app.clone();
-    let stop = async move {
-        let end = tokio::select! {
-            () = stop => End::Stopped,
-            // An error says that the watchdog panicked, which its log line tells.
-            end = watchdog => end.unwrap_or(End::Hung),
-        };
-        if end != End::Stopped {
-            tracing::error!("no engine works any more; ending");
-            gone.scheduler.abandon();
-        }
-        let _ = ended.set(end);
-        gone.stopping.send_replace(true);
-        let _ = stopping.send(());
-    };
-    // Replies are small: waiting to fill a packet would only delay them.
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!("TCP_NODELAY: {error}");
-        }
-    });
-    let server = axum::serve(listener, routes(app.clone())).with_graceful_shutdown(stop);
-    let too_slow = async {
-        // An error says that the server ended without being told to.
-        let _ = stopped.await;
-        tokio::time::sleep(DRAIN_TIMEOUT).await;
-    };
-    let served = tokio::select! {
-        served = drained(server, &app) => served,
-        () = too_slow => {
-            tracing::warn!("requests are still under way after {DRAIN_TIMEOUT:?}; giving them up");
-            app.scheduler.abandon();
-            Ok(())
-        }
-    };
-    abort.abort();
-    let models: Vec<_> = [Some(app.model.clone()), app.spill_model.clone()].into_iter().flatten().collect();
-    for model in models {
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || model.shutdown(CLOSE_TIMEOUT)).await {
-            tracing::warn!("closing the model: {error}");
-        }
-    }
-    served.map(|()| end.get().copied().unwrap_or(End::Stopped))
+    let server = Server::listen(listener, Lifecycle::new(), false);
+    server.ready(&app);
+    server.run(app, Ending::default(), stop).await
 }
 
-/// Runs the server to its end, then the batches that are left.
-async fn drained(server: impl IntoFuture<Output = io::Result<()>>, app: &App) -> io::Result<()> {
-    server.into_future().await?;
-    app.scheduler.drain().await;
-    Ok(())
+/// Answers GET /metrics on a listener of its own, to the process' end.
+pub async fn serve_metrics(listener: TcpListener, lifecycle: Arc<Lifecycle>) -> io::Result<()> {
+    let metrics = async move |State(lifecycle): State<Arc<Lifecycle>>| match lifecycle.app() {
+        Some(app) => status::metrics(State(app.clone())).await.into_response(),
+        None => {
+            (StatusCode::SERVICE_UNAVAILABLE, Json(lifecycle.refusal(NotReady::Starting))).into_response()
+        }
+    };
+    axum::serve(listener, Router::new().route("/metrics", get(metrics)).with_state(lifecycle)).await
 }

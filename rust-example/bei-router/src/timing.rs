@@ -2,6 +2,8 @@ use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::spans;
+
 /// What a request cost; told in the headers of its reply.
 #[derive(Clone, Debug)]
 pub struct Timing {
@@ -18,6 +20,9 @@ pub struct Timing {
 impl Timing {
     /// The family's headers; times in milliseconds.
     pub fn headers(&self, compute_type: &HeaderValue) -> HeaderMap {
+        if spans::on() {
+            spans::record(self);
+        }
         let milliseconds = |duration: Duration| HeaderValue::from(duration.as_millis() as u64);
         let total = milliseconds(self.start.elapsed());
         let mut headers = HeaderMap::with_capacity(12);

@@ -1,6 +1,8 @@
 //! A server in this process, on a port of its own, and short ways to ask it.
 #![allow(dead_code)] // each test file uses a part
 
+pub mod child;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
