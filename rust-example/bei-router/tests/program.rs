@@ -116,7 +116,7 @@ fn variables_that_cannot_be_used_are_refused() {
         let flags = mock_flags(json!({}), &["--hostname", "127.0.0.1"]);
         let output = program().args(flags).env(name, value).output().unwrap();
         let log = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{name}: {log}");
+        assert_eq!(output.status.code(), Some(2), "{name}: {log}");
         assert!(log.contains(part), "{name}: {log}");
     }
 }
