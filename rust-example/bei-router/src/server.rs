@@ -67,6 +67,7 @@ impl Server {
             ended = &mut task => Err(io::Error::other(format!("the listener ended: {ended:?}"))),
         };
         lifecycle.stop();
+        app.stopping.send_replace(true); // gRPC's health
         let ended = match end {
             Ok(end) => {
                 if end == End::Stopped {
@@ -98,7 +99,6 @@ async fn drained(
     app: &App,
     limit: Duration,
 ) -> io::Result<()> {
-    app.stopping.send_replace(true);
     let _ = close.send(()); // an error says that the server has ended
     let drain = async {
         server.await.map_err(io::Error::other)??;
@@ -118,9 +118,9 @@ pub async fn serve(
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<End> {
-    let server = Server::listen(listener, Lifecycle::new(), false);
-    server.ready(&app);
-    server.run(app, Ending::default(), stop).await
+    let lifecycle = Lifecycle::new();
+    lifecycle.ready(app.clone(), routes(app.clone())); // before the first connection is accepted
+    Server::listen(listener, lifecycle, false).run(app, Ending::default(), stop).await
 }
 
 /// Answers GET /metrics on a listener of its own, to the process' end.

@@ -155,6 +155,9 @@ async fn it_is_taken_out_before_it_stops_to_listen() {
     let start = Instant::now();
     signal(&child, "TERM");
     wait_for(&mut log, "SIGTERM");
+    while get(&server, "/health").await.0 == 200 {
+        assert!(start.elapsed() < Duration::from_millis(1000), "still ready");
+    }
     for path in ["/health", "/health/ready"] {
         let (status, body) = get(&server, path).await;
         assert_eq!(
