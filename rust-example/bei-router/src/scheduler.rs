@@ -52,6 +52,9 @@ const MARGIN: f64 = 1.15;
 /// How often a request that waits for its turn asks whether there is room.
 const ADMISSION_PERIOD: Duration = Duration::from_millis(2);
 
+/// Inputs that go to the queue under one lock.
+const PUSHED_AT_ONCE: usize = 512;
+
 /// What the flags say.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -182,29 +185,35 @@ impl Scheduler {
         let lane = self.choose(total, now);
         let mut ticket = Ticket::new(lane.clone(), collector.clone(), n);
 
-        let mut state = lane.lock();
-        if state.closed {
-            return Err(shutting_down());
-        }
-        let refused = self.refuse(lane, &state, now, total, context);
+        let refused = {
+            let state = lane.lock();
+            self.refuse(lane, &state, now, total, context)
+        };
         // What waited for its turn waits on.
         if let Some((cause, failure)) = refused.filter(|(cause, _)| !(context.waits && *cause == "wait")) {
-            drop(state);
             return Err(self.shed(cause, n, failure));
         }
-        let token = state.cost.token(lane.budget.tokens);
-        let (mut tokens, mut hits) = (0, 0);
-        for (index, (work, hash)) in works.into_iter().enumerate() {
-            tokens += work.length();
-            let key = key(arrival, context.priority, tokens as f64 * token);
-            let (collector, permit) = (collector.clone(), permits.split());
-            let subscriber = Subscriber { collector, index, queued: now, deadline: context.deadline, permit };
-            let (id, joined) = state.queue.push(work, hash, key, subscriber);
-            ticket.ids.push(id);
-            hits += u64::from(joined);
+        let (mut works, mut index, mut tokens, mut hits) = (works.into_iter(), 0, 0, 0);
+        while works.len() > 0 {
+            // A request of very many inputs must not keep others from the queue until all of them are in.
+            let mut state = lane.lock();
+            if state.closed {
+                return Err(shutting_down());
+            }
+            let token = state.cost.token(lane.budget.tokens);
+            for (work, hash) in works.by_ref().take(PUSHED_AT_ONCE) {
+                tokens += work.length();
+                let key = key(arrival, context.priority, tokens as f64 * token);
+                let (collector, permit) = (collector.clone(), permits.split());
+                let subscriber =
+                    Subscriber { collector, index, queued: now, deadline: context.deadline, permit };
+                let (id, joined) = state.queue.push(work, hash, key, subscriber);
+                ticket.ids.push(id);
+                hits += u64::from(joined);
+                index += 1;
+            }
+            lane.notify(&state);
         }
-        lane.notify(&state);
-        drop(state);
         self.capacity.items.inc_by(n as u64);
         if hits > 0 {
             self.capacity.dedupe_hits.inc_by(hits);
