@@ -270,6 +270,7 @@ func (p *Pipeline) leave(c *call) {
 	}
 	if c.inRing {
 		p.unprepared.drop(c)
+		p.readyCond.Signal() // a slot may be waiting for items of this call
 	}
 	p.readyTokens -= c.readyTokens
 	c.readyTokens = 0
@@ -277,7 +278,6 @@ func (p *Pipeline) leave(c *call) {
 	delete(p.calls, c)
 	p.updateQueueGauges()
 	p.leftCond.Broadcast()
-	p.readyCond.Broadcast() // a slot may be waiting for items of this call
 }
 
 // settle ends the items that are not done with cause and sums up the call. The call has left.

@@ -259,7 +259,8 @@ func (p *Pipeline) callPrepare(c *call, i int, s *Sequence) (failure *status.Err
 
 // addReady queues prepared items of c for runs. The caller holds p.mu.
 func (p *Pipeline) addReady(c *call, items []int32) {
-	p.readyCond.Broadcast() // also when none is ready: a slot may be waiting for these
+	// Also when none is ready: a slot may be waiting for these. One slot: it calls the next, where it leaves something.
+	p.readyCond.Signal()
 	if c.left || len(items) == 0 {
 		return
 	}

@@ -65,6 +65,9 @@ func (r *runner) take() bool {
 		return false
 	}
 	r.picks = p.pickRun(r.picks[:0])
+	if p.readyTokens > 0 {
+		p.readyCond.Signal()
+	}
 	p.updateQueueGauges()
 	return true
 }
