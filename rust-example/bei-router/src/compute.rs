@@ -42,6 +42,11 @@ impl App {
             self.metrics.input(work.length());
         }
         let (ticket, reply) = self.scheduler.submit(works, admission, context)?;
+        if ticket.starts() {
+            // Requests that have come already, and wait for this thread, shall be in the same batch.
+            tokio::task::yield_now().await;
+            ticket.start();
+        }
         let reply = match context.deadline {
             None => reply.await,
             Some(deadline) => match timeout_at(deadline.into(), reply).await {

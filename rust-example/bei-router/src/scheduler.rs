@@ -162,7 +162,8 @@ impl Scheduler {
         Ok(Admission { permits })
     }
 
-    /// Puts a request's inputs into a queue, at least one.
+    /// Puts a request's inputs into a queue, at least one. They run when a slot comes free, or when [`Ticket::start`] says so where one
+    /// is free now.
     pub fn submit(
         &self,
         works: Vec<Work>,
@@ -212,7 +213,10 @@ impl Scheduler {
                 hits += u64::from(joined);
                 index += 1;
             }
-            lane.notify(&state);
+            match works.len() {
+                0 => ticket.starts = state.wants_thread(),
+                _ => lane.notify(&mut state),
+            }
         }
         self.capacity.items.inc_by(n as u64);
         if hits > 0 {

@@ -61,7 +61,10 @@ pub struct State {
     pub failures: u32,
     pub closed: bool,
     /// Threads that wait for a batch.
-    waiting: usize,
+    pub waiting: usize,
+    /// Whether one of them has been woken and has not come yet. It takes all that fits into a batch: waking others for what arrives
+    /// meanwhile would split it.
+    called: bool,
     /// Threads that run a batch, or hand out its answers.
     serving: usize,
 }
@@ -99,6 +102,11 @@ impl State {
         free + pause
     }
 
+    /// Whether there is a batch that a thread must be woken for: others come by themselves.
+    pub fn wants_thread(&self) -> bool {
+        self.waiting > 0 && !self.called && self.free > 0 && self.queue.len() > 0
+    }
+
     /// Whether nothing waits, and all else is answered, hung calls aside.
     pub fn is_idle(&self) -> bool {
         self.queue.len() == 0 && self.serving <= self.hung
@@ -127,6 +135,7 @@ impl Lane {
             failures: 0,
             closed: false,
             waiting: 0,
+            called: false,
             serving: 0,
         };
         Arc::new(Lane {
@@ -164,9 +173,10 @@ impl Lane {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes as many threads as can take a batch.
-    pub fn notify(&self, state: &State) {
-        if state.waiting > 0 && state.free > 0 && state.queue.len() > 0 {
+    /// Wakes a thread where there is a batch to take. It wakes the next one, where it leaves something.
+    pub fn notify(&self, state: &mut State) {
+        if state.wants_thread() {
+            state.called = true;
             self.ready.notify_one();
         }
     }
@@ -199,6 +209,7 @@ impl Lane {
                 None => self.ready.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
             state.waiting -= 1;
+            state.called = false;
         }
     }
 

@@ -119,7 +119,9 @@ where
 impl Scheduler {
     fn ask(&self, works: Vec<Work>, context: &Context) -> (Ticket, oneshot::Receiver<Reply>) {
         let admission = self.admit(works.len(), 0, context).unwrap();
-        self.submit(works, admission, context).unwrap()
+        let (ticket, reply) = self.submit(works, admission, context).unwrap();
+        ticket.start();
+        (ticket, reply)
     }
 }
 

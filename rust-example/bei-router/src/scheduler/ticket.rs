@@ -11,12 +11,24 @@ pub struct Ticket {
     lane: Arc<Lane>,
     collector: Arc<Collector>,
     pub(super) ids: SmallVec<[ItemId; 1]>,
+    /// Whether they wait for [`Ticket::start`].
+    pub(super) starts: bool,
     answered: bool,
 }
 
 impl Ticket {
     pub(super) fn new(lane: Arc<Lane>, collector: Arc<Collector>, n: usize) -> Ticket {
-        Ticket { lane, collector, ids: SmallVec::with_capacity(n), answered: false }
+        Ticket { lane, collector, ids: SmallVec::with_capacity(n), starts: false, answered: false }
+    }
+
+    /// Whether the inputs wait for [`Ticket::start`].
+    pub fn starts(&self) -> bool {
+        self.starts
+    }
+
+    /// Has the inputs run, with all that waits beside them.
+    pub fn start(&self) {
+        self.lane.notify(&mut self.lane.lock());
     }
 
     /// All inputs are answered: there is nothing to take back.

@@ -210,7 +210,7 @@ impl Worker {
             if healthy.is_some() {
                 waiting = state.queue.drain();
             }
-            self.lane.notify(&state);
+            self.lane.notify(&mut state);
         }
         if let Some(lane) = healthy {
             let mut state = lane.lock();
@@ -221,7 +221,7 @@ impl Worker {
             for removed in waiting {
                 state.queue.insert(removed);
             }
-            lane.notify(&state);
+            lane.notify(&mut state);
         }
         let failure = Failure::unhealthy(error.message.clone());
         for removed in moved.into_iter().chain(failed) {

@@ -55,6 +55,38 @@ async fn as_many_calls_are_out_as_there_are_slots() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn requests_join_a_batch_until_one_of_them_starts_it() {
+    let gate = Arc::new(Gate::default());
+    let held = gate.clone();
+    let scheduler = scheduler(2, limits(), move |works| {
+        held.pass(works);
+        fine(works)
+    });
+    // Threads that have not begun to wait would take what comes without being woken.
+    while scheduler.lanes[0].lock().waiting < 3 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let context = Context::default();
+    let submit = |id: u32| {
+        let admission = scheduler.admit(1, 0, &context).unwrap();
+        scheduler.submit(vec![work(&[id])], admission, &context).unwrap()
+    };
+    let all = [submit(1), submit(2), submit(3)];
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(all.iter().all(|(ticket, _)| ticket.starts()));
+    assert!(gate.calls().is_empty(), "a slot is free, and nobody has said that it shall start");
+    for (ticket, _) in &all {
+        ticket.start();
+    }
+    gate.wait(1);
+    gate.open();
+    for (id, (_ticket, reply)) in (1..).zip(all) {
+        assert_eq!(outcome(reply.await.unwrap()), [[id as f32]]);
+    }
+    assert_eq!(gate.calls(), [[[1], [2], [3]]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gone_clients_items_are_dropped_and_shared_ones_stay() {
     let gate = Arc::new(Gate::default());
     let held = gate.clone();

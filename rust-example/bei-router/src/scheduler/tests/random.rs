@@ -56,6 +56,9 @@ async fn client(scheduler: Arc<Scheduler>, case: Case) {
         drop(ticket);
         return;
     }
+    if ticket.starts() {
+        ticket.start();
+    }
     let reply = tokio::time::timeout(Duration::from_secs(20), reply).await.expect("an answer was lost");
     let bad = |id: u32| (7..=9).contains(&id);
     match reply.expect("a reply was dropped") {
