@@ -74,10 +74,10 @@ class Rotary(Bert):
 
 
 SPECS = (
-    Bert("bert-mean", hidden=60, heads=3, intermediate=72, eps=1e-5),
-    Bert("bert-cls-dense", hidden=32, heads=4, intermediate=40, act="gelu_new", pooling=("cls",), dense=(Dense(24),)),
+    Bert("bert-mean", dtype=torch.float32, hidden=60, heads=3, intermediate=72, eps=1e-5),
+    Bert("bert-cls-dense", dtype=torch.float32, hidden=32, heads=4, intermediate=40, act="gelu_new", pooling=("cls",), dense=(Dense(24),)),
     Bert("bert-sqrt", hidden=36, heads=2, intermediate=50, act="relu", eps=1e-2, pooling=("mean_sqrt_len_tokens",), normalize=False, prefix="bert.", gamma_beta=True),
-    Bert("bert-max-sharded", hidden=24, heads=3, intermediate=33, layers=3, pooling=("max",), normalize=False, shards=3, spans=True),
+    Bert("bert-max-sharded", dtype=torch.float32, hidden=24, heads=3, intermediate=33, layers=3, pooling=("max",), normalize=False, shards=3, spans=True),
     Bert("bert-weightedmean-f16", hidden=40, heads=5, intermediate=64, pooling=("weightedmean",), dtype=torch.float16, spans=True),
     Bert("bert-lasttoken-bf16", hidden=40, heads=2, intermediate=44, act="gelu_pytorch_tanh", pooling=("lasttoken",), dtype=torch.bfloat16, max_seq_length=None),
     Bert("bert-one-head", hidden=28, heads=1, intermediate=20, layers=1, act="silu", eps=1e-3),

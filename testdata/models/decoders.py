@@ -120,11 +120,11 @@ SPECS = (
     Llama("llama-lasttoken", hidden=40, heads=4, kv_heads=2, head_dim=None, intermediate=29, task=CAUSAL, prefix="model.", shards=3, dtype=torch.bfloat16, pooling=("lasttoken",), more={"attention_bias": True, "mlp_bias": True, "rope_scaling": LLAMA3, "rope_theta": 500}),
     Llama("llama-bidirectional", hidden=27, heads=3, kv_heads=3, head_dim=6, intermediate=35, act="gelu", dtype=torch.float16, more={"is_causal": False, "rope_parameters": {"rope_type": "linear", "rope_theta": 100.0, "factor": 3.0}}),
     # Its tokenizer ends texts with what pad_token_id calls padding: the token before is the last one that counts.
-    Llama("llama-classifier", hidden=24, heads=3, head_dim=10, intermediate=30, task=SEQUENCE, labels=("no", "maybe", "yes"), kind=IS_QWEN, more={"pad_token_id": 0, "rope_theta": 50.0}),
+    Llama("llama-classifier", dtype=torch.float32, hidden=24, heads=3, head_dim=10, intermediate=30, task=SEQUENCE, labels=("no", "maybe", "yes"), kind=IS_QWEN, more={"pad_token_id": 0, "rope_theta": 50.0}),
     Llama("llama-token-classifier", hidden=20, heads=2, intermediate=26, task="ForTokenClassification", labels=LABELS, dtype=torch.float16),
     Mistral("mistral-window", hidden=26, heads=4, kv_heads=2, head_dim=10, intermediate=31, pooling=("lasttoken",), normalize=False, dtype=torch.bfloat16, more={"sliding_window": 5, "rope_theta": 200}),
     Mistral("mistral-bidirectional-window", hidden=24, heads=2, head_dim=6, intermediate=28, dtype=torch.float16, more={"is_causal": False, "sliding_window": 3}),
-    Mistral("mistral-classifier", hidden=20, heads=2, head_dim=None, intermediate=22, task=SEQUENCE, labels=("LABEL_0",), more={"sliding_window": None, "pad_token_id": None, "rope_parameters": {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 10}}),
+    Mistral("mistral-classifier", dtype=torch.float32, hidden=20, heads=2, head_dim=None, intermediate=22, task=SEQUENCE, labels=("LABEL_0",), more={"sliding_window": None, "pad_token_id": None, "rope_parameters": {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 10}}),
     Mistral("mistral-token-classifier", hidden=20, heads=2, intermediate=26, task="ForTokenClassification", labels=LABELS, more={"sliding_window": 4, "token_classification_bias": False}),
     Qwen2("qwen2-window", hidden=24, heads=4, kv_heads=2, head_dim=None, intermediate=30, layers=3, pooling=("lasttoken",), dtype=torch.bfloat16, more={"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1, "rope_theta": 300}),
     # As gte-Qwen2 is.
@@ -133,7 +133,7 @@ SPECS = (
     Qwen2("qwen2-reranker", hidden=22, heads=2, kv_heads=2, head_dim=6, intermediate=26, task=SEQUENCE, labels=("LABEL_0",), dtype=torch.float16, more={"pad_token_id": 0, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
     Qwen2("qwen2-token-classifier", hidden=20, heads=2, intermediate=24, task="ForTokenClassification", labels=LABELS, dtype=torch.bfloat16),
     # As Qwen3-Embedding is: a language model's class, without its head and without its prefix.
-    Qwen3("qwen3-lasttoken", hidden=40, heads=6, kv_heads=2, head_dim=10, intermediate=52, task="Qwen3ForCausalLM", pooling=("lasttoken",), prompts={"query": "Where is: ", "document": ""}, more={"rope_theta": 5000, "rope_scaling": None, "sliding_window": None, "max_window_layers": 2, "tie_word_embeddings": True}),
+    Qwen3("qwen3-lasttoken", dtype=torch.float32, hidden=40, heads=6, kv_heads=2, head_dim=10, intermediate=52, task="Qwen3ForCausalLM", pooling=("lasttoken",), prompts={"query": "Where is: ", "document": ""}, more={"rope_theta": 5000, "rope_scaling": None, "sliding_window": None, "max_window_layers": 2, "tie_word_embeddings": True}),
     Qwen3("qwen3-bidirectional", hidden=36, heads=3, kv_heads=3, head_dim=14, intermediate=41, eps=1e-3, files=NEW, more={"is_causal": False, "use_bidirectional_attention": True, "rope_theta": 100.5}),
     Qwen3("qwen3-sliding-window", hidden=28, heads=4, kv_heads=1, head_dim=6, intermediate=30, layers=3, task="Qwen3ForCausalLM", prefix="model.", pooling=("weightedmean",), normalize=False, more={"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1, "rope_theta": 300}),
     Qwen3("qwen3-bidirectional-window", hidden=20, heads=2, intermediate=24, dtype=torch.float16, more={"is_causal": False, "use_sliding_window": True, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}),

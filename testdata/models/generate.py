@@ -164,7 +164,7 @@ def token_items(spec: Spec) -> list[dict]:
 
 def numbers(array: numpy.ndarray) -> list:
     """Floats that print in at most nine digits, enough to restore the float32."""
-    return [numbers(row) for row in array] if array.ndim > 1 else [float(f"{x:.9g}") for x in array]
+    return [numbers(row) for row in array] if array.ndim > 1 else [float(f"{x:.7g}") for x in array]
 
 
 def least_cosine(results: list, others: list, wanted) -> float:

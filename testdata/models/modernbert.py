@@ -35,7 +35,7 @@ class ModernBert(Rotary):
 
 
 SPECS = (
-    ModernBert("modernbert-mean", hidden=24, heads=2, intermediate=29, more={"global_attn_every_n_layers": 2, "global_rope_theta": 500, "local_rope_theta": 60.5}),
+    ModernBert("modernbert-mean", dtype=torch.float32, hidden=24, heads=2, intermediate=29, more={"global_attn_every_n_layers": 2, "global_rope_theta": 500, "local_rope_theta": 60.5}),
     ModernBert("modernbert-cls-biases", hidden=24, heads=2, intermediate=26, act="gelu_pytorch_tanh", prefix="model.", pooling=("cls",), normalize=False, dtype=torch.bfloat16, more=BIASES | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "rope_parameters": NESTED}),
     ModernBert("modernbert-classifier", hidden=20, heads=2, intermediate=22, task="ModernBertForSequenceClassification", labels=("no", "maybe", "yes"), more={"classifier_activation": "silu"}),
     ModernBert("modernbert-reranker-mean", hidden=20, heads=5, intermediate=31, local=4, task="ModernBertForSequenceClassification", labels=("LABEL_0",), more=BIASES | {"classifier_pooling": "mean"}),

@@ -111,11 +111,11 @@ class NomicHub(HubSpec, Nomic):
 
 
 SPECS = (
-    Nomic("nomic-mean", hidden=24, heads=3, intermediate=37, more={"head_dim": 14}),
+    Nomic("nomic-mean", dtype=torch.float32, hidden=24, heads=3, intermediate=37, more={"head_dim": 14}),
     Nomic("nomic-classifier", hidden=20, heads=2, intermediate=24, act="gelu", task="NomicBertForSequenceClassification", labels=("a", "b", "c")),
     Nomic("nomic-token-classifier", hidden=20, heads=2, intermediate=24, task="NomicBertForTokenClassification", labels=("O", "B", "I")),
     Nomic("nomic-masked-lm", hidden=16, heads=2, intermediate=20, layers=1, task="NomicBertForMaskedLM", vector_items=(1,)),
-    NomicHub("nomic-hub", hidden=12, heads=2, intermediate=100),
+    NomicHub("nomic-hub", dtype=torch.float32, hidden=12, heads=2, intermediate=100),
     NomicHub("nomic-hub-partial", hidden=16, heads=2, intermediate=256, layers=1, act="geglu", bias=True, fraction=0.5, pooling=("cls",), more={"rotary_emb_interleaved": True, "rotary_scaling_factor": 2, "max_trained_positions": 48}),
     NomicHub("nomic-hub-positions", hidden=18, heads=3, intermediate=31, act="gelu", fraction=0.0, types=1, normalize=False, more={"type_vocab_size": 0}),
     NomicHub("nomic-hub-classifier", hidden=12, heads=1, intermediate=20, layers=1, task="NomicBertForSequenceClassification", labels=("LABEL_0",)),

@@ -65,7 +65,7 @@ class Spec:
     prompts: dict = dataclasses.field(default_factory=dict)
     default_prompt: str | None = None
     files: str = CLASSIC
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype = torch.float16  # of the file, for small files; one model or more of each family is stored in float32
     prefix: str = ""  # put before the names of the weights
     shards: int = 1
     more: dict = dataclasses.field(default_factory=dict)

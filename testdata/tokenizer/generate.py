@@ -166,7 +166,7 @@ def main() -> None:
         "tokenizers_version": tokenizers.__version__,
         "minilm_sha256": hashlib.sha256(minilm.read_bytes()).hexdigest(),
     }
-    compact = {"ensure_ascii": True, "separators": (",", ":")}
+    compact = {"ensure_ascii": False, "separators": (",", ":")}
     lists = {"texts": fixture.texts, "encode": fixture.encode_cases.values(), "decode": fixture.decode_cases.values()}
     parts = [f"{json.dumps(key)}:{json.dumps(value)}" for key, value in head.items()]
     for key, values in lists.items():
