@@ -7,6 +7,10 @@ use crate::failure::Failure;
 use crate::scheduler::Admission;
 use crate::work::{Answer, Context, Refusal, Work};
 
+/// Most numbers in the answers to one request: 256 MiB, and some five times as much as JSON. A body within its limit can ask for much more,
+/// by hundreds of thousands of texts of one letter.
+const MOST_NUMBERS: usize = 64 << 20;
+
 impl App {
     /// Admits a request of `inputs` inputs with `characters` characters in all (token ids count as one), or says that there is too
     /// much under way. To be asked before anything is spent on the request.
@@ -38,8 +42,16 @@ impl App {
         if n == 0 {
             return Ok(vec![]);
         }
+        let mut numbers = 0usize;
         for work in &works {
             self.metrics.input(work.length());
+            numbers = numbers.saturating_add(work.numbers(self.model.info()));
+        }
+        if numbers > MOST_NUMBERS {
+            return Err(Failure::validation(format!(
+                "the answers to {n} inputs would hold {numbers} numbers, and may hold {MOST_NUMBERS}; send fewer inputs at once"
+            ))
+            .into());
         }
         let (ticket, reply) = self.scheduler.submit(works, admission, context)?;
         if ticket.starts() {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
-use bei_backend::{Aggregation, Entity, ItemOutputs, Outputs, Priority, Rows, Span};
+use bei_backend::{Aggregation, Entity, Info, ItemOutputs, Outputs, Priority, Rows, Span};
 
 use crate::failure::Failure;
 use crate::tokenizer::EncodeOptions;
@@ -71,6 +71,20 @@ impl Work {
         match &self.payload {
             Payload::Tokens { ids, .. } => ids.len(),
             Payload::Text { tokens, .. } => *tokens,
+        }
+    }
+
+    /// The most numbers that its answer can hold, but for sparse weights, of which there are few.
+    pub fn numbers(&self, info: &Info) -> usize {
+        match &self.want {
+            Want::Embed(outputs) => {
+                let pooled = if outputs.contains(Outputs::POOLED) { info.dimensions } else { 0 };
+                let tokens = if outputs.contains(Outputs::TOKEN_VECTORS) { info.token_dimensions } else { 0 };
+                pooled + tokens.saturating_mul(self.length())
+            }
+            Want::Logits => info.labels,
+            Want::Entities(_) => info.token_dimensions.saturating_mul(self.length()),
+            Want::Spans(spans) => info.dimensions.saturating_mul(spans.len()),
         }
     }
 }

@@ -52,6 +52,18 @@ async fn overload_refuses_whole_requests() {
     assert_eq!(server.embed(json!(vec!["a"; 30])).await.len(), 30);
 }
 
+/// A small body can ask for an answer that memory would not hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_are_bounded() {
+    let server = Server::mock(json!({"dimensions": 65536}), &[]).await;
+    let inputs = |n: usize| vec![json!([7]); n];
+    let (status, answer) = server.post("/embed", json!({"inputs": inputs(1025)})).await;
+    assert_eq!((status.as_u16(), &answer["error_type"]), (422, &json!("Validation")), "{answer}");
+    let error = answer["error"].as_str().unwrap();
+    assert!(error.contains("1025 inputs would hold 67174400 numbers, and may hold 67108864"), "{error}");
+    assert_eq!(server.embed(json!(inputs(3))).await.len(), 3);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn inputs_of_clients_that_left_are_not_computed() {
     let server = Arc::new(slow(&["--max-concurrent-requests", "8"]).await);
