@@ -53,6 +53,8 @@ mod error;
 #[allow(unsafe_code)]
 mod ffi;
 mod info;
+#[allow(unsafe_code)]
+mod memory;
 mod model;
 mod options;
 mod raw;
@@ -70,6 +72,7 @@ pub use contract::{
 pub use error::{Error, Status};
 pub use ffi::{CancelToken, api_version, options_schema, set_log_handler, version};
 pub use info::{Info, Task};
+pub use memory::{Allocator, allocator, trim};
 pub use model::Model;
 pub use options::{Aggregation, CallOptions, LogLevel, Options, Priority, Side};
 pub use result::{BatchResult, Entity, ItemOutputs, Rows, SpanVectors, Stats, TokenVectors, Tokens};

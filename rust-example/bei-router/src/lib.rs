@@ -28,6 +28,7 @@ pub mod inputs;
 mod labels;
 mod lifecycle;
 pub mod logging;
+mod memory;
 mod metrics;
 mod program;
 mod reply;

@@ -1,8 +1,9 @@
 use std::time::Duration;
 
+use bei_backend::{Allocator, allocator};
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder, exponential_buckets,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, exponential_buckets,
 };
 
 use crate::capacity::Capacity;
@@ -107,6 +108,7 @@ pub struct Metrics {
     /// Of the scheduler.
     pub capacity: Capacity,
     queue_size: IntGauge,
+    malloc: IntGaugeVec,
 }
 
 impl Metrics {
@@ -129,6 +131,12 @@ impl Metrics {
             durations: Durations::new(r, "te_request", "a request")?,
             stages: Stages::new(r)?,
             input_length: histogram(r, "te_request_input_length", "Tokens of an input", powers(lengths)?)?,
+            malloc: {
+                let help = "Bytes of the C allocator: in_use and free in arenas, mapped outside of them";
+                let gauge = IntGaugeVec::new(Opts::new("bei_router_malloc_bytes", help), &["state"])?;
+                r.register(Box::new(gauge.clone()))?;
+                gauge
+            },
             queue_size: {
                 let gauge = IntGauge::new("te_queue_size", "Inputs that wait for a batch")?;
                 r.register(Box::new(gauge.clone()))?;
@@ -178,6 +186,11 @@ impl Metrics {
     /// All metrics in Prometheus' text format.
     pub fn text(&self, queue_size: usize) -> Result<String, prometheus::Error> {
         self.queue_size.set(queue_size as i64);
+        if let Some(Allocator { in_use, free, mapped }) = allocator() {
+            for (state, bytes) in [("in_use", in_use), ("free", free), ("mapped", mapped)] {
+                self.malloc.with_label_values(&[state]).set(bytes as i64);
+            }
+        }
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())

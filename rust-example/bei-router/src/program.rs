@@ -9,6 +9,7 @@ use crate::app::App;
 use crate::args::Args;
 use crate::exit::Exit;
 use crate::lifecycle::Lifecycle;
+use crate::memory;
 use crate::scheduler::End;
 use crate::server::{Server, serve_metrics};
 use crate::signals::stop_signal;
@@ -35,6 +36,7 @@ pub async fn run(args: Args) -> Result<End, Exit> {
     };
     server.ready(&app);
     announce(&app, address); // whoever reads it may ask at once
+    tokio::spawn(memory::watch());
     let end = server.run(app, ending, stop.wait()).await?;
     tracing::info!("stopped");
     Ok(end)
