@@ -7,6 +7,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::{Choice, ConstantTimeEq};
 
+use crate::body;
+use crate::failure::{Failure, OpenAiFailure};
+
 /// The keys of which requests must carry one.
 #[derive(Debug)]
 pub struct Keys(Vec<String>);
@@ -30,12 +33,18 @@ impl Keys {
     }
 }
 
-/// Lets requests with a key through, and answers others 401, as the family does: with nothing in it.
+/// Lets requests with a key through, and answers others 401, as the family does: with nothing in it. Routes that the family has not answer
+/// what their clients read: Cohere's wants JSON.
 pub async fn require(State(keys): State<Arc<Keys>>, request: Request, next: Next) -> Response {
     if keys.allow(request.headers()) {
         return next.run(request).await;
     }
-    StatusCode::UNAUTHORIZED.into_response()
+    let response = match request.uri().path() {
+        "/v1/rerank" | "/v2/rerank" => OpenAiFailure(Failure::unauthorized()).into_response(),
+        _ => StatusCode::UNAUTHORIZED.into_response(),
+    };
+    body::forget(request).await;
+    response
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<App>> for Body<T> {
 /// The text of a JSON body.
 pub async fn text(request: Request, app: &App) -> Result<Bytes, Failure> {
     if !is_json(request.headers()) {
+        forget(request).await;
         let message = "expected a request with `Content-Type: application/json`";
         return Err(Failure::body(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     }
@@ -133,6 +134,14 @@ async fn read(request: Request, limit: usize) -> Result<Bytes, Failure> {
         text.extend_from_slice(&data);
     }
     Ok(if text.is_empty() { first } else { text.into() })
+}
+
+/// Reads and forgets the body of a request that is refused without it: the connection serves the client's next request only when nothing of
+/// this one is left in it. A client that waits for leave to send has sent nothing.
+pub async fn forget(request: Request) {
+    if !request.headers().contains_key(EXPECT) {
+        discard(request.into_body()).await;
+    }
 }
 
 /// Reads and forgets what a client still sends, within limits.

@@ -4,8 +4,9 @@ use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 use bei_backend::{Error, Status};
 use serde::Serialize;
-use serde_json::{Value, json};
 use utoipa::ToSchema;
+
+use crate::routes::document::{ErrorBody, OpenAiErrorBody};
 
 /// The kinds of errors that the family's replies name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -22,6 +23,8 @@ pub enum ErrorType {
     Tokenizer,
     /// There is nothing in it.
     Empty,
+    /// There is no key, or a wrong one.
+    Unauthorized,
 }
 
 /// An error reply.
@@ -53,6 +56,12 @@ impl Failure {
     /// A request that was refused before its meaning was looked at.
     pub fn body(status: StatusCode, message: impl Into<String>) -> Failure {
         Failure::new(status, ErrorType::Validation, "validation", message)
+    }
+
+    pub fn unauthorized() -> Failure {
+        let message =
+            "no key, or a wrong one; expected `Authorization: Bearer KEY` with a key of this server";
+        Failure::new(StatusCode::UNAUTHORIZED, ErrorType::Unauthorized, "validation", message)
     }
 
     pub fn batch_size(size: usize, limit: usize) -> Failure {
@@ -118,7 +127,7 @@ pub struct Told(pub String);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let body = json!({"error": self.message, "error_type": self.error_type});
+        let body = ErrorBody { error: self.message.clone(), error_type: self.error_type };
         respond(self.status, self.retry_after, body, self.message)
     }
 }
@@ -136,12 +145,12 @@ impl From<Failure> for OpenAiFailure {
 impl IntoResponse for OpenAiFailure {
     fn into_response(self) -> Response {
         let Failure { status, error_type, message, retry_after, .. } = self.0;
-        let body = json!({"message": message, "code": status.as_u16(), "type": error_type});
+        let body = OpenAiErrorBody { message: message.clone(), code: status.as_u16(), r#type: error_type };
         respond(status, retry_after, body, message)
     }
 }
 
-fn respond(status: StatusCode, retry_after: Option<u64>, body: Value, message: String) -> Response {
+fn respond(status: StatusCode, retry_after: Option<u64>, body: impl Serialize, message: String) -> Response {
     let mut response = (status, Json(body)).into_response();
     response.extensions_mut().insert(Told(message));
     if let Some(seconds) = retry_after {

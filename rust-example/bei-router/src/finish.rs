@@ -45,10 +45,15 @@ pub fn finite(numbers: &[f32], what: &str) -> Result<(), Failure> {
 /// Probabilities of a classifier's labels, as the family computes them: the sigmoid of one label, the softmax of more.
 pub fn probabilities(logits: &mut [f32]) {
     if let [logit] = logits {
-        *logit = 1.0 / (1.0 + (-*logit).exp());
+        *logit = sigmoid(*logit);
         return;
     }
     softmax(logits);
+}
+
+/// A probability by itself.
+pub fn sigmoid(logit: f32) -> f32 {
+    1.0 / (1.0 + (-logit).exp())
 }
 
 /// Probabilities that sum to one.

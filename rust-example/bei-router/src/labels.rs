@@ -1,6 +1,9 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 
 /// What a classifier's labels are called.
 #[derive(Clone, Debug, Default)]
@@ -32,18 +35,27 @@ impl Labels {
     }
 
     /// The family's two maps, for /info.
-    pub fn maps(&self) -> Value {
-        let (mut by_id, mut by_label) = (Map::new(), Map::new());
-        for (i, name) in self.names.iter().enumerate() {
-            by_id.insert(i.to_string(), json!(name));
-            by_label.insert(name.to_string(), json!(i));
+    pub fn maps(&self) -> LabelMaps {
+        let numbered = || self.names.iter().map(|name| name.to_string()).enumerate();
+        LabelMaps {
+            id2label: numbered().collect(),
+            label2id: numbered().map(|(i, name)| (name, i)).collect(),
         }
-        json!({"id2label": by_id, "label2id": by_label})
     }
+}
+
+/// The labels of a classifier, as a model's configuration has them.
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct LabelMaps {
+    #[schema(value_type = std::collections::HashMap<String, String>)]
+    id2label: BTreeMap<usize, String>,
+    label2id: BTreeMap<String, usize>,
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -53,7 +65,10 @@ mod tests {
             (0..4).map(|i| (labels.label(i).to_string(), labels.group(i).to_string())).collect();
         let expected = [("no", "N"), ("yes", "LABEL_1"), ("LABEL_2", "LABEL_2"), ("LABEL_3", "LABEL_3")];
         assert_eq!(names, expected.map(|(a, b)| (a.to_string(), b.to_string())));
-        assert_eq!(labels.maps()["label2id"], json!({"no": 0, "yes": 1, "LABEL_2": 2}));
-        assert_eq!(Labels::new(&Value::Null, 0).maps(), json!({"id2label": {}, "label2id": {}}));
+        assert_eq!(
+            json!(labels.maps()),
+            json!({"id2label": {"0": "no", "1": "yes", "2": "LABEL_2"}, "label2id": {"no": 0, "yes": 1, "LABEL_2": 2}})
+        );
+        assert_eq!(json!(Labels::new(&Value::Null, 0).maps()), json!({"id2label": {}, "label2id": {}}));
     }
 }

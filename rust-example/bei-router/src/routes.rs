@@ -4,8 +4,10 @@ mod default;
 pub(crate) mod document;
 mod embed;
 mod entities;
+mod info;
 mod openai;
 mod outputs;
+mod pipeline;
 mod predict;
 mod ranking;
 pub(crate) mod rerank;
@@ -17,6 +19,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::Request;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
@@ -28,6 +31,7 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::auth;
+use crate::body;
 use crate::failure::Failure;
 use crate::grpc;
 
@@ -55,7 +59,7 @@ fn guarded() -> Routes {
         .routes(routes!(default::default_route))
         .routes(routes!(default::invocations))
         .routes(routes!(default::vertex))
-        .routes(routes!(status::info))
+        .routes(routes!(info::info))
 }
 
 fn metrics() -> Routes {
@@ -112,10 +116,12 @@ pub fn routes(app: Arc<App>) -> Router {
     }
     let mut all = needs_none
         .merge(needs_key)
-        .fallback(async |method: Method, uri: Uri| {
+        .fallback(async |method: Method, uri: Uri, request: Request| {
+            body::forget(request).await;
             Failure::body(StatusCode::NOT_FOUND, format!("there is no route {method} {}", uri.path()))
         })
-        .method_not_allowed_fallback(async |method: Method, uri: Uri| {
+        .method_not_allowed_fallback(async |method: Method, uri: Uri, request: Request| {
+            body::forget(request).await;
             let message = format!("{} does not take the method {method}", uri.path());
             Failure::body(StatusCode::METHOD_NOT_ALLOWED, message)
         })

@@ -39,6 +39,8 @@ async fn every_route_is_in_the_document_and_every_operation_is_a_route() {
         ["/", "/health", "/ping", "/info", "/metrics", "/v1/models", "/v1/models/{id}"].map(|p| ("get", p)),
     );
     expected.push(("get", "/api-doc/openapi.json"));
+    expected
+        .extend(["/health/live", "/health/ready", "/v1/health/live", "/v1/health/ready"].map(|p| ("get", p)));
     expected.extend(
         [
             "/",

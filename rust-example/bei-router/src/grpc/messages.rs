@@ -56,6 +56,7 @@ pub fn status(failure: Failure) -> Status {
         ErrorType::Backend | ErrorType::Tokenizer => Code::FailedPrecondition,
         ErrorType::Overloaded => Code::ResourceExhausted,
         ErrorType::Validation | ErrorType::Empty => Code::InvalidArgument,
+        ErrorType::Unauthorized => Code::Unauthenticated,
     };
     let mut headers = HeaderMap::new();
     if let Some(seconds) = failure.retry_after {

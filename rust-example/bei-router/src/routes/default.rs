@@ -11,7 +11,10 @@ use futures_util::future::try_join_all;
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use utoipa::ToSchema;
+use serde_json::{Map, Value};
+use utoipa::openapi::schema::AnyOfBuilder;
+use utoipa::openapi::{Ref, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::app::App;
 use crate::body::{self, Body};
@@ -19,6 +22,7 @@ use crate::failure::Failure;
 use crate::routes::document::{ContextHeaders, Errors};
 use crate::routes::embed::{EmbedRequest, PlainRequest, embed, embed_sparse};
 use crate::routes::entities::{PredictTokensRequest, predict_tokens};
+use crate::routes::pipeline::{self, ClassificationRequest, TokenClassificationRequest};
 use crate::routes::predict::{PredictRequest, predict};
 use crate::routes::rerank::{RerankRequest, rerank};
 use crate::routes::similarity::{SimilarityRequest, similarity};
@@ -50,23 +54,34 @@ impl App {
     }
 }
 
-/// The body of the route that fits the model.
-#[derive(Deserialize, ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "for the document; bodies are read as what the model's route takes")]
-pub enum DefaultRequest {
-    /// Of an embedding model: /embed.
-    Embed(EmbedRequest),
-    /// Of a sparse model: /embed_sparse.
-    EmbedSparse(PlainRequest),
-    /// Of an embedding model: /similarity.
-    Similarity(SimilarityRequest),
-    /// Of a classifier: /predict.
-    Predict(PredictRequest),
-    /// Of a reranker: /rerank.
-    Rerank(RerankRequest),
-    /// Of a token classifier: /predict_tokens.
-    PredictTokens(PredictTokensRequest),
+/// The body of the route that fits the model, for the document: a body may be that of several routes.
+pub struct DefaultRequest;
+
+impl PartialSchema for DefaultRequest {
+    fn schema() -> RefOr<Schema> {
+        let names = [
+            EmbedRequest::name(),
+            PlainRequest::name(),
+            SimilarityRequest::name(),
+            PredictRequest::name(),
+            RerankRequest::name(),
+            PredictTokensRequest::name(),
+            ClassificationRequest::name(),
+            TokenClassificationRequest::name(),
+        ];
+        let any =
+            names.iter().fold(AnyOfBuilder::new(), |any, name| any.item(Ref::from_schema_name(name.clone())));
+        RefOr::T(any.description(Some("The body of the route that fits the model")).into())
+    }
+}
+
+impl ToSchema for DefaultRequest {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((ClassificationRequest::name().into(), ClassificationRequest::schema()));
+        ClassificationRequest::schemas(schemas);
+        schemas.push((TokenClassificationRequest::name().into(), TokenClassificationRequest::schema()));
+        TokenClassificationRequest::schemas(schemas);
+    }
 }
 
 async fn answer(app: Arc<App>, context: Context, request: Request) -> Result<Response, Failure> {
@@ -74,9 +89,37 @@ async fn answer(app: Arc<App>, context: Context, request: Request) -> Result<Res
         Role::Embed => one_or_similarity(app, context, request, embed).await,
         Role::EmbedSparse => one_or_similarity(app, context, request, embed_sparse).await,
         Role::Similarity => one(app, context, request, similarity).await,
-        Role::Predict => one(app, context, request, predict).await,
+        Role::Predict => match piped(&app, request).await? {
+            Shape::Pipeline(body) => pipeline::classify(&app, context, body).await,
+            Shape::Route(body) => predict(State(app), context, Body(body)).await,
+        },
         Role::Rerank => one(app, context, request, rerank).await,
-        Role::PredictTokens => one(app, context, request, predict_tokens).await,
+        Role::PredictTokens => match piped(&app, request).await? {
+            Shape::Pipeline(body) => pipeline::name_entities(&app, context, body).await,
+            Shape::Route(body) => predict_tokens(State(app), context, Body(body)).await,
+        },
+    }
+}
+
+/// A body of the hub's pipelines, or of a route.
+enum Shape<P, R> {
+    Pipeline(P),
+    Route(R),
+}
+
+/// Bodies of pipelines have the field parameters, which no route of classifiers has.
+async fn piped<P: DeserializeOwned + Send + 'static, R: DeserializeOwned + Send + 'static>(
+    app: &App,
+    request: Request,
+) -> Result<Shape<P, R>, Failure> {
+    #[derive(Deserialize)]
+    struct Parameters {
+        parameters: Option<Map<String, Value>>,
+    }
+    let text = body::text(request, app).await?;
+    match body::parse(app, text.clone()).await {
+        Ok(Parameters { parameters: Some(_) }) => body::parse(app, text).await.map(Shape::Pipeline),
+        _ => body::parse(app, text).await.map(Shape::Route),
     }
 }
 
@@ -111,7 +154,7 @@ async fn one_or_similarity<
 }
 
 /// The route that fits the model: /embed or /embed_sparse (/similarity where the body, or the server's task sentence-similarity, asks
-/// for it), /predict, /rerank or /predict_tokens.
+/// for it), /predict, /rerank or /predict_tokens. A body with the field parameters is taken and answered as the hub's pipelines do.
 #[utoipa::path(post, path = "/", tag = "Default", params(ContextHeaders),
     request_body(content = DefaultRequest, example = json!({"inputs": "What is Deep Learning?"})),
     responses((status = 200, description = "As that route answers", body = serde_json::Value), Errors))]
@@ -153,7 +196,7 @@ pub struct VertexReply {
 #[utoipa::path(post, path = "/vertex", tag = "Default", params(ContextHeaders),
     request_body(content = VertexRequest<DefaultRequest>,
         example = json!({"instances": [{"inputs": "What is Deep Learning?"}, {"inputs": ["It rains.", "Is it late?"]}]})),
-    responses((status = 200, body = VertexReply), Errors))]
+    responses((status = 200, description = "For each instance what the route answers", body = VertexReply), Errors))]
 pub async fn vertex(
     State(app): State<Arc<App>>,
     context: Context,

@@ -20,9 +20,36 @@ use crate::failure::ErrorType;
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     security((), ("key" = [])),
-    modifiers(&Key)
+    modifiers(&Key),
+    paths(live, ready, live_alias, ready_alias)
 )]
 pub struct Document;
+
+macro_rules! front {
+    ($(#[$about:meta])* $name:ident $path:literal) => {
+        $(#[$about])*
+        #[utoipa::path(get, path = $path, tag = "Server",
+            responses((status = 200, description = "It is", body = serde_json::Value), (status = 503, description = "It is not", body = ErrorBody)))]
+        #[expect(dead_code, reason = "for the document; the front answers")]
+        fn $name() {}
+    };
+}
+front!(
+    /// Whether the process lives: also while the model is being opened.
+    live "/health/live"
+);
+front!(
+    /// Whether requests are answered.
+    ready "/health/ready"
+);
+front!(
+    /// As /health/live.
+    live_alias "/v1/health/live"
+);
+front!(
+    /// As /health/ready.
+    ready_alias "/v1/health/ready"
+);
 
 struct Key;
 
@@ -55,18 +82,18 @@ pub struct ContextHeaders {
 #[derive(Serialize, ToSchema)]
 pub struct ErrorBody {
     /// What is wrong, and how to make it right.
-    error: String,
-    error_type: ErrorType,
+    pub error: String,
+    pub error_type: ErrorType,
 }
 
 /// The body of an error of OpenAI's, Cohere's and Jina's routes.
 #[derive(Serialize, ToSchema)]
 pub struct OpenAiErrorBody {
     /// What is wrong, and how to make it right.
-    message: String,
+    pub message: String,
     /// The status.
-    code: u16,
-    r#type: ErrorType,
+    pub code: u16,
+    pub r#type: ErrorType,
 }
 
 /// Errors of the family's routes.
@@ -106,7 +133,7 @@ pub enum OpenAiErrors {
     /// Empty: there is nothing in it. Validation: the body is no JSON.
     #[response(status = 400)]
     Empty(#[to_schema] OpenAiErrorBody),
-    /// No key, or a wrong one; without a body
+    /// No key, or a wrong one; with a body of /v1/rerank and /v2/rerank, without one elsewhere
     #[response(status = 401)]
     Key,
     /// The body is larger than payload_limit
@@ -130,7 +157,7 @@ pub enum OpenAiErrors {
 }
 
 /// The document of these routes.
-#[utoipa::path(get, path = "/api-doc/openapi.json", tag = "Server", responses((status = 200, body = serde_json::Value)))]
+#[utoipa::path(get, path = "/api-doc/openapi.json", tag = "Server", responses((status = 200, description = "The document", body = serde_json::Value)))]
 pub async fn openapi() -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/json")], super::document())
 }

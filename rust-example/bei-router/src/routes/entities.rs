@@ -15,7 +15,7 @@ use crate::code_points::CodePoints;
 use crate::failure::Failure;
 use crate::finish::softmax;
 use crate::inference::Job;
-use crate::inputs::{Input, Texts};
+use crate::inputs::{Input, Inputs, Texts};
 use crate::reply;
 use crate::routes::document::{ContextHeaders, Errors};
 use crate::tokenizer::TruncationDirection;
@@ -116,8 +116,7 @@ pub async fn predict_tokens(
         ));
     }
     let Texts(inputs) = request.inputs;
-    let prompt = app.prompt(None);
-    let texts: Vec<String> = inputs.items.iter().map(|input| format!("{prompt}{}", text(input))).collect();
+    let texts = with_prompt(&app, &inputs);
     let options = app.encode_options(request.truncate, request.truncation_direction, None);
     let job = Job::new(inputs, "inputs", options);
     let (items, timing) = app.entities(job, strategy.into(), context).await?;
@@ -130,11 +129,14 @@ pub async fn predict_tokens(
     reply::json(&app.metrics, timing.headers(&app.compute_type), reply, numbers).await
 }
 
-fn text(input: &Input) -> &str {
-    match input {
-        Input::Text(text) => text,
-        _ => "",
-    }
+/// The texts that places of tokens are counted in.
+pub fn with_prompt(app: &App, inputs: &Inputs) -> Vec<String> {
+    let prompt = app.prompt(None);
+    let text = |input: &Input| match input {
+        Input::Text(text) => format!("{prompt}{text}"),
+        _ => prompt.to_string(),
+    };
+    inputs.items.iter().map(text).collect()
 }
 
 fn tokens(app: &App, mut entities: Entities, text: &str, raw: bool) -> Vec<TokenPrediction> {

@@ -105,7 +105,7 @@ pub fn note_model(app: &App, model: Option<&str>) {
         ("base64" = (value = json!({"input": "What is Deep Learning?", "encoding_format": "base64", "dimensions": 8,
             "user": "me"}))),
     )),
-    responses((status = 200, body = EmbeddingsReply), OpenAiErrors))]
+    responses((status = 200, description = "The vectors", body = EmbeddingsReply), OpenAiErrors))]
 pub async fn embeddings(
     State(app): State<Arc<App>>,
     context: Result<Context, Failure>,
@@ -134,7 +134,7 @@ pub async fn embeddings(
 /// The same under its older name.
 #[utoipa::path(post, path = "/embeddings", tag = "OpenAI", params(ContextHeaders),
     request_body(content = EmbeddingsRequest, example = json!({"input": "What is Deep Learning?"})),
-    responses((status = 200, body = EmbeddingsReply), OpenAiErrors))]
+    responses((status = 200, description = "The vectors", body = EmbeddingsReply), OpenAiErrors))]
 pub async fn embeddings_alias(
     state: State<Arc<App>>,
     context: Result<Context, Failure>,
@@ -186,14 +186,14 @@ fn card(app: &App) -> ModelCard {
 }
 
 /// The model that is served, as a list of one.
-#[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses((status = 200, body = ModelList), OpenAiErrors))]
+#[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses((status = 200, description = "A list of one", body = ModelList), OpenAiErrors))]
 pub async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
     Json(ModelList { object: "list", data: vec![card(&app)] })
 }
 
 /// The model that is served, by its name.
 #[utoipa::path(get, path = "/v1/models/{*id}", tag = "OpenAI", params(("id" = String, Path, description = "May hold slashes")),
-    responses((status = 200, body = ModelCard), (status = 404, description = "Another name"), OpenAiErrors))]
+    responses((status = 200, description = "The model", body = ModelCard), (status = 404, description = "Another name"), OpenAiErrors))]
 pub async fn model(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,

@@ -216,7 +216,7 @@ async fn ranked(
     request_body(content = RankingRequest, example = json!({
         "model": "reranker", "query": "What is Deep Learning?", "documents": ["Deep Learning is not...", {"text": "Deep learning is..."}],
         "top_n": 1, "return_documents": true})),
-    responses((status = 200, body = RankingReply), OpenAiErrors))]
+    responses((status = 200, description = "The best first", body = RankingReply), OpenAiErrors))]
 pub async fn rerank_v1(
     State(app): State<Arc<App>>,
     context: Result<Context, Failure>,
@@ -229,7 +229,7 @@ pub async fn rerank_v1(
 #[utoipa::path(post, path = "/v2/rerank", tag = "Ranking", params(ContextHeaders),
     request_body(content = RankingRequest, example = json!({
         "model": "reranker", "query": "What is Deep Learning?", "documents": ["Deep Learning is not...", "Deep learning is..."]})),
-    responses((status = 200, body = RankingReply), OpenAiErrors))]
+    responses((status = 200, description = "The best first", body = RankingReply), OpenAiErrors))]
 pub async fn rerank_v2(
     State(app): State<Arc<App>>,
     context: Result<Context, Failure>,

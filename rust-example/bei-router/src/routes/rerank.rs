@@ -108,7 +108,7 @@ pub fn by_score(ranks: &mut [Rank]) {
 #[utoipa::path(post, path = "/rerank", tag = "Ranking", params(ContextHeaders),
     request_body(content = RerankRequest, example = json!({
         "query": "What is Deep Learning?", "texts": ["Deep Learning is not...", "Deep learning is..."], "return_text": true})),
-    responses((status = 200, body = Vec<Rank>), Errors))]
+    responses((status = 200, description = "The best first", body = Vec<Rank>), Errors))]
 pub async fn rerank(
     State(app): State<Arc<App>>,
     context: Context,

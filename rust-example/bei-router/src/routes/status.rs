@@ -1,14 +1,12 @@
-//! GET /info, /health and /metrics.
+//! GET /health and /metrics.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use bei_backend::{CallOptions, Task};
-use serde_json::{Value, json};
+use bei_backend::CallOptions;
 
 use crate::app::App;
 use crate::failure::Failure;
@@ -17,43 +15,9 @@ use crate::routes::document::ErrorBody;
 /// Longest time that a deep health check may take.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the server is: the family's fields, and the library's version, engine and slots.
-#[utoipa::path(get, path = "/info", tag = "Server", responses((status = 200, body = serde_json::Value)))]
-pub async fn info(State(app): State<Arc<App>>) -> Json<Value> {
-    let (limits, model, info) = (&app.limits, &app.model_json, app.model.info());
-    let model_type = match info.task {
-        Some(Task::Embedding) => json!({"embedding": {"pooling": info.pool}}),
-        Some(Task::Classifier) if info.labels == 1 => json!({"reranker": app.labels.maps()}),
-        Some(Task::Classifier) => json!({"classifier": app.labels.maps()}),
-        Some(Task::TokenClassifier) => json!({"token_classifier": app.labels.maps()}),
-        None => Value::Null,
-    };
-    Json(json!({
-        "model_id": app.model_id,
-        "model_sha": model["commit"],
-        "model_dtype": model["dtype"],
-        "served_model_name": app.served_model_name,
-        "model_type": model_type,
-        "max_concurrent_requests": limits.max_concurrent_requests,
-        "max_input_length": info.max_length,
-        "max_batch_tokens": limits.max_batch_tokens,
-        "max_batch_requests": limits.max_batch_requests,
-        "max_client_batch_size": limits.max_client_batch_size,
-        "auto_truncate": limits.auto_truncate,
-        "tokenization_workers": limits.tokenization_workers,
-        "version": env!("CARGO_PKG_VERSION"),
-        "sha": null,
-        "docker_label": null,
-        "library_version": bei_backend::version(),
-        "engine": model["engine"],
-        "slots": info.slots,
-        "dimensions": info.dimensions,
-    }))
-}
-
 /// As the family: cheap while the last batch succeeded, otherwise one token goes through the engine.
 #[utoipa::path(get, path = "/health", tag = "Server",
-    responses((status = 200, description = "Empty"), (status = 503, body = ErrorBody)))]
+    responses((status = 200, description = "Empty"), (status = 503, description = "Not able to work", body = ErrorBody)))]
 pub async fn health(State(app): State<Arc<App>>) -> Result<(), Failure> {
     if app.scheduler.health()? {
         return Ok(app.model.health(false, &CallOptions::default())?);
@@ -81,20 +45,20 @@ pub async fn health(State(app): State<Arc<App>>) -> Result<(), Failure> {
 
 /// As /health.
 #[utoipa::path(get, path = "/", tag = "Server",
-    responses((status = 200, description = "Empty"), (status = 503, body = ErrorBody)))]
+    responses((status = 200, description = "Empty"), (status = 503, description = "Not able to work", body = ErrorBody)))]
 pub async fn root(app: State<Arc<App>>) -> Result<(), Failure> {
     health(app).await
 }
 
 /// As /health.
 #[utoipa::path(get, path = "/ping", tag = "Server",
-    responses((status = 200, description = "Empty"), (status = 503, body = ErrorBody)))]
+    responses((status = 200, description = "Empty"), (status = 503, description = "Not able to work", body = ErrorBody)))]
 pub async fn ping(app: State<Arc<App>>) -> Result<(), Failure> {
     health(app).await
 }
 
 /// The server's metrics, then the library's, in Prometheus' text format.
-#[utoipa::path(get, path = "/metrics", tag = "Server", responses((status = 200, body = String, content_type = "text/plain")))]
+#[utoipa::path(get, path = "/metrics", tag = "Server", responses((status = 200, description = "Metrics", body = String, content_type = "text/plain")))]
 pub async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Failure> {
     let failed = |error: String| Failure::backend(format!("metrics: {error}"));
     app.scheduler.measure();
