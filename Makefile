@@ -16,6 +16,8 @@ COVER_MIN ?= 85
 HOST ?= 127.0.0.1
 PORT ?=
 BENCH_ARGS ?=
+# For pytest, such as -k openai.
+E2E_ARGS ?=
 # Seconds of the soak's overload: 600 and more is the long form, with a million answers. The other phases take some 40 s, the
 # faults a minute.
 SOAK_SECONDS ?= 600
@@ -54,10 +56,10 @@ TRT_TIMEOUT ?= 3600
 PACK_ARGS ?=
 
 .PHONY: help setup build build_lib test test_unit test_integration test_race test_asan fuzz lint format bench bench_gpu bench_router soak run_embed clean \
-	setup_tensorrt setup_gpu build_trt install_gpu test_tensorrt pack_gpu always
+	setup_tensorrt setup_gpu setup_e2e test_e2e build_trt install_gpu test_tensorrt pack_gpu always
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9_]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## fetch and build the pinned dependencies of deps.json into .deps/
 	@$(PYTHON) scripts/deps.py runtime
@@ -67,6 +69,19 @@ setup_tensorrt: ## fetch TensorRT's headers, TensorRT-RTX and the lean runtime (
 
 setup_gpu: ## fetch ONNX Runtime with its CUDA provider (256 MB; x86-64 only) into .deps/gpu/
 	@$(PYTHON) scripts/deps.py gpu
+
+# Everything is pinned, what the clients need as well, so that --no-deps leaves nothing out.
+E2E := $(DEPS)/e2e
+E2E_STAMP := $(DEPS)/stamps/e2e-$(shell sha256sum rust-example/e2e/requirements.txt | cut -c 1-16)
+
+setup_e2e: $(E2E_STAMP) ## make the Python environment of test_e2e, .deps/e2e (250 MB; Python 3.11 or later)
+
+$(E2E_STAMP):
+	@mkdir -p $(DEPS)/stamps && rm -f $(DEPS)/stamps/e2e-*
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the clients need Python 3.11 or later; fix: make PYTHON=python3.11")'
+	$(PYTHON) -m venv --clear $(E2E)
+	$(E2E)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r rust-example/e2e/requirements.txt
+	@touch $@
 
 build: build_lib ## build libbei.so, bei.h, bei.pc, bei, bei-router and bei-grpc-backend into dist/
 	@mkdir -p $(DIST)/.new
@@ -131,9 +146,16 @@ test_race: setup ## the Go packages under the race detector
 	@# -short: without those tests of trt/ that need TensorRT's library, which test_tensorrt runs.
 	$(GO) test -race -short ./trt/...
 
-test_integration: build ## Rust tests, then the C, Python, Go and command-line tests on what is in dist/
+test_integration: build setup_e2e ## Rust tests, the end-to-end suite, then the C, Python, Go and command-line tests on what is in dist/
 	$(RUST) test --workspace --locked
+	$(RUN_E2E)
 	$(GO) test -count=1 $$($(GO) list ./... | grep -v -e '^$(MODULE)/backend' -e '^$(MODULE)/trt')
+
+# What it makes of the protocols and keeps of itself lies in folders that it removes.
+RUN_E2E = PYTHONDONTWRITEBYTECODE=1 $(E2E)/bin/python -m pytest -q -p no:cacheprovider rust-example/e2e $(E2E_ARGS)
+
+test_e2e: build setup_e2e ## the router and the gRPC backend of dist/ by the clients that people use (openai, huggingface_hub, cohere, grpcio); E2E_ARGS
+	$(RUN_E2E)
 
 # The tests append to the file of BEI_PLANS how many plans they have built; BEI_TENSORRT_TESTS makes those fail that skip elsewhere.
 test_tensorrt: setup build_trt ## tests of trt/, which build plans without a GPU

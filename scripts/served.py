@@ -1,4 +1,4 @@
-"""A router as a child process, and the load generator against it: what soak.py, faults.py and bench/router.py share."""
+"""A router as a child process, and the load generator against it: what soak.py, faults.py, bench/router.py and rust-example/e2e share."""
 
 import json
 import os
@@ -28,16 +28,18 @@ def free_port():
 
 
 class Router:
-    """A router with the mock engine; `options` are the library's, `mock` is the engine's script."""
+    """A router; `options` are the library's, `mock` is the script of the mock engine (None: the real engine)."""
 
-    def __init__(self, mock, *flags, binary=ROUTER, options=None):
+    def __init__(self, mock, *flags, binary=ROUTER, model=MODEL, options=None, variables=None):
         self.url = f"http://127.0.0.1:{free_port()}"
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log", prefix="bei-router-")
-        options = {"mock": mock, "log": {"level": "error"}, **(options or {})}
-        command = [binary, "--model-id", MODEL, "--engine", "mock", "--bei-options", json.dumps(options), "--hostname", "127.0.0.1",
+        engine = [] if mock is None else ["--engine", "mock"]
+        options = {"log": {"level": "error"}, **({} if mock is None else {"mock": mock}), **(options or {})}
+        command = [binary, "--model-id", model, *engine, "--bei-options", json.dumps(options), "--hostname", "127.0.0.1",
                    "--port", self.url.rpartition(":")[2], *flags]
         # Variables of the router's flags would change what is measured.
         environment = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LD_LIBRARY_PATH", "TMPDIR")}
+        environment.update(variables or {})
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, env=environment)
 
     @property
