@@ -37,8 +37,9 @@ Headers of requests:
   X-Request-Priority
                  low, normal (default) or high.
 
-Exit codes: 0 told to stop; 1 could not start; 2 a wrong flag; 69 every engine or device was lost, and 75 no call of an engine came
-back, for --unhealthy-exit-ms; 130 ended at once.
+Exit codes: 0 told to stop; 2 a wrong flag; 65 the outputs are not those of bei-manifest.json; 66 the model cannot be opened or served;
+69 there is no engine, or every engine or device was lost for --unhealthy-exit-ms; 70 the warm-up failed; 71 cannot listen; 75 no call
+of an engine came back for that long; 130 ended at once; 1 anything else.
 SIGINT and SIGTERM let the server finish what is under way; a second one ends it at once.";
 
 /// Serves embeddings, classes and rankings over HTTP with libbei.so. Flags and environment variables are those of

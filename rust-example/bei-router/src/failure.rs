@@ -121,14 +121,14 @@ impl From<Error> for Failure {
     }
 }
 
-/// The message of a reply that is a failure, for the log.
+/// The message of a reply that is a failure of the server or the model, not of the client, for the log.
 #[derive(Clone, Debug)]
 pub struct Told(pub String);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let body = ErrorBody { error: self.message.clone(), error_type: self.error_type };
-        respond(self.status, self.retry_after, body, self.message)
+        respond(self, body)
     }
 }
 
@@ -144,15 +144,19 @@ impl From<Failure> for OpenAiFailure {
 
 impl IntoResponse for OpenAiFailure {
     fn into_response(self) -> Response {
-        let Failure { status, error_type, message, retry_after, .. } = self.0;
-        let body = OpenAiErrorBody { message: message.clone(), code: status.as_u16(), r#type: error_type };
-        respond(status, retry_after, body, message)
+        let Failure { status, error_type, message, .. } = &self.0;
+        let body = OpenAiErrorBody { message: message.clone(), code: status.as_u16(), r#type: *error_type };
+        respond(self.0, body)
     }
 }
 
-fn respond(status: StatusCode, retry_after: Option<u64>, body: impl Serialize, message: String) -> Response {
+fn respond(failure: Failure, body: impl Serialize) -> Response {
+    let Failure { status, retry_after, cause, message, .. } = failure;
     let mut response = (status, Json(body)).into_response();
-    response.extensions_mut().insert(Told(message));
+    // Another task than the model's is the client's mistake.
+    if status.is_server_error() || (status == StatusCode::FAILED_DEPENDENCY && cause != "model_type") {
+        response.extensions_mut().insert(Told(message));
+    }
     if let Some(seconds) = retry_after {
         response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }

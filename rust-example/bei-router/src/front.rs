@@ -93,9 +93,7 @@ impl Front {
     /// One line for each request: at error where the server is at fault, at debug, or info by flag, otherwise.
     fn log(&self, id: &RequestId, method: &Method, uri: &Uri, response: &Response, start: Instant) {
         let status = response.status();
-        if let Some(Told(error)) = response.extensions().get::<Told>()
-            && (status.is_server_error() || status == StatusCode::FAILED_DEPENDENCY)
-        {
+        if let Some(Told(error)) = response.extensions().get::<Told>() {
             tracing::error!(
                 request_id = id.text(), %method, path = uri.path(), status = status.as_u16(),
                 total_ms = milliseconds(start), "{error}"
