@@ -196,11 +196,19 @@ async fn a_deadline_ends_a_call_and_a_client_that_goes_ends_its_stream() {
     wrong.metadata_mut().insert("request-timeout-ms", "soon".parse().unwrap());
     assert_eq!(code(client.embed(wrong).await).0, Code::InvalidArgument);
 
-    let endless = stream::iter((0..).map(|i: u64| embed(i.to_string())));
+    // hyper's client goes on sending, and resets nothing, while a stream has more to send.
+    let (stays, gone) = tokio::sync::oneshot::channel::<()>();
+    let endless = stream::iter((0..).map(|i: u64| embed(i.to_string()))).take_until(gone);
     let mut answers = client.embed_stream(endless).await.unwrap().into_inner();
     assert!(answers.next().await.unwrap().is_ok());
-    drop(answers);
-    client.embed(embed("after")).await.unwrap();
+    drop((answers, stays));
+    // Its inputs fill the limit of those under way, until the server has heard that the client is gone.
+    let gone = Instant::now();
+    while let Err(status) = client.embed(embed("after")).await {
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        assert!(gone.elapsed() < Duration::from_secs(10), "the stream's inputs stay: {status}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     server.stop().await;
 }
 
