@@ -138,7 +138,7 @@ impl Running {
 fn refused(mut command: Command) -> String {
     let output = command.output().unwrap();
     let log = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert_eq!(output.status.code(), Some(66), "{log}");
     log
 }
 
