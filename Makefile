@@ -18,8 +18,7 @@ PORT ?=
 BENCH_ARGS ?=
 # For pytest, such as -k openai.
 E2E_ARGS ?=
-# Seconds of the soak's overload: 600 and more is the long form, with a million answers. The other phases take some 40 s, the
-# faults a minute.
+# Seconds of the soak's overload: 600 and more is the long form, with a million answers. The other phases take some 40 s.
 SOAK_SECONDS ?= 600
 SOAK_ARGS ?=
 
@@ -55,7 +54,7 @@ TRT_LDFLAGS := -shared -static-libstdc++ -static-libgcc -Wl,--version-script=trt
 TRT_TIMEOUT ?= 3600
 PACK_ARGS ?=
 
-.PHONY: help setup build build_lib test test_unit test_integration test_race test_asan fuzz lint format bench bench_gpu bench_router soak run_embed clean \
+.PHONY: help setup build build_lib test test_unit test_integration test_race test_asan fuzz lint format bench bench_gpu bench_router soak faults run_embed clean \
 	setup_tensorrt setup_gpu setup_e2e test_e2e build_trt install_gpu test_tensorrt pack_gpu always
 
 help: ## list the targets
@@ -207,8 +206,10 @@ bench: build ## compare speed with sentence-transformers (makes .deps/venv-bench
 bench_router: build ## what the router costs: mock engine at no cost, 64 connections; BENCH_ARGS are passed on
 	$(PYTHON) bench/router.py $(BENCH_ARGS)
 
-soak: build ## the router under twice its load, stopped in the middle, and with a faulty engine; every answer checked. SOAK_SECONDS=600
+soak: build ## the router under twice its load, and stopped in the middle; every answer checked. SOAK_SECONDS=600
 	$(PYTHON) scripts/soak.py --seconds $(SOAK_SECONDS) $(SOAK_ARGS)
+
+faults: build ## the router under load with an engine that fails, hangs, panics or is lost; every answer checked
 	$(PYTHON) scripts/faults.py
 
 # No build here: a GPU machine may have no Go. It wants dist/ as `make build` leaves it, there or brought along.
