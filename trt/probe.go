@@ -67,7 +67,7 @@ func (p *probe) run(w *worker, i int) error {
 	lengths := p.lengths(x)
 	for turn := range lengths {
 		of := func(s int) int { return lengths[(s+turn)%len(lengths)] }
-		if err := p.launch(w, x, i, of); err != nil {
+		if err := p.launch(w, i, of); err != nil {
 			return err
 		}
 		for s := range x.n {
@@ -125,9 +125,9 @@ func (p *probe) settle() error {
 	return nil
 }
 
-// launch fills shape i, which is x, with sequences, lengths of which are given by their number.
-func (p *probe) launch(w *worker, x shape, i int, lengths func(sequence int) int) error {
-	planes := p.layout.planes
+// launch fills shape i with sequences, whose lengths are given by their number.
+func (p *probe) launch(w *worker, i int, lengths func(sequence int) int) error {
+	x, planes := p.shapes.all[i], p.layout.planes
 	tokens, sequences := w.tokens.ints()[:planes.tokens*x.cells()], w.sequences.ints()[:planes.sequences*x.n]
 	clear(tokens)
 	clear(sequences)

@@ -126,7 +126,7 @@ func TestWarmUpEnds(t *testing.T) {
 		_, err := f.replica(ctx, sizesOf(2))
 		require.Equal(t, status.Cancelled, status.CodeOf(err))
 		require.ErrorContains(t, err, "warming up: enough")
-		require.Less(t, time.Since(begin), 7*time.Second) // a probe is two launches
+		require.Less(t, time.Since(begin), 6*time.Second)
 
 		waits := f.count("wait", 0)
 		f.script = func(c call) error {

@@ -63,13 +63,11 @@ func (c *cudaOperators) activate(x rows, bias string, act arch.Activation) rows 
 	case arch.GELUTanh:
 		if bias == "" && x.width%2 == 1 {
 			// Without a bias the kernel takes 16-bit numbers in pairs and leaves the last one of an odd number undone: docs/measurements.md.
-			bias = c.shared(fmt.Sprint("no bias ", x.width, x.dtype), func() string {
-				name, err := c.l.b.constant(fmt.Sprintf("zeros %d of %d", x.width, x.dtype), x.dtype, []int{x.width}, make([]float32, x.width))
-				if err != nil {
-					c.l.refuse("%v", err)
-				}
-				return name
-			})
+			zeros, err := c.l.b.constant(fmt.Sprintf("zeros %d of %d", x.width, x.dtype), x.dtype, []int{x.width}, make([]float32, x.width))
+			if err != nil {
+				c.l.refuse("%v", err)
+			}
+			bias = zeros
 		}
 		return g.same(domainOfMicrosoft, "FastGelu", x, []string{bias})
 	}
