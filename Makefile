@@ -66,7 +66,10 @@ setup: ## fetch and build the pinned dependencies of deps.json into .deps/
 setup_tensorrt: ## fetch TensorRT's headers, TensorRT-RTX and the lean runtime (140 MB; x86-64 only) into .deps/tensorrt/
 	@$(PYTHON) scripts/deps.py tensorrt
 
-setup_gpu: ## fetch ONNX Runtime with its CUDA provider (256 MB; x86-64 only) into .deps/gpu/
+setup_kernels: ## fetch NVRTC (90 MB; x86-64 only) and compile our CUDA kernels into .deps/gpu/
+	@$(PYTHON) scripts/deps.py kernels
+
+setup_gpu: setup_kernels ## fetch ONNX Runtime with its CUDA provider (256 MB; x86-64 only) into .deps/gpu/
 	@$(PYTHON) scripts/deps.py gpu
 
 # Everything is pinned, what the clients need as well, so that --no-deps leaves nothing out.
@@ -157,7 +160,8 @@ test_e2e: build setup_e2e ## the router and the gRPC backend of dist/ by the cli
 	$(RUN_E2E)
 
 # The tests append to the file of BEI_PLANS how many plans they have built; BEI_TENSORRT_TESTS makes those fail that skip elsewhere.
-test_tensorrt: setup build_trt ## tests of trt/, which build plans without a GPU
+test_tensorrt: setup setup_kernels build_trt ## tests of trt/, which build plans without a GPU, and of our CUDA kernels, compiled for the CPU
+	BEI_KERNEL_TESTS=1 $(GO) test -count=1 ./backend/engine/onnx/cuda
 	@rm -f $(DEPS)/plans
 	BEI_TENSORRT_TESTS=1 BEI_PLANS=$(DEPS)/plans $(GO) test -count=1 -timeout $(TRT_TIMEOUT)s ./trt/...
 	@touch $(DEPS)/plans && awk '{n += $$1} END {if (n < 1) {print "no test has built a plan"; exit 1} print "built " n " plans"}' $(DEPS)/plans

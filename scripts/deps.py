@@ -266,6 +266,13 @@ def build_nvml(artefact, scratch, config):
     install(archive, artefact["to"])
 
 
+def build_ptx(artefact, scratch, config):
+    target = os.path.join(scratch, os.path.basename(artefact["to"]))
+    source, script = (os.path.join(ROOT, path) for path in artefact["recipe"])
+    run([sys.executable, script, "--nvrtc", os.path.join(DEPS, artefact["compiler"]), source, target])
+    install(target, artefact["to"])
+
+
 def build_tokenizers(artefact, scratch, config):
     """Build libtokenizers.a from the Go module's own Rust source.
 
@@ -308,7 +315,7 @@ def copy_writable(source, target):
 
 
 KINDS = {"wheel": fetch_wheel, "crate": fetch_crate, "gomodule": fetch_go_module, "gotool": build_go_tool, "nvml": build_nvml,
-         "tokenizers": build_tokenizers}
+         "ptx": build_ptx, "tokenizers": build_tokenizers}
 
 
 # ---- stamps ----

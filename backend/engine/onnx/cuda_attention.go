@@ -167,17 +167,50 @@ func (c *cudaOperators) rope(x string, a *arch.Attention, like rows) (string, er
 
 // ---- Fused forms over packed rows ----
 
-// packed is PackedMultiHeadAttention. Without norms and rope its projection yields rows [heads, 3, head_dim], by the
-// order of the weights, and the operator adds the bias.
+// joins reports that query, key and value can stay in one row up to a fused form: Heads does what is between.
+func (c *cudaOperators) joins(a *arch.Attention) bool {
+	if n := a.QKNorm; n != nil && (n.FullWidth || n.Q.Kind != n.K.Kind || n.Q.Eps != n.K.Eps || n.Q.OnePlusWeight != n.K.OnePlusWeight) {
+		return false
+	}
+	return a.Rope == nil || a.Rope.Dim%4 == 0
+}
+
+// turned is Heads: rows of query, key and value heads with their bias, normalised and rotated by the row's position id. interleaved: the
+// rows are [heads, 3, head_dim].
+func (c *cudaOperators) turned(qkv rows, bias string, a *arch.Attention, interleaved bool) (rows, error) {
+	g := c.l.g
+	inputs := []string{qkv.name, "", bias, "", "", "", "", "", ""}
+	attrs := []attr{{"num_heads", int64(a.Heads)}, {"num_kv_heads", int64(a.KVHeads)}, {"head_dim", int64(a.HeadDim)}, {"interleaved", flag(interleaved)}}
+	attrs, err := c.qkNorm(attrs, inputs[3:7], a.QKNorm)
+	if err == nil {
+		attrs, err = c.ropeInputs(attrs, inputs[7:9], a.Rope)
+	}
+	if err != nil {
+		return qkv, err
+	}
+	if a.Rope != nil {
+		inputs[1] = g.input(positionIDs, ort.Int32, tokens)
+	}
+	y := g.typedRows(qkv.dtype, qkv.count, qkv.width)
+	g.add(domainOnCUDA(qkv.dtype), "Heads", inputs, []string{y.name}, attrs...)
+	return y, nil
+}
+
+// packed is PackedMultiHeadAttention. Its projection yields rows [heads, 3, head_dim], by the order of the weights, and, without norms
+// and rope, the operator adds the bias.
 func (c *cudaOperators) packed(x rows, a *arch.Attention) (rows, error) {
 	g := c.l.g
 	var inputs []string
-	if a.QKNorm == nil && a.Rope == nil {
+	if c.joins(a) {
 		w, err := c.l.b.interleaved(a.QKV, a.HeadDim)
 		if err != nil {
 			return x, err
 		}
 		qkv, bias, err := c.l.product(x, w, a.QKV)
+		if err == nil && (a.QKNorm != nil || a.Rope != nil) {
+			qkv, err = c.turned(qkv, bias, a, true)
+			bias = ""
+		}
 		if err != nil {
 			return x, err
 		}
@@ -215,8 +248,12 @@ func (c *cudaOperators) paged(x rows, a *arch.Attention) (rows, error) {
 		{"num_heads", int64(a.Heads)}, {"kv_num_heads", int64(a.KVHeads)}, {"scale", a.Scale}, {"softcap", a.Softcap}, {"is_causal", flag(a.Causal)},
 	}
 	var inputs []string
-	if a.Rope == nil && a.QKNorm == nil {
+	if c.joins(a) {
 		qkv, bias, err := l.linear(x, a.QKV...)
+		if err == nil && (a.QKNorm != nil || a.Rope != nil) {
+			qkv, err = c.turned(qkv, bias, a, false)
+			bias = ""
+		}
 		if err != nil {
 			return x, err
 		}

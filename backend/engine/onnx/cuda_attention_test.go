@@ -25,7 +25,7 @@ func TestPagedAttentionIsGivenRotatedRows(t *testing.T) {
 		g := newGraph(ort.Float16, opsetsOfCUDA...)
 		b := &binder{g: g, set: c.Weights, session: builder, bound: make(map[string]string), device: true}
 		l := newLowering(g, b, c.Model, o)
-		operators := newCUDAOperators(l, o.attention)
+		operators := newCUDAOperators(l, o.attention, false)
 		l.operators = operators
 		require.NoError(t, l.lower())
 		from := make(map[string]node)
@@ -48,6 +48,12 @@ func TestPagedAttentionIsGivenRotatedRows(t *testing.T) {
 				continue
 			}
 			layers++
+			if operators.joins(a) {
+				turned := from[n.inputs[0]]
+				require.Equal(t, "Heads", turned.op, c.Name)
+				require.Equal(t, positionIDs, turned.inputs[1])
+				continue
+			}
 			for _, x := range n.inputs[:2] {
 				turned := from[from[x].inputs[0]]
 				require.Equal(t, "RotaryEmbedding", turned.op, c.Name)
@@ -78,7 +84,7 @@ func TestRopeInFloat16(t *testing.T) {
 		b := &binder{g: g, session: builder, bound: make(map[string]string), device: true}
 		l := &lowering{g: g, b: b, m: &arch.Model{}, positions: positions}
 		x := rows{g.input("x", ort.Float32, tokens, dim{size: width}), tokens, width, ort.Float32}
-		y, err := newCUDAOperators(l, "").prepare(g.cast(x, ort.Float16), nil, &arch.Attention{HeadDim: headDim, Rope: r})
+		y, err := newCUDAOperators(l, "", false).prepare(g.cast(x, ort.Float16), nil, &arch.Attention{HeadDim: headDim, Rope: r})
 		require.NoError(t, err)
 		g.output(y, outputTokenVectors)
 		session, err := builder.Session(g.encode())

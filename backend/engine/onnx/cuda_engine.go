@@ -92,19 +92,22 @@ func (e *Engine) loadCUDA(m *arch.Model, w *weights.Set, o Options) error {
 	}
 	defer builder.Free()
 	if !o.emulate {
-		err := builder.CUDA(o.DeviceID, map[string]string{
-			"use_tf32":                           "0", // float32 is float32
-			"enable_skip_layer_norm_strict_mode": "1", // statistics of norms in float32
-		})
+		err := builder.CUDA(o.DeviceID, map[string]string{"use_tf32": "0"}) // float32 is float32
+		if err == nil {
+			err = ort.LoadCUDAKernels()
+		}
 		if err != nil {
 			return err
 		}
+	}
+	if err := builder.CUDAOperators(o.DeviceID); err != nil {
+		return err
 	}
 	g := newGraph(precisions[o.Precision], opsetsOfCUDA...)
 	b := &binder{g: g, set: w, session: builder, bound: make(map[string]string), device: true}
 	defer b.release()
 	l := newLowering(g, b, m, o)
-	c := newCUDAOperators(l, o.attention)
+	c := newCUDAOperators(l, o.attention, o.emulate)
 	l.operators = c
 	if err := l.lower(); err != nil {
 		return err

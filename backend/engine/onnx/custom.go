@@ -5,11 +5,14 @@ import (
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
 	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
-	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
 // customOperators implements operators on the CPU, by those of domain "bei".
-type customOperators struct{ l *lowering }
+type customOperators struct{ rowOperators }
+
+func newCustomOperators(l *lowering) customOperators {
+	return customOperators{rowOperators{l, func(ort.DataType) string { return domainOfBei }}}
+}
 
 // Numbers of the enums in kernels.h, which the operators' attributes carry.
 var (
@@ -29,47 +32,6 @@ func number[K comparable](numbers map[K]int64, key K) int64 {
 		return n
 	}
 	return -1
-}
-
-func (c customOperators) activate(x rows, bias string, act arch.Activation) rows {
-	if x.absent() || (bias == "" && act == arch.Identity) {
-		return x
-	}
-	return c.l.g.same(domainOfBei, "BiasActivation", x, []string{bias}, attr{"activation", number(actNumbers, act)})
-}
-
-func (c customOperators) gated(x rows, m *arch.MLP) (rows, error) {
-	maps, gateFirst := []arch.Linear{m.Gate, m.Up}, true
-	if m.GateUp.Out > 0 {
-		maps, gateFirst = []arch.Linear{m.GateUp}, !m.UpFirst
-	}
-	x, bias, err := c.l.linear(x, maps...)
-	if err != nil {
-		return x, err
-	}
-	y := c.l.g.rows(x.count, x.width/2)
-	c.l.g.add(domainOfBei, "GatedActivation", []string{x.name, bias}, []string{y.name},
-		attr{"activation", number(actNumbers, m.Activation)}, attr{"gate_first", flag(gateFirst)})
-	return y, nil
-}
-
-func (c customOperators) norm(x rows, bias string, n *arch.Norm, residual rows, sum *rows) (rows, error) {
-	weight, err := c.l.b.tensor(n.Weight)
-	if err != nil {
-		return rows{}, err
-	}
-	offset, err := c.l.b.tensor(n.Bias)
-	if err != nil {
-		return rows{}, err
-	}
-	y := c.l.g.rows(x.count, x.width)
-	outputs := []string{y.name}
-	if sum != nil {
-		outputs = append(outputs, sum.name)
-	}
-	c.l.g.add(domainOfBei, "ResidualNorm", []string{x.name, bias, residual.name, weight, offset}, outputs,
-		attr{"norm", number(normNumbers, n.Kind)}, attr{"eps", n.Eps}, attr{"one_plus_weight", flag(n.OnePlusWeight)})
-	return y, nil
 }
 
 func (c customOperators) pool(x rows, mode arch.PoolMode) rows {
@@ -102,7 +64,7 @@ func (c customOperators) attend(x rows, a *arch.Attention) (rows, error) {
 	}
 	attrs, err = c.qkNorm(attrs, inputs[4:8], norm)
 	if err == nil {
-		attrs, err = c.rope(attrs, inputs[8:10], a.Rope)
+		attrs, err = c.ropeInputs(attrs, inputs[8:10], a.Rope)
 	}
 	if err == nil {
 		inputs[10], inputs[11], err = c.positionBiases(a)
@@ -116,35 +78,6 @@ func (c customOperators) attend(x rows, a *arch.Attention) (rows, error) {
 	y := l.g.rows(qkv.count, a.Heads*a.HeadDim)
 	l.g.add(domainOfBei, "Attention", inputs, []string{y.name}, attrs...)
 	return y, nil
-}
-
-// qkNorm binds the norm of each head's query and key: weights of both, then biases of both.
-func (c customOperators) qkNorm(attrs []attr, inputs []string, n *arch.QKNorm) ([]attr, error) {
-	if n == nil {
-		return append(attrs, attr{"qk_norm", int64(0)}, attr{"qk_norm_eps", float32(0)}, attr{"qk_norm_one_plus_weight", int64(0)}), nil
-	}
-	if n.Q.Kind != n.K.Kind || n.Q.Eps != n.K.Eps || n.Q.OnePlusWeight != n.K.OnePlusWeight {
-		return nil, status.Errorf(status.Unsupported, "engine onnxruntime: norms of query and key that differ in kind or eps")
-	}
-	for i, t := range []arch.Tensor{n.Q.Weight, n.K.Weight, n.Q.Bias, n.K.Bias} {
-		var err error
-		if inputs[i], err = c.l.b.tensor(t); err != nil {
-			return nil, err
-		}
-	}
-	return append(attrs, attr{"qk_norm", number(normNumbers, n.Q.Kind)}, attr{"qk_norm_eps", n.Q.Eps}, attr{"qk_norm_one_plus_weight", flag(n.Q.OnePlusWeight)}), nil
-}
-
-// rope binds the tables of cos and sin.
-func (c customOperators) rope(attrs []attr, inputs []string, r *arch.Rope) ([]attr, error) {
-	if r == nil {
-		return append(attrs, attr{"rope", int64(0)}, attr{"rope_dim", int64(0)}), nil
-	}
-	var err error
-	if inputs[0], inputs[1], err = c.l.ropeTables(r, ort.Float32); err != nil {
-		return nil, err
-	}
-	return append(attrs, attr{"rope", number(ropeNumbers, r.Kind)}, attr{"rope_dim", int64(r.Dim)}), nil
 }
 
 // positionBiases binds what is added to scores by position.

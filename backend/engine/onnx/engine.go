@@ -151,7 +151,7 @@ func (e *Engine) load(m *arch.Model, w *weights.Set, o Options) error {
 	b := &binder{g: g, set: w, session: builder, bound: make(map[string]string)}
 	defer b.release()
 	l := newLowering(g, b, m, o)
-	l.operators = customOperators{l}
+	l.operators = newCustomOperators(l)
 	if err := l.lower(); err != nil {
 		return err
 	}

@@ -46,13 +46,16 @@ type opset struct {
 // Domains besides ONNX's own, which is "".
 const (
 	domainOfBei       = "bei"
+	domainOfFloat32   = "bei.float32" // ours on CUDA, by the dtype of rows
+	domainOfFloat16   = "bei.float16"
+	domainOfBFloat16  = "bei.bfloat16"
 	domainOfMicrosoft = "com.microsoft" // contributed operators of ONNX Runtime
 )
 
 // The operator sets of graphs: as old as the operators' forms used here allow.
 var (
 	opsetsOfCPU  = []opset{{"", 13}, {domainOfBei, 1}}
-	opsetsOfCUDA = []opset{{"", 17}, {domainOfMicrosoft, 1}}
+	opsetsOfCUDA = []opset{{"", 17}, {domainOfMicrosoft, 1}, {domainOfBei, 1}, {domainOfFloat32, 1}, {domainOfFloat16, 1}, {domainOfBFloat16, 1}}
 )
 
 func putString(b []byte, field protowire.Number, s string) []byte {

@@ -42,6 +42,8 @@ void bei_ort_host_close(bei_ort_host *host);
 typedef struct bei_ops bei_ops;
 // Registers the domain "bei" with the options. threads: of the session's pool. The operators must outlive the session.
 OrtStatus *bei_ops_register(OrtSessionOptions *options, int32_t threads, bei_ops **out);
+// Registers the domains bei.float32, bei.float16 and bei.bfloat16, whose operators run on a CUDA device, too. Once.
+OrtStatus *bei_ops_register_cuda(bei_ops *ops, OrtSessionOptions *options, int32_t device);
 void bei_ops_free(bei_ops *ops); // NULL is allowed
 
 #endif

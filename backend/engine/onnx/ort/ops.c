@@ -9,13 +9,15 @@ typedef struct {
   OrtCustomOp base;
   const ops_spec *spec;
   int32_t threads;
+  ONNXTensorElementDataType type;
+  int32_t device; // of CUDA; -1: the CPU
 } op;
 
-enum { NUM_OPS = 5 };
+enum { NUM_DOMAINS = 4, NUM_OPS = 5 };
 
 struct bei_ops {
-  OrtCustomOpDomain *domain;
-  op ops[NUM_OPS];
+  OrtCustomOpDomain *domains[NUM_DOMAINS];
+  op ops[NUM_DOMAINS][NUM_OPS];
 };
 
 OrtStatus *ops_invalid(const char *format, ...) {
@@ -114,17 +116,24 @@ bk_parallel ops_parallel(const ops_kernel *kernel, OrtKernelContext *context) {
 static const ops_spec *spec_of(const OrtCustomOp *self) { return ((const op *)self)->spec; }
 
 static const char *get_name(const OrtCustomOp *self) { return spec_of(self)->name; }
-static const char *get_provider(const OrtCustomOp *self) { return (void)self, NULL; } // the CPU
+static const char *get_provider_cpu(const OrtCustomOp *self) { return (void)self, NULL; }
+static const char *get_provider_cuda(const OrtCustomOp *self) { return (void)self, "CUDAExecutionProvider"; }
 static size_t get_input_count(const OrtCustomOp *self) { return spec_of(self)->num_inputs; }
 static size_t get_output_count(const OrtCustomOp *self) { return spec_of(self)->num_outputs; }
 
 static ONNXTensorElementDataType get_input_type(const OrtCustomOp *self, size_t index) {
-  return spec_of(self)->inputs[index].is_int32 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32
-                                               : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  switch (spec_of(self)->inputs[index].dtype) {
+  case OPS_INT32:
+    return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+  case OPS_FLOAT32:
+    return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  default:
+    return ((const op *)self)->type;
+  }
 }
 
 static ONNXTensorElementDataType get_output_type(const OrtCustomOp *self, size_t index) {
-  return (void)self, (void)index, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  return (void)index, ((const op *)self)->type;
 }
 
 static OrtCustomOpInputOutputCharacteristic get_input_characteristic(const OrtCustomOp *self, size_t index) {
@@ -146,6 +155,8 @@ static OrtStatus *create_kernel(const OrtCustomOp *self, const OrtApi *api, cons
     return bei_ort_api->CreateStatus(ORT_FAIL, "out of memory");
   kernel->spec = spec_of(self);
   kernel->threads = ((const op *)self)->threads;
+  kernel->type = ((const op *)self)->type;
+  kernel->device = ((const op *)self)->device;
   OrtStatus *status = kernel->spec->create(info, kernel);
   if (status != NULL) {
     free(kernel);
@@ -178,13 +189,14 @@ static size_t activation_inplace(int **inputs, int **outputs) {
   return get_inplace(inputs, outputs, &ops_bias_activation);
 }
 static size_t norm_inplace(int **inputs, int **outputs) { return get_inplace(inputs, outputs, &ops_residual_norm); }
+static size_t heads_inplace(int **inputs, int **outputs) { return get_inplace(inputs, outputs, &ops_cuda_heads); }
 static void release_inplace(int *inputs, int *outputs) { (void)inputs, (void)outputs; } // static memory
 
-static op make_op(const ops_spec *spec, int32_t threads) {
+static op make_op(const ops_spec *spec, int32_t threads, ONNXTensorElementDataType type, int32_t device, bool cuda) {
   OrtCustomOp base = {
       .version = ORT_API_VERSION,
       .GetName = get_name,
-      .GetExecutionProviderType = get_provider,
+      .GetExecutionProviderType = cuda ? get_provider_cuda : get_provider_cpu,
       .GetInputType = get_input_type,
       .GetInputTypeCount = get_input_count,
       .GetOutputType = get_output_type,
@@ -196,28 +208,48 @@ static op make_op(const ops_spec *spec, int32_t threads) {
       .CreateKernelV2 = create_kernel,
       .KernelComputeV2 = compute,
   };
-  if (spec == &ops_bias_activation)
+  if (spec == &ops_bias_activation || spec == &ops_cuda_bias_activation)
     base.GetMayInplace = activation_inplace;
-  if (spec == &ops_residual_norm)
+  if (spec == &ops_residual_norm || spec == &ops_cuda_residual_norm)
     base.GetMayInplace = norm_inplace;
+  if (spec == &ops_cuda_heads)
+    base.GetMayInplace = heads_inplace;
   if (base.GetMayInplace != NULL)
     base.ReleaseMayInplace = release_inplace;
-  return (op){.base = base, .spec = spec, .threads = threads};
+  return (op){.base = base, .spec = spec, .threads = threads, .type = type, .device = device};
+}
+
+static const ops_spec *const cpu_ops[] = {&ops_attention, &ops_bias_activation, &ops_gated_activation,
+                                          &ops_residual_norm, &ops_pool};
+static const ops_spec *const cuda_ops[] = {&ops_cuda_bias_activation, &ops_cuda_gated_activation,
+                                           &ops_cuda_residual_norm, &ops_cuda_heads};
+
+static const struct {
+  const char *name;
+  ONNXTensorElementDataType type;
+  bool cuda;
+} domains[NUM_DOMAINS] = {{"bei", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, false},
+                          {"bei.float32", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, true},
+                          {"bei.float16", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, true},
+                          {"bei.bfloat16", ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16, true}};
+
+static OrtStatus *add_domain(bei_ops *ops, size_t index, OrtSessionOptions *options, int32_t threads, int32_t device) {
+  const bool cuda = domains[index].cuda;
+  const ops_spec *const *specs = cuda ? cuda_ops : cpu_ops;
+  const size_t count = cuda ? sizeof cuda_ops / sizeof *cuda_ops : sizeof cpu_ops / sizeof *cpu_ops;
+  OPS_TRY(bei_ort_api->CreateCustomOpDomain(domains[index].name, &ops->domains[index]));
+  for (size_t i = 0; i < count; i++) {
+    ops->ops[index][i] = make_op(specs[i], threads, domains[index].type, device, cuda);
+    OPS_TRY(bei_ort_api->CustomOpDomain_Add(ops->domains[index], &ops->ops[index][i].base));
+  }
+  return bei_ort_api->AddCustomOpDomain(options, ops->domains[index]);
 }
 
 OrtStatus *bei_ops_register(OrtSessionOptions *options, int32_t threads, bei_ops **out) {
-  const ops_spec *const specs[NUM_OPS] = {&ops_attention, &ops_bias_activation, &ops_gated_activation,
-                                          &ops_residual_norm, &ops_pool};
   bei_ops *ops = calloc(1, sizeof *ops);
   if (ops == NULL)
     return bei_ort_api->CreateStatus(ORT_FAIL, "out of memory");
-  OrtStatus *status = bei_ort_api->CreateCustomOpDomain("bei", &ops->domain);
-  for (int i = 0; i < NUM_OPS && status == NULL; i++) {
-    ops->ops[i] = make_op(specs[i], threads);
-    status = bei_ort_api->CustomOpDomain_Add(ops->domain, &ops->ops[i].base);
-  }
-  if (status == NULL)
-    status = bei_ort_api->AddCustomOpDomain(options, ops->domain);
+  OrtStatus *status = add_domain(ops, 0, options, threads, -1);
   if (status != NULL) {
     bei_ops_free(ops);
     return status;
@@ -226,10 +258,17 @@ OrtStatus *bei_ops_register(OrtSessionOptions *options, int32_t threads, bei_ops
   return NULL;
 }
 
+OrtStatus *bei_ops_register_cuda(bei_ops *ops, OrtSessionOptions *options, int32_t device) {
+  for (size_t i = 1; i < NUM_DOMAINS; i++)
+    OPS_TRY(add_domain(ops, i, options, 1, device));
+  return NULL;
+}
+
 void bei_ops_free(bei_ops *ops) {
   if (ops == NULL)
     return;
-  if (ops->domain != NULL)
-    bei_ort_api->ReleaseCustomOpDomain(ops->domain);
+  for (size_t i = 0; i < NUM_DOMAINS; i++)
+    if (ops->domains[i] != NULL)
+      bei_ort_api->ReleaseCustomOpDomain(ops->domains[i]);
   free(ops);
 }

@@ -5,9 +5,10 @@
 #include <stdbool.h>
 
 #include "../kernels/kernels.h"
+#include "cuda_kernels.h"
 #include "internal.h"
 
-// A tensor as an operator sees it. data is NULL where an optional one is absent.
+// A tensor as an operator sees it, on the operator's device. data is NULL where an optional one is absent.
 typedef struct {
   const void *data;
   size_t rank;
@@ -16,9 +17,12 @@ typedef struct {
 
 enum { OPS_MAX_INPUTS = 15, OPS_MAX_OUTPUTS = 2 };
 
+// The dtype of an input. That of rows, and of all outputs, is the domain's: float32 but on CUDA.
+typedef enum { OPS_ROWS, OPS_INT32, OPS_FLOAT32 } ops_dtype;
+
 typedef struct {
   const char *name;
-  bool is_int32; // else float32
+  ops_dtype dtype;
   bool optional;
 } ops_port;
 
@@ -36,10 +40,24 @@ typedef struct {
   OrtStatus *(*compute)(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs);
 } ops_spec;
 
+typedef struct {
+  int32_t num_heads, num_kv_heads, head_dim, interleaved, norm, one_plus_weight, rope, rope_dim;
+  float eps;
+} ops_cuda_heads_args;
+
+// A row of a norm on CUDA has at most so many portions, of as many numbers as a thread moves at once: see kernels.cu.
+enum { OPS_CUDA_MAX_PORTIONS = 4096 };
+
 // A node of a session. Immutable after create, so that runs can share it.
 struct ops_kernel {
   const ops_spec *spec;
   int32_t threads;
+  ONNXTensorElementDataType type; // of rows
+  int32_t device;                 // of CUDA
+  struct {
+    bei_cuda_function *wide, *narrow;
+    ops_cuda_heads_args heads;
+  } cuda;
   union {
     bk_attention_args attention;
     bk_residual_norm_args norm;
@@ -52,6 +70,7 @@ struct ops_kernel {
 };
 
 extern const ops_spec ops_attention, ops_bias_activation, ops_gated_activation, ops_residual_norm, ops_pool;
+extern const ops_spec ops_cuda_bias_activation, ops_cuda_gated_activation, ops_cuda_residual_norm, ops_cuda_heads;
 
 // An error status: INVALID_ARGUMENT with a printf text.
 OrtStatus *ops_invalid(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -70,7 +89,7 @@ OrtStatus *ops_invalid(const char *format, ...) __attribute__((format(printf, 1,
 // Attributes, which are all required: an int within [low, high], a float.
 OrtStatus *ops_int(const OrtKernelInfo *info, const char *name, int64_t low, int64_t high, int32_t *out);
 OrtStatus *ops_float(const OrtKernelInfo *info, const char *name, float *out);
-// An optional [width] input.
+// An optional [width] input, which on CUDA is float for the type's sake only.
 OrtStatus *ops_vector(const ops_kernel *kernel, const ops_tensor *inputs, size_t index, int64_t width,
                       const float **out);
 // cu_seqlens [n + 1]: starts at 0, never falls, ends at most at tokens.

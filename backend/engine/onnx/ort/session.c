@@ -1,6 +1,7 @@
 #include <malloc.h>
 #include <stdio.h>
 
+#include "cuda_kernels.h"
 #include "session.h"
 
 // ---- Tensors ----
@@ -141,6 +142,12 @@ char *bei_ort_builder_cuda(bei_ort_builder *builder, int32_t device, const char 
     builder->device = device;
   return bei_ort_error(status);
 }
+
+char *bei_ort_builder_cuda_operators(bei_ort_builder *builder, int32_t device) {
+  return bei_ort_error(bei_ops_register_cuda(builder->ops, builder->options, device));
+}
+
+char *bei_ort_cuda_kernels(const char *ptx) { return bei_cuda_load(ptx); }
 
 // ---- Session ----
 

@@ -7,9 +7,13 @@ import "C"
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"unsafe"
 
+	"github.com/basetenlabs/bei-runtime/backend/install"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
@@ -57,6 +61,34 @@ func (b *Builder) CUDA(device int, options map[string]string) error {
 			"and nvidia-cudnn-cu13", err, Path())
 	}
 	return err
+}
+
+// CUDAOperators declares our operators on CUDA (the domains bei.float32, bei.float16 and bei.bfloat16) to the session. Once, before Session.
+func (b *Builder) CUDAOperators(device int) error {
+	return check(status.Start, "operators on CUDA", C.bei_ort_builder_cuda_operators(b.c, C.int32_t(device)))
+}
+
+// KernelsFile is the PTX of our CUDA kernels, which lies beside the build of ONNX Runtime that has CUDA.
+const KernelsFile = "bei_cuda.ptx"
+
+// LoadCUDAKernels loads the kernels of the operators on CUDA, once for the process: from beside the loaded ONNX Runtime, or from where an
+// installation has that. NoBackend says what is missing.
+func LoadCUDAKernels() error {
+	candidates := []string{filepath.Join(filepath.Dir(Path()), KernelsFile)}
+	if folder := install.Folder(); folder != "" {
+		candidates = append(candidates, filepath.Join(folder, folderOfGPU, KernelsFile))
+	}
+	for _, path := range candidates {
+		ptx, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		text := C.CString(string(ptx)) // read when it is loaded only
+		defer C.free(unsafe.Pointer(text))
+		return check(status.NoBackend, path, C.bei_ort_cuda_kernels(text))
+	}
+	return status.Errorf(status.NoBackend, "our CUDA kernels are missing; looked for %s. Fix: make install_gpu, or copy %s there",
+		strings.Join(candidates, ", "), KernelsFile)
 }
 
 // CUDAUUID returns the UUID of a CUDA device as NVML has it, but for the prefix, which is a GPU's for MIG devices, too. A session must

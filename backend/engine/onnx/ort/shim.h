@@ -36,6 +36,11 @@ char *bei_ort_has_provider(const char *name, int32_t *out);
 char *bei_ort_builder_cuda(bei_ort_builder *builder, int32_t device, const char *const *keys, const char *const *values,
                            size_t count);
 
+// Declares our operators on CUDA to the session, which has them where it is made on that device. Once for a builder.
+char *bei_ort_builder_cuda_operators(bei_ort_builder *builder, int32_t device);
+// Loads their kernels: PTX that ends with NUL. Once for the process; later calls do nothing.
+char *bei_ort_cuda_kernels(const char *ptx);
+
 // The UUID of a CUDA device, after a session was created on it.
 char *bei_ort_cuda_uuid(int32_t device, unsigned char uuid[16]);
 

@@ -1,0 +1,254 @@
+// The operators on CUDA, of the domains bei.float32, bei.float16 and bei.bfloat16: those that work on rows, as in ops_rowwise.c, and Heads.
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "ops.h"
+
+static const char *dtype_name(ONNXTensorElementDataType type) {
+  switch (type) {
+  case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
+    return "float16";
+  case ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16:
+    return "bfloat16";
+  default:
+    return "float32";
+  }
+}
+
+static OrtStatus *find(ops_kernel *kernel, const char *name, const char *suffix, bei_cuda_function **out) {
+  char text[64];
+  snprintf(text, sizeof text, "%s_%s%s", name, dtype_name(kernel->type), suffix);
+  char *error = bei_cuda_find(kernel->device, text, out);
+  if (error == NULL)
+    return NULL;
+  OrtStatus *status = bei_ort_api->CreateStatus(ORT_FAIL, error);
+  free(error);
+  return status;
+}
+
+static OrtStatus *find_both(ops_kernel *kernel, const char *name) {
+  OPS_TRY(find(kernel, name, "_wide", &kernel->cuda.wide));
+  return find(kernel, name, "_narrow", &kernel->cuda.narrow);
+}
+
+static OrtStatus *launch(const ops_kernel *kernel, OrtKernelContext *context, bei_cuda_function *function, int64_t blocks,
+                         uint32_t threads, void **arguments) {
+  void *stream;
+  if (blocks == 0)
+    return NULL;
+  OPS_CHECK(blocks <= INT32_MAX, "bei.%s: %lld blocks are too many", kernel->spec->name, (long long)blocks);
+  OPS_TRY(bei_ort_api->KernelContext_GetGPUComputeStream(context, &stream));
+  int result = bei_cuda_launch(function, (uint32_t)blocks, threads, stream, arguments);
+  if (result == 0)
+    return NULL;
+  char text[96];
+  snprintf(text, sizeof text, "bei.%s: CUDA driver error %d at its launch", kernel->spec->name, result);
+  return bei_ort_api->CreateStatus(ORT_FAIL, text);
+}
+
+// Numbers that a thread moves at once, where all pointers and the width allow it, else 1.
+static uint32_t access_width(const ops_kernel *kernel, int64_t width, const void *const *pointers, size_t count) {
+  const uint32_t wide = kernel->type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? 4 : 8;
+  for (size_t i = 0; i < count; i++)
+    if ((uintptr_t)pointers[i] % 16 != 0)
+      return 1;
+  return width % wide == 0 ? wide : 1;
+}
+
+// ---- BiasActivation and GatedActivation ----
+
+enum { ROW_THREADS = 256 };
+
+static OrtStatus *create_activation(const OrtKernelInfo *info, ops_kernel *kernel) {
+  OPS_TRY(ops_bias_activation.create(info, kernel));
+  return find_both(kernel, "bias_activation");
+}
+
+// Launches a kernel of (x, bias, y, portions, width, act, gate_first) for y [rows, width].
+static OrtStatus *launch_activation(const ops_kernel *kernel, OrtKernelContext *context, const void *x, const void *bias,
+                                    void *y, int64_t rows, int64_t width) {
+  const void *pointers[] = {x, bias, y};
+  const uint32_t n = access_width(kernel, width, pointers, 3);
+  const int64_t count = rows * width / n;
+  OPS_CHECK(count <= UINT32_MAX - ROW_THREADS && width <= INT32_MAX, "bei.%s: %lld rows of %lld are too many numbers",
+            kernel->spec->name, (long long)rows, (long long)width);
+  uint32_t portions = (uint32_t)count, columns = (uint32_t)width;
+  int32_t act = kernel->activation.act, gate_first = kernel->activation.gate_first;
+  void *arguments[] = {&x, &bias, &y, &portions, &columns, &act, &gate_first};
+  return launch(kernel, context, n > 1 ? kernel->cuda.wide : kernel->cuda.narrow,
+                (count + ROW_THREADS - 1) / ROW_THREADS, ROW_THREADS, arguments);
+}
+
+static OrtStatus *compute_activation(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs) {
+  const ops_tensor *x = &inputs[0];
+  const float *bias;
+  float *y;
+  OPS_CHECK(x->rank == 2, "bei.BiasActivation: x has rank %zu, not 2", x->rank);
+  OPS_TRY(ops_vector(kernel, inputs, 1, x->dims[1], &bias));
+  OPS_TRY(ops_output(context, 0, x->dims[0], x->dims[1], &y));
+  return launch_activation(kernel, context, x->data, bias, y, x->dims[0], x->dims[1]);
+}
+
+const ops_spec ops_cuda_bias_activation = {
+    .name = "BiasActivation",
+    .num_inputs = 2,
+    .num_outputs = 1,
+    .inputs = {{"x", OPS_ROWS, false}, {"bias", OPS_ROWS, true}},
+    .num_inplace = 1,
+    .inplace_inputs = {0},
+    .inplace_outputs = {0},
+    .create = create_activation,
+    .compute = compute_activation,
+};
+
+static OrtStatus *create_gated(const OrtKernelInfo *info, ops_kernel *kernel) {
+  OPS_TRY(ops_gated_activation.create(info, kernel));
+  return find_both(kernel, "gated_activation");
+}
+
+static OrtStatus *compute_gated(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs) {
+  const ops_tensor *x = &inputs[0];
+  const float *bias;
+  float *y;
+  OPS_CHECK(x->rank == 2 && x->dims[1] % 2 == 0, "bei.GatedActivation: x must be [rows, 2 * inner]");
+  OPS_TRY(ops_vector(kernel, inputs, 1, x->dims[1], &bias));
+  OPS_TRY(ops_output(context, 0, x->dims[0], x->dims[1] / 2, &y));
+  return launch_activation(kernel, context, x->data, bias, y, x->dims[0], x->dims[1] / 2);
+}
+
+const ops_spec ops_cuda_gated_activation = {
+    .name = "GatedActivation",
+    .num_inputs = 2,
+    .num_outputs = 1,
+    .inputs = {{"x", OPS_ROWS, false}, {"bias", OPS_ROWS, true}},
+    .create = create_gated,
+    .compute = compute_gated,
+};
+
+// ---- ResidualNorm ----
+
+static OrtStatus *create_norm(const OrtKernelInfo *info, ops_kernel *kernel) {
+  OPS_TRY(ops_residual_norm.create(info, kernel));
+  return find_both(kernel, "residual_norm");
+}
+
+// As many threads as portions of a row, up to 256; more only where a thread would hold more than 4 portions.
+static uint32_t norm_threads(int64_t portions) {
+  int64_t threads = portions <= 256 ? portions : (portions + 3) / 4 > 256 ? (portions + 3) / 4 : 256;
+  return (uint32_t)((threads + 31) / 32 * 32);
+}
+
+static OrtStatus *compute_norm(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs) {
+  const ops_tensor *x = &inputs[0], *residual = &inputs[2];
+  OPS_CHECK(x->rank == 2 && x->dims[1] >= 1, "bei.ResidualNorm: x must be [rows, width]");
+  const int64_t rows = x->dims[0], width = x->dims[1];
+  OPS_CHECK(residual->data == NULL || (residual->rank == 2 && residual->dims[0] == rows && residual->dims[1] == width),
+            "bei.ResidualNorm: residual must be [%lld, %lld]", (long long)rows, (long long)width);
+  const float *x_bias, *weight, *bias;
+  float *y, *sum;
+  OPS_TRY(ops_vector(kernel, inputs, 1, width, &x_bias));
+  OPS_TRY(ops_vector(kernel, inputs, 3, width, &weight));
+  OPS_TRY(ops_vector(kernel, inputs, 4, width, &bias));
+  OPS_TRY(ops_output(context, 0, rows, width, &y));
+  OPS_TRY(ops_output(context, 1, rows, width, &sum));
+  const void *pointers[] = {x->data, x_bias, residual->data, weight, bias, y, sum};
+  const uint32_t n = access_width(kernel, width, pointers, 7);
+  const int64_t portions = width / n;
+  OPS_CHECK(portions <= OPS_CUDA_MAX_PORTIONS, "bei.ResidualNorm: rows of %lld numbers; the limit is %lld",
+            (long long)width, (long long)OPS_CUDA_MAX_PORTIONS * n);
+  int32_t columns = (int32_t)width, rms = kernel->norm.norm == BK_NORM_RMS, one_plus = kernel->norm.one_plus_weight;
+  float eps = kernel->norm.eps;
+  const void *from = x->data, *added = residual->data;
+  void *arguments[] = {&from, &x_bias, &added, &weight, &bias, &y, &sum, &columns, &eps, &rms, &one_plus};
+  return launch(kernel, context, n > 1 ? kernel->cuda.wide : kernel->cuda.narrow, rows, norm_threads(portions), arguments);
+}
+
+const ops_spec ops_cuda_residual_norm = {
+    .name = "ResidualNorm",
+    .num_inputs = 5,
+    .num_outputs = 2,
+    .inputs = {{"x", OPS_ROWS, false},
+               {"x_bias", OPS_ROWS, true},
+               {"residual", OPS_ROWS, true},
+               {"weight", OPS_ROWS, true},
+               {"bias", OPS_ROWS, true}},
+    .num_inplace = 3,
+    .inplace_inputs = {0, 2, 2},
+    .inplace_outputs = {0, 1, 0},
+    .create = create_norm,
+    .compute = compute_norm,
+};
+
+// ---- Heads: y = rope(qk_norm(qkv + bias)), values but for the bias as they are; see bk_attention_args ----
+
+enum { QKV, POSITION_IDS, QKV_BIAS, Q_NORM_WEIGHT, K_NORM_WEIGHT, Q_NORM_BIAS, K_NORM_BIAS, ROPE_COS, ROPE_SIN };
+enum { HEAD_THREADS = 128, MAX_HEAD_DIM = 256 };
+
+static OrtStatus *create_heads(const OrtKernelInfo *info, ops_kernel *kernel) {
+  ops_cuda_heads_args *a = &kernel->cuda.heads;
+  OPS_TRY(ops_int(info, "num_heads", 1, 1 << 16, &a->num_heads));
+  OPS_TRY(ops_int(info, "num_kv_heads", 1, a->num_heads, &a->num_kv_heads));
+  OPS_TRY(ops_int(info, "head_dim", 4, MAX_HEAD_DIM, &a->head_dim));
+  OPS_TRY(ops_int(info, "interleaved", 0, a->num_heads == a->num_kv_heads, &a->interleaved));
+  OPS_TRY(ops_int(info, "qk_norm", BK_NORM_NONE, BK_NORM_RMS, &a->norm));
+  OPS_TRY(ops_float(info, "qk_norm_eps", &a->eps));
+  OPS_TRY(ops_int(info, "qk_norm_one_plus_weight", 0, 1, &a->one_plus_weight));
+  OPS_TRY(ops_int(info, "rope", BK_ROPE_NONE, BK_ROPE_INTERLEAVED, &a->rope));
+  OPS_TRY(ops_int(info, "rope_dim", 0, a->head_dim, &a->rope_dim));
+  OPS_CHECK(a->head_dim % 4 == 0 && a->rope_dim % 4 == 0 && (a->rope == BK_ROPE_NONE || a->rope_dim > 0),
+            "bei.Heads: head_dim %d and rope_dim %d must be multiples of 4", a->head_dim, a->rope_dim);
+  OPS_CHECK(isfinite(a->eps) && a->eps >= 0, "qk_norm_eps %g is out of range", a->eps);
+  return find(kernel, "heads", "", &kernel->cuda.wide);
+}
+
+static OrtStatus *compute_heads(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs) {
+  ops_cuda_heads_args a = kernel->cuda.heads;
+  const int64_t width = ((int64_t)a.num_heads + 2 * (int64_t)a.num_kv_heads) * a.head_dim;
+  const ops_tensor *qkv = &inputs[QKV], *positions = &inputs[POSITION_IDS];
+  OPS_CHECK(qkv->rank == 2 && qkv->dims[1] == width, "bei.Heads: qkv must be [tokens, %lld]", (long long)width);
+  const int64_t rows = qkv->dims[0];
+  const float *bias, *norms[4];
+  OPS_TRY(ops_vector(kernel, inputs, QKV_BIAS, width, &bias));
+  for (int i = 0; i < 4; i++)
+    OPS_TRY(ops_vector(kernel, inputs, Q_NORM_WEIGHT + i, a.head_dim, &norms[i]));
+  if (a.rope != BK_ROPE_NONE) {
+    OPS_CHECK(positions->data != NULL && positions->rank == 1 && positions->dims[0] == rows,
+              "bei.Heads: position_ids must be [%lld]", (long long)rows);
+    for (int i = ROPE_COS; i <= ROPE_SIN; i++)
+      OPS_CHECK(inputs[i].data != NULL && inputs[i].rank == 2 && inputs[i].dims[1] == a.rope_dim / 2,
+                "bei.Heads: %s must be [positions, %d]", kernel->spec->inputs[i].name, a.rope_dim / 2);
+  }
+  float *y;
+  OPS_TRY(ops_output(context, 0, rows, width, &y));
+  const void *x = qkv->data, *cos = inputs[ROPE_COS].data, *sin = inputs[ROPE_SIN].data, *ids = positions->data;
+  // Values that change neither by a bias nor their place need not be touched.
+  int32_t heads = a.num_heads + a.num_kv_heads * (x == y && bias == NULL ? 1 : 2);
+  const int64_t count = rows * heads;
+  OPS_CHECK(count <= (UINT32_MAX - HEAD_THREADS) / 32, "bei.Heads: %lld rows are too many", (long long)rows);
+  uint32_t units = (uint32_t)count;
+  void *arguments[] = {&x,     &bias,        &norms[0],       &norms[1],   &norms[2],      &norms[3], &cos,
+                       &sin,   &ids,         &y,              &units,      &heads,         &a.num_heads, &a.num_kv_heads,
+                       &a.head_dim, &a.interleaved, &a.norm,  &a.eps,      &a.one_plus_weight, &a.rope, &a.rope_dim};
+  return launch(kernel, context, kernel->cuda.wide, (count * 32 + HEAD_THREADS - 1) / HEAD_THREADS, HEAD_THREADS, arguments);
+}
+
+const ops_spec ops_cuda_heads = {
+    .name = "Heads",
+    .num_inputs = 9,
+    .num_outputs = 1,
+    .inputs = {{"qkv", OPS_ROWS, false},
+               {"position_ids", OPS_INT32, true},
+               {"bias", OPS_ROWS, true},
+               {"q_norm_weight", OPS_ROWS, true},
+               {"k_norm_weight", OPS_ROWS, true},
+               {"q_norm_bias", OPS_ROWS, true},
+               {"k_norm_bias", OPS_ROWS, true},
+               {"rope_cos", OPS_FLOAT32, true},
+               {"rope_sin", OPS_FLOAT32, true}},
+    .num_inplace = 1,
+    .inplace_inputs = {0},
+    .inplace_outputs = {0},
+    .create = create_heads,
+    .compute = compute_heads,
+};
