@@ -56,7 +56,7 @@ func (b *Backend) PredictTokensTexts(ctx context.Context, texts []Text, o CallOp
 		return err
 	}
 	return b.run(ctx, "predict_tokens_texts", o, out, engine.TokenVectors|TokensOutput,
-		func(r *results) (pipeline.Work, error) { return b.newTaggedWork(texts, o, r) }, pipeline.Options{Priority: o.Priority})
+		func(r *results) (pipeline.Work, error) { return b.newTaggedWork(texts, o, r) }, o.pipeline())
 }
 
 // needs checks that the model is of the type that a call is for.
@@ -70,8 +70,9 @@ func (b *Backend) needs(call string, t ModelType) error {
 }
 
 func (b *Backend) runBatch(ctx context.Context, name string, batch Batch, o CallOptions, out Output, allowed engine.Outputs) error {
-	return b.run(ctx, name, o, out, allowed, func(r *results) (pipeline.Work, error) { return newBatchWork(batch, r) },
-		pipeline.Options{Priority: o.Priority, Prepared: true})
+	options := o.pipeline()
+	options.Prepared = true
+	return b.run(ctx, name, o, out, allowed, func(r *results) (pipeline.Work, error) { return newBatchWork(batch, r) }, options)
 }
 
 func (b *Backend) runTexts(ctx context.Context, name string, texts []Text, o CallOptions, out Output, allowed engine.Outputs) error {
@@ -82,7 +83,7 @@ func (b *Backend) runTexts(ctx context.Context, name string, texts []Text, o Cal
 		}
 		return w, w.checkOutputs(len(texts), w.wants)
 	},
-		pipeline.Options{Priority: o.Priority})
+		o.pipeline())
 }
 
 // run is the one way of a call through the pipeline.

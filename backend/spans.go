@@ -25,7 +25,7 @@ func (b *Backend) EmbedSpans(ctx context.Context, texts []Text, spans []Span, cu
 	}
 	return b.run(ctx, "embed_spans", o, out, engine.TokenVectors, func(r *results) (pipeline.Work, error) {
 		return b.newSpanWork(texts, spans, cumulative, o, r)
-	}, pipeline.Options{Priority: o.Priority})
+	}, o.pipeline())
 }
 
 // maxSpanOverlap bounds the tokens of an item's spans, those in several spans counted for each, as a multiple of the item's tokens: pooling

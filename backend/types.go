@@ -68,6 +68,11 @@ type CallOptions struct {
 	AddSpecialTokens  Switch
 	SkipSpecialTokens Switch
 	Aggregation       Aggregation // of PredictTokensTexts
+	DynamicBatching   Switch
+}
+
+func (o CallOptions) pipeline() pipeline.Options {
+	return pipeline.Options{Priority: o.Priority, Alone: o.DynamicBatching == Off}
 }
 
 // Output is where a call's results go. Its slices are the caller's; nothing touches them after the call.

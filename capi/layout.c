@@ -39,7 +39,7 @@ SIZE(bei_span, 8);
 AT(bei_span, start, 0);
 AT(bei_span, end, 4);
 
-SIZE(bei_call_options, 72);
+SIZE(bei_call_options, 80);
 AT(bei_call_options, struct_size, 0);
 AT(bei_call_options, timeout_us, 8);
 AT(bei_call_options, cancel, 16);
@@ -53,6 +53,8 @@ AT(bei_call_options, priority, 56);
 AT(bei_call_options, add_special_tokens, 60);
 AT(bei_call_options, skip_special_tokens, 64);
 AT(bei_call_options, aggregation, 68);
+AT(bei_call_options, dynamic_batching, 72);
+AT(bei_call_options, reserved, 76);
 
 SIZE(bei_info, 80);
 AT(bei_info, struct_size, 0);

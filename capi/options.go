@@ -36,10 +36,14 @@ func readOptions(p address) (context.Context, backend.CallOptions, error) {
 		{"add_special_tokens", s.addSpecialTokens, C.BEI_DEFAULT, C.BEI_OFF},
 		{"skip_special_tokens", s.skipSpecialTokens, C.BEI_DEFAULT, C.BEI_OFF},
 		{"aggregation", s.aggregation, C.BEI_AGGREGATE_NONE, C.BEI_AGGREGATE_MAX},
+		{"dynamic_batching", s.dynamicBatching, C.BEI_DEFAULT, C.BEI_OFF},
 	} {
 		if f.value < f.least || f.value > f.top {
 			return nil, options, status.Errorf(status.InvalidArgument, "options.%s is %d, the limits are %d and %d", f.name, f.value, f.least, f.top)
 		}
+	}
+	if s.reserved != 0 {
+		return nil, options, status.Errorf(status.InvalidArgument, "options.reserved is %d, not 0", s.reserved)
 	}
 	prompt, err := stringAt("options.prompt_name", s.promptName, "options.prompt_name_size", s.promptNameSize)
 	if err != nil {
@@ -63,6 +67,7 @@ func readOptions(p address) (context.Context, backend.CallOptions, error) {
 		AddSpecialTokens:  backend.Switch(s.addSpecialTokens),
 		SkipSpecialTokens: backend.Switch(s.skipSpecialTokens),
 		Aggregation:       backend.Aggregation(s.aggregation),
+		DynamicBatching:   backend.Switch(s.dynamicBatching),
 	}, nil
 }
 

@@ -56,6 +56,8 @@ type callOptionsStruct struct {
 	addSpecialTokens  int32
 	skipSpecialTokens int32
 	aggregation       int32
+	dynamicBatching   int32
+	reserved          uint32
 }
 
 // tokensStruct is bei_tokens.
@@ -75,7 +77,7 @@ type tokensStruct struct {
 // Sizes in version 1: no caller has smaller ones.
 const (
 	firstBatchSize       = 112
-	firstCallOptionsSize = 72
+	firstCallOptionsSize = 80
 	firstInfoSize        = 80
 	firstTokensSize      = 80
 	firstStatsSize       = 56
@@ -127,6 +129,8 @@ var (
 	_ [unsafe.Offsetof(callOptionsStruct{}.addSpecialTokens)]struct{}  = [unsafe.Offsetof(C.bei_call_options{}.add_special_tokens)]struct{}{}
 	_ [unsafe.Offsetof(callOptionsStruct{}.skipSpecialTokens)]struct{} = [unsafe.Offsetof(C.bei_call_options{}.skip_special_tokens)]struct{}{}
 	_ [unsafe.Offsetof(callOptionsStruct{}.aggregation)]struct{}       = [unsafe.Offsetof(C.bei_call_options{}.aggregation)]struct{}{}
+	_ [unsafe.Offsetof(callOptionsStruct{}.dynamicBatching)]struct{}   = [unsafe.Offsetof(C.bei_call_options{}.dynamic_batching)]struct{}{}
+	_ [unsafe.Offsetof(callOptionsStruct{}.reserved)]struct{}          = [unsafe.Offsetof(C.bei_call_options{}.reserved)]struct{}{}
 
 	_ [unsafe.Sizeof(tokensStruct{})]struct{}                = [C.sizeof_bei_tokens]struct{}{}
 	_ [unsafe.Offsetof(tokensStruct{}.structSize)]struct{}   = [unsafe.Offsetof(C.bei_tokens{}.struct_size)]struct{}{}

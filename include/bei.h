@@ -185,6 +185,9 @@ typedef struct bei_span {
  * Options of one call. Every zero means the default. A NULL pointer to options means all defaults.
  *
  * prompt_name with pairs is an error, but for a reranker whose template has a place for an instruction: there it names that.
+ *
+ * dynamic_batching BEI_OFF is for routers, which form batches themselves: no run holds items of two such calls, so that one that hangs
+ * or fails is of one batch only.
  */
 typedef struct bei_call_options {
   size_t struct_size;
@@ -200,9 +203,11 @@ typedef struct bei_call_options {
   int32_t add_special_tokens;  /* bei_tokenize: default BEI_ON */
   int32_t skip_special_tokens; /* bei_decode: default BEI_ON */
   int32_t aggregation;         /* BEI_AGGREGATE_* */
+  int32_t dynamic_batching;    /* default BEI_ON: runs may also hold items of other calls; BEI_OFF: see below */
+  uint32_t reserved;           /* 0 */
 } bei_call_options;
 
-#define BEI_CALL_OPTIONS_INIT {sizeof(bei_call_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define BEI_CALL_OPTIONS_INIT {sizeof(bei_call_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 /*
  * What a router needs to know of an open backend. bei_info_json tells the rest. Constant while the backend is open.

@@ -48,6 +48,7 @@ type Work interface {
 type Options struct {
 	Priority int  // -1, 0, 1
 	Prepared bool // Prepare is trivial (token batches): Do calls it for all items before anything else
+	Alone    bool // no run holds items of this call and of another one
 }
 
 // Stats says where the time of a call went.
@@ -95,6 +96,7 @@ type call struct {
 	inHeap, inRing bool
 	heapIndex      int
 	class          *class
+	alone          bool    // as Options.Alone
 	served         float64 // finish tag, within the class, of the item served last, or where the call began
 	finish         float64 // finish tag of the next ready item
 	number         uint64  // in order of arrival
@@ -161,7 +163,7 @@ func (p *Pipeline) Do(ctx context.Context, w Work, o Options) (Stats, error) {
 		return Stats{}, status.Errorf(status.InvalidArgument, "%d items are more than one call may have: the limit is %d (queue.max_items)", n, p.config.MaxItems)
 	}
 	c := &call{work: w, items: make([]item, n), finished: make(chan struct{}), aborted: make(chan struct{}),
-		class: &p.classes[1+min(max(o.Priority, -1), 1)]}
+		class: &p.classes[1+min(max(o.Priority, -1), 1)], alone: o.Alone}
 	c.pending.Store(int64(n))
 	if n == 0 {
 		close(c.finished)

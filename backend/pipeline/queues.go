@@ -11,6 +11,9 @@ type class struct {
 	served     float64  // finish tag among classes, of the item served last or where the class began
 }
 
+// joins reports whether a run may hold items of both calls.
+func (c *call) joins(other *call) bool { return c == other || !c.alone && !other.alone }
+
 // add takes a call with ready items in. now is the pipeline's virtual time, where a class begins that had none.
 func (k *class) add(c *call, now float64) {
 	if len(k.ready) == 0 {

@@ -86,6 +86,22 @@ func (r *runner) waitForMore() bool {
 	return left > 0
 }
 
+// nextCall is the call whose first ready item is to be looked at, with its class; nil where there is none for a run that has picks.
+func (p *Pipeline) nextCall(picks []pick) (*class, *call) {
+	if len(picks) > 0 && picks[0].c.alone {
+		c := picks[0].c
+		if !c.inHeap {
+			return nil, nil
+		}
+		return c.class, c
+	}
+	k := p.nextClass()
+	if k == nil {
+		return nil, nil
+	}
+	return k, k.ready[0]
+}
+
 // pickRun moves items from the ready queues into a run. Classes, and the calls of a class, are served by least finish tag; a
 // call whose next item does not fit is passed over for a few others, so that a long item does not leave the run half empty. The
 // caller holds p.mu.
@@ -94,25 +110,24 @@ func (p *Pipeline) pickRun(picks []pick) []pick {
 	tokens, longest := 0, 0
 	var passed []*call
 	for len(picks) < limits.MaxSequences && len(passed) < maxPassed {
-		k := p.nextClass()
-		if k == nil {
+		k, c := p.nextCall(picks)
+		if c == nil {
 			break
 		}
-		c := k.ready[0]
-		n := c.headTokens()
+		n, isNext := c.headTokens(), c == k.ready[0]
 		cost := tokens + n
 		if limits.Padded {
 			cost = max(longest, n) * (len(picks) + 1)
 		}
-		if len(picks) > 0 && cost > limits.BestTokens {
+		if len(picks) > 0 && (cost > limits.BestTokens || !picks[0].c.joins(c)) {
 			k.ready.drop(c)
 			passed = append(passed, c)
 			continue
 		}
 		tokens, longest = tokens+n, max(longest, n)
 		picks = append(picks, pick{c, c.ready[c.readyHead]})
-		k.served, c.served = k.finish(), c.finish
-		if len(passed) == 0 {
+		k.served, c.served = k.served+float64(n)/k.weight, c.finish
+		if len(passed) == 0 && isNext {
 			p.virtualNow, k.virtualNow = max(p.virtualNow, k.served), max(k.virtualNow, c.served)
 		}
 		c.readyHead++

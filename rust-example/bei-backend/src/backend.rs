@@ -199,17 +199,17 @@ impl Backend for BeiBackend {
     }
 
     fn embed(&self, batch: Batch) -> Result<Embeddings, BackendError> {
-        Ok(by_index(self.embed_batch(&TokenBatch::from(&batch), &CallOptions::default())?))
+        Ok(by_index(self.embed_batch(&TokenBatch::from(&batch), &CallOptions::formed())?))
     }
 
     fn predict(&self, batch: Batch) -> Result<Predictions, BackendError> {
-        Ok(by_index(self.predict_batch(&TokenBatch::from(&batch), &CallOptions::default())?))
+        Ok(by_index(self.predict_batch(&TokenBatch::from(&batch), &CallOptions::formed())?))
     }
 }
 
 impl TokenBackend for BeiBackend {
     fn predict_tokens(&self, batch: Batch) -> Result<TokenPredictions, BackendError> {
-        let items = self.predict_tokens_items(&TokenBatch::from(&batch), &CallOptions::default())?;
+        let items = self.predict_tokens_items(&TokenBatch::from(&batch), &CallOptions::formed())?;
         Ok(by_index(all_or_nothing(items, Vec::new)?))
     }
 }

@@ -65,6 +65,16 @@ pub struct CallOptions<'a> {
     pub skip_special_tokens: Option<bool>,
     /// How `predict_tokens_texts` joins tokens to entities.
     pub aggregation: Aggregation,
+    /// Whether runs may also hold items of other calls; default yes. A router that forms batches itself says no: a run that hangs or
+    /// fails is then of one batch only.
+    pub dynamic_batching: Option<bool>,
+}
+
+impl CallOptions<'_> {
+    /// For a batch that a router has formed: it runs apart from other calls' items.
+    pub fn formed() -> Self {
+        CallOptions { dynamic_batching: Some(false), ..CallOptions::default() }
+    }
 }
 
 /// A side of a text.

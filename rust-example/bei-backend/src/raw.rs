@@ -98,6 +98,7 @@ pub(crate) fn raw_options(options: &CallOptions) -> sys::bei_call_options {
             Aggregation::Average => sys::BEI_AGGREGATE_AVERAGE,
             Aggregation::Max => sys::BEI_AGGREGATE_MAX,
         },
+        dynamic_batching: switch(options.dynamic_batching),
         ..sys::BEI_CALL_OPTIONS_INIT
     }
 }

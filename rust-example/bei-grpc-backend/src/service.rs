@@ -35,7 +35,7 @@ impl Service {
         let called = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             let every: Vec<u32> = (0..).take(request.cu_seq_lengths.len().saturating_sub(1)).collect();
-            let options = CallOptions { cancel: Some(&cancel), ..CallOptions::default() };
+            let options = CallOptions { cancel: Some(&cancel), ..CallOptions::formed() };
             call(&backend, &batch(&request, &every), &options)
         });
         match called.await {

@@ -77,12 +77,12 @@ pub fn run(model: &Model, packed: &mut Packed, works: &[&Work]) -> Result<Called
         }
         (Want::Logits, Payload::Tokens { .. }) => {
             packed.fill(works, false);
-            model.predict(&packed.batch(), &CallOptions::default()).map(batch)
+            model.predict(&packed.batch(), &CallOptions::formed()).map(batch)
         }
         (Want::Embed(_), Payload::Tokens { .. }) => {
             let splade = model.info().pool == Some(Pool::Splade);
             packed.fill(works, splade);
-            let options = CallOptions { normalize: Some(false), ..CallOptions::default() };
+            let options = CallOptions { normalize: Some(false), ..CallOptions::formed() };
             // Token vectors of a token classifier are its logits.
             let result = match model.info().task {
                 Some(Task::TokenClassifier) => model.predict_tokens(&packed.batch(), &options)?,
@@ -101,7 +101,7 @@ fn impossible(work: &Work) -> Error {
 
 /// Raw vectors, as routes cut and normalise them.
 fn call_options(options: &EncodeOptions) -> CallOptions<'_> {
-    CallOptions { normalize: Some(false), ..options.call_options() }
+    CallOptions { normalize: Some(false), dynamic_batching: Some(false), ..options.call_options() }
 }
 
 fn texts<'a>(works: &[&'a Work]) -> Vec<Text<'a>> {

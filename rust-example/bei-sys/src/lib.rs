@@ -160,6 +160,8 @@ pub struct bei_call_options {
     pub add_special_tokens: i32,
     pub skip_special_tokens: i32,
     pub aggregation: i32,
+    pub dynamic_batching: i32,
+    pub reserved: u32,
 }
 
 pub const BEI_CALL_OPTIONS_INIT: bei_call_options = bei_call_options {
@@ -176,6 +178,8 @@ pub const BEI_CALL_OPTIONS_INIT: bei_call_options = bei_call_options {
     add_special_tokens: BEI_DEFAULT,
     skip_special_tokens: BEI_DEFAULT,
     aggregation: BEI_AGGREGATE_NONE,
+    dynamic_batching: BEI_DEFAULT,
+    reserved: 0,
 };
 
 #[repr(C)]
