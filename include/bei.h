@@ -203,7 +203,7 @@ typedef struct bei_call_options {
   int32_t add_special_tokens;  /* bei_tokenize: default BEI_ON */
   int32_t skip_special_tokens; /* bei_decode: default BEI_ON */
   int32_t aggregation;         /* BEI_AGGREGATE_* */
-  int32_t dynamic_batching;    /* default BEI_ON: runs may also hold items of other calls; BEI_OFF: see below */
+  int32_t dynamic_batching;    /* default BEI_ON: runs may also hold items of other calls; BEI_OFF: see above */
   uint32_t reserved;           /* 0 */
 } bei_call_options;
 

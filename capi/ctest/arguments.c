@@ -166,7 +166,7 @@ static void option_fields(void) {
     FAILS_WITH(embed(), BEI_INVALID_ARGUMENT, text);                                                                   \
     options = (bei_call_options)BEI_CALL_OPTIONS_INIT;                                                                 \
   } while (0)
-  OPTION(struct_size, 0, "options.struct_size is 0, not 72");
+  OPTION(struct_size, 0, "options.struct_size is 0, not 80");
   OPTION(struct_size, 71, "options.struct_size is 71");
   OPTION(struct_size, SIZE_MAX, "options.struct_size");
   OPTION(prompt_name_size, 3, "options.prompt_name is NULL, but options.prompt_name_size is 3");
@@ -277,7 +277,7 @@ static void newer_callers(void) {
              "byte 8 after them is not zero");
   newer_options.later = 1;
   FAILS_WITH(bei_embed(backend, &p.batch, &newer_options.known, out, D, NULL, 0, NULL), BEI_INVALID_ARGUMENT,
-             "options.struct_size is 80, this library knows 72");
+             "options.struct_size is 88, this library knows 80");
   packed_free(&p);
   OK(bei_shutdown(backend, 1000));
 }
