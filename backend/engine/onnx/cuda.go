@@ -11,6 +11,7 @@ import (
 // works on rows by ours (cuda/kernels.cu). All but the fused attention have kernels on the CPU too, so that tests check them without a GPU.
 type cudaOperators struct {
 	rowOperators
+	onCPU bool              // with the operators that have kernels there
 	force attentionForm     // tests choose one; "": the best
 	forms map[string]bool   // what attention became: for info
 	once  map[string]string // tensors that layers share, by what they are
@@ -26,13 +27,11 @@ const rowsOfBias = 8
 
 // newCUDAOperators makes the operators of a graph; emulated: for the CPU provider, where the dtype is float32.
 func newCUDAOperators(l *lowering, force attentionForm, emulated bool) *cudaOperators {
-	domain := func(d ort.DataType) string {
-		if emulated && d == ort.Float32 {
-			return domainOfBei
-		}
-		return domainOnCUDA(d)
+	onCPU, domain := emulated && l.g.dtype == ort.Float32, domainOnCUDA
+	if onCPU {
+		domain = func(ort.DataType) string { return domainOfBei }
 	}
-	c := &cudaOperators{rowOperators: rowOperators{l, domain}, force: force, forms: make(map[string]bool), once: make(map[string]string)}
+	c := &cudaOperators{rowOperators: rowOperators{l, domain}, onCPU: onCPU, force: force, forms: make(map[string]bool), once: make(map[string]string)}
 	for i := range l.m.Layers {
 		c.block = max(c.block, pageRows(l.m.Layers[i].Attention.HeadDim))
 	}

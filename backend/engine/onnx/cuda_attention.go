@@ -96,6 +96,9 @@ func (c *cudaOperators) attend(x rows, a *arch.Attention) (rows, error) {
 type heads struct{ q, k, v rows }
 
 func (c *cudaOperators) heads(x rows, a *arch.Attention) (heads, error) {
+	if c.splits(a) {
+		return c.split(x, a)
+	}
 	keys := a.KVHeads * a.HeadDim
 	parts, biases, err := c.apart(x, a.QKV, a.Heads*a.HeadDim, keys, keys)
 	if err != nil {
@@ -113,6 +116,39 @@ func (c *cudaOperators) heads(x rows, a *arch.Attention) (heads, error) {
 		h.k, err = c.prepare(h.k, k, a)
 	}
 	return h, err
+}
+
+// splits reports that Heads can do all that is between the joined projection and attention. It has no kernel on the CPU.
+func (c *cudaOperators) splits(a *arch.Attention) bool {
+	const numbersOfALane = 8
+	if n := a.QKNorm; n != nil && (n.FullWidth || n.Q.Kind != n.K.Kind || n.Q.Eps != n.K.Eps || n.Q.OnePlusWeight != n.K.OnePlusWeight) {
+		return false
+	}
+	return !c.onCPU && a.HeadDim <= maxFusedHeadDim && a.HeadDim%numbersOfALane == 0 && (a.Rope == nil || a.Rope.Dim%numbersOfALane == 0)
+}
+
+// split is one product and Heads: the bias, the norm of each head, and rope by the row's position id.
+func (c *cudaOperators) split(x rows, a *arch.Attention) (heads, error) {
+	g := c.l.g
+	qkv, bias, err := c.l.linear(x, a.QKV...)
+	if err != nil {
+		return heads{}, err
+	}
+	inputs := []string{qkv.name, "", bias, "", "", "", "", "", ""}
+	attrs := []attr{{"num_heads", int64(a.Heads)}, {"num_kv_heads", int64(a.KVHeads)}, {"head_dim", int64(a.HeadDim)}}
+	if attrs, err = c.qkNorm(attrs, inputs[3:7], a.QKNorm); err != nil {
+		return heads{}, err
+	}
+	if attrs, err = c.ropeInputs(attrs, inputs[7:9], a.Rope); err != nil {
+		return heads{}, err
+	}
+	if a.Rope != nil {
+		inputs[1] = g.input(positionIDs, ort.Int32, tokens)
+	}
+	query, keys := a.Heads*a.HeadDim, a.KVHeads*a.HeadDim
+	h := heads{g.typedRows(qkv.dtype, qkv.count, query), g.typedRows(qkv.dtype, qkv.count, keys), g.typedRows(qkv.dtype, qkv.count, keys)}
+	g.add(domainOnCUDA(qkv.dtype), "Heads", inputs, []string{h.q.name, h.k.name, h.v.name}, attrs...)
+	return h, nil
 }
 
 // prepare normalises whole rows of heads, or each head by itself, and rotates them. The operators want shapes of their own.
@@ -167,62 +203,15 @@ func (c *cudaOperators) rope(x string, a *arch.Attention, like rows) (string, er
 
 // ---- Fused forms over packed rows ----
 
-// joins reports that query, key and value can stay in one row up to a fused form: Heads does what is between.
-func (c *cudaOperators) joins(a *arch.Attention) bool {
-	if n := a.QKNorm; n != nil && (n.FullWidth || n.Q.Kind != n.K.Kind || n.Q.Eps != n.K.Eps || n.Q.OnePlusWeight != n.K.OnePlusWeight) {
-		return false
-	}
-	return a.Rope == nil || a.Rope.Dim%4 == 0
-}
-
-// turned is Heads: rows of query, key and value heads with their bias, normalised and rotated by the row's position id. interleaved: the
-// rows are [heads, 3, head_dim].
-func (c *cudaOperators) turned(qkv rows, bias string, a *arch.Attention, interleaved bool) (rows, error) {
-	g := c.l.g
-	inputs := []string{qkv.name, "", bias, "", "", "", "", "", ""}
-	attrs := []attr{{"num_heads", int64(a.Heads)}, {"num_kv_heads", int64(a.KVHeads)}, {"head_dim", int64(a.HeadDim)}, {"interleaved", flag(interleaved)}}
-	attrs, err := c.qkNorm(attrs, inputs[3:7], a.QKNorm)
-	if err == nil {
-		attrs, err = c.ropeInputs(attrs, inputs[7:9], a.Rope)
-	}
-	if err != nil {
-		return qkv, err
-	}
-	if a.Rope != nil {
-		inputs[1] = g.input(positionIDs, ort.Int32, tokens)
-	}
-	y := g.typedRows(qkv.dtype, qkv.count, qkv.width)
-	g.add(domainOnCUDA(qkv.dtype), "Heads", inputs, []string{y.name}, attrs...)
-	return y, nil
-}
-
-// packed is PackedMultiHeadAttention. Its projection yields rows [heads, 3, head_dim], by the order of the weights, and, without norms
-// and rope, the operator adds the bias.
+// packed is PackedMultiHeadAttention. Given query, key and value apart and without a bias, it takes the flash kernel at any length.
 func (c *cudaOperators) packed(x rows, a *arch.Attention) (rows, error) {
 	g := c.l.g
-	var inputs []string
-	if c.joins(a) {
-		w, err := c.l.b.interleaved(a.QKV, a.HeadDim)
-		if err != nil {
-			return x, err
-		}
-		qkv, bias, err := c.l.product(x, w, a.QKV)
-		if err == nil && (a.QKNorm != nil || a.Rope != nil) {
-			qkv, err = c.turned(qkv, bias, a, true)
-			bias = ""
-		}
-		if err != nil {
-			return x, err
-		}
-		inputs = []string{c.reshape(qkv.name, -1, a.Heads, 3, a.HeadDim), "", "", bias}
-	} else {
-		h, err := c.heads(x, a)
-		if err != nil {
-			return x, err
-		}
-		inputs = []string{h.q.name, h.k.name, h.v.name, ""}
+	h, err := c.heads(x, a)
+	if err != nil {
+		return x, err
 	}
-	inputs = append(inputs, g.input(tokenOffset, ort.Int32, filled, longest), g.input(filledCuSeqLens, ort.Int32, dim{name: "filled_plus_one"}))
+	inputs := []string{h.q.name, h.k.name, h.v.name, "", g.input(tokenOffset, ort.Int32, filled, longest),
+		g.input(filledCuSeqLens, ort.Int32, dim{name: "filled_plus_one"})}
 	y := g.rows(x.count, a.Heads*a.HeadDim)
 	g.add(domainOfMicrosoft, "PackedMultiHeadAttention", inputs, []string{y.name}, attr{"num_heads", int64(a.Heads)}, attr{"scale", a.Scale})
 	return y, nil
@@ -247,23 +236,9 @@ func (c *cudaOperators) paged(x rows, a *arch.Attention) (rows, error) {
 	attrs := []attr{
 		{"num_heads", int64(a.Heads)}, {"kv_num_heads", int64(a.KVHeads)}, {"scale", a.Scale}, {"softcap", a.Softcap}, {"is_causal", flag(a.Causal)},
 	}
-	var inputs []string
-	if c.joins(a) {
-		qkv, bias, err := l.linear(x, a.QKV...)
-		if err == nil && (a.QKNorm != nil || a.Rope != nil) {
-			qkv, err = c.turned(qkv, bias, a, false)
-			bias = ""
-		}
-		if err != nil {
-			return x, err
-		}
-		inputs = []string{c.activate(qkv, bias, arch.Identity).name, "", ""}
-	} else {
-		h, err := c.heads(x, a)
-		if err != nil {
-			return x, err
-		}
-		inputs = []string{h.q.name, h.k.name, h.v.name}
+	h, err := c.heads(x, a)
+	if err != nil {
+		return x, err
 	}
 	cache := func(kind string) string {
 		return c.shared(fmt.Sprint(kind, a.KVHeads, " ", a.HeadDim), func() string {
@@ -271,10 +246,10 @@ func (c *cudaOperators) paged(x rows, a *arch.Attention) (rows, error) {
 			return g.op("", "Expand", []string{l.b.scalar(0), shape})
 		})
 	}
-	inputs = append(inputs, cache("key cache "), cache("value cache "),
+	inputs := []string{h.q.name, h.k.name, h.v.name, cache("key cache "), cache("value cache "),
 		g.input(filledCuSeqLens, ort.Int32, dim{name: "filled_plus_one"}), g.input(pastLengths, ort.Int32, filled),
 		g.input(blockTable, ort.Int32, filled, dim{name: "blocks"}), "", "", "", "", "", "", "", "",
-		g.input(attentionMetadata, ort.Int32, dim{size: 3}))
+		g.input(attentionMetadata, ort.Int32, dim{size: 3})}
 	y := g.rows(x.count, a.Heads*a.HeadDim)
 	g.add(domainOfMicrosoft, "PagedAttention", inputs, []string{y.name}, attrs...)
 	return y, nil

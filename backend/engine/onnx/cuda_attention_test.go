@@ -48,9 +48,10 @@ func TestPagedAttentionIsGivenRotatedRows(t *testing.T) {
 				continue
 			}
 			layers++
-			if operators.joins(a) {
+			if operators.splits(a) {
 				turned := from[n.inputs[0]]
 				require.Equal(t, "Heads", turned.op, c.Name)
+				require.Equal(t, turned.outputs, n.inputs[:3])
 				require.Equal(t, positionIDs, turned.inputs[1])
 				continue
 			}

@@ -104,34 +104,6 @@ func (b *binder) appendBiases(dst []float32, maps []arch.Linear) ([]float32, err
 	return dst, nil
 }
 
-// interleaved binds maps that yield [query heads | key heads | value heads] so that they yield [heads, 3, headDim].
-// Their bias keeps its order.
-func (b *binder) interleaved(maps []arch.Linear, headDim int) (linear, error) {
-	l, err := b.checked(maps)
-	if err != nil {
-		return l, err
-	}
-	if l.bias, err = b.bias(maps, l.out); err != nil {
-		return l, err
-	}
-	key := "interleaved " + joinedKey(maps)
-	l.weight, err = b.make(key, b.g.dtype, []int{l.out, l.in}, func(dst []float32) ([]float32, error) {
-		joined, err := b.appendMaps(make([]float32, 0, l.out*l.in), maps)
-		if err != nil {
-			return nil, err
-		}
-		block, heads := headDim*l.in, l.out/(3*headDim)
-		for h := range heads {
-			for part := range 3 {
-				start := (part*heads + h) * block
-				dst = append(dst, joined[start:start+block]...)
-			}
-		}
-		return dst, nil
-	})
-	return l, err
-}
-
 // cut binds maps of one input, joined, as maps of those widths, one after the other.
 func (b *binder) cut(maps []arch.Linear, widths ...int) ([]linear, error) {
 	whole, err := b.checked(maps)

@@ -216,105 +216,95 @@ DEVICE void residual_norm(const T *x, const T *x_bias, const T *residual, const 
   }
 }
 
-// ---- Heads: query and key heads, each normalised and rotated by its row's position, and value heads with their bias ----
+// ---- Heads: the query, key and value heads of rows, with their bias; query and key normalised, and rotated by the row's position ----
 
-// A lane holds two portions of four numbers: heads of at most 256.
-enum { HEAD_PORTIONS = 2 };
+// Sums among `lanes` neighbours, a power of two; all lanes of the warp take part.
+DEVICE float sum_of_lanes(float x, int lanes) {
+  for (int mask = lanes >> 1; mask > 0; mask >>= 1)
+    x += xor_lane(x, mask);
+  return x;
+}
 
-// A warp for a head; `heads` of a row are done, query first, then key, then value. In rows [query | key | value], or, where interleaved,
-// [heads, 3, dim]; bias is always [query | key | value]. dim and rope_dim are multiples of 4; cos and sin: [positions, rope_dim / 2]. y may be x.
+// A lane has eight numbers of a head, and `lanes` of them have a head: the power of two from dim / 8. x: [rows, query | key | value];
+// q: [rows, query_heads * dim]; k, v: [rows, key_heads * dim]. dim and rope_dim are multiples of 8; cos, sin: [positions, rope_dim / 2].
 template <typename T>
 DEVICE void heads_of(const T *x, const T *bias, const T *q_weight, const T *k_weight, const T *q_bias, const T *k_bias, const float *cos,
-                     const float *sin, const int *positions, T *y, u32 units, int heads, int query_heads, int key_heads, int dim,
-                     int interleaved, int norm, float eps, int one_plus_weight, int rope, int rope_dim) {
-  const u32 unit = (blockIdx.x * blockDim.x + threadIdx.x) >> 5;
-  const int lane = threadIdx.x & 31;
-  if (unit >= units)
-    return; // the whole warp
+                     const float *sin, const int *positions, T *q, T *k, T *v, u32 units, int lanes, int query_heads, int key_heads,
+                     int dim, int norm, float eps, int one_plus_weight, int rope, int rope_dim) {
+  const u32 thread = blockIdx.x * blockDim.x + threadIdx.x, unit = thread / lanes;
+  const int lane = thread % lanes, heads = query_heads + 2 * key_heads;
+  const bool active = unit < units && 8 * lane < dim;
   const u32 row = unit / heads;
   const int head = unit % heads, part = head < query_heads ? 0 : head < query_heads + key_heads ? 1 : 2;
-  const int column = interleaved ? (head % query_heads * 3 + part) * dim : head * dim;
-  const i64 at = (i64)row * (query_heads + 2 * key_heads) * dim + column;
-  const T *weight = part == 0 ? q_weight : k_weight, *offset = part == 0 ? q_bias : k_bias;
-  const bool turns = rope && part < 2;
-  const int pairs = turns ? rope_dim / 4 : 0; // portions that turn
+  const bool turns = rope && part < 2 && 8 * lane < rope_dim;
+  // Where rope pairs the halves, a lane has four numbers of each.
+  const int at[2] = {turns && rope == 1 ? 4 * lane : 8 * lane, turns && rope == 1 ? rope_dim / 2 + 4 * lane : 8 * lane + 4};
 
-  float v[HEAD_PORTIONS][4], b[4], total = 0;
-  int place[HEAD_PORTIONS][2];
+  float a[8], b[8], total = 0;
 #pragma unroll
-  for (int p = 0; p < HEAD_PORTIONS; p++) {
-    const int k = lane + 32 * p;
-    if (4 * k >= dim)
-      break;
-    const bool apart = rope == 1 && k < pairs;
-    place[p][0] = apart ? 2 * k : 4 * k;
-    place[p][1] = apart ? rope_dim / 2 + 2 * k : 4 * k + 2;
+  for (int i = 0; i < 8; i++)
+    a[i] = 0;
+  if (active) {
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-      load<T, 2>(x + at + place[p][i], &v[p][2 * i]);
-      load_optional<T, 2>(bias, head * dim + place[p][i], &b[2 * i]);
+    for (int half = 0; half < 2; half++) {
+      load<T, 4>(x + (i64)row * heads * dim + head * dim + at[half], a + 4 * half);
+      load_optional<T, 4>(bias, head * dim + at[half], b + 4 * half);
     }
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      v[p][i] += b[i];
-      total += v[p][i];
-    }
+    for (int i = 0; i < 8; i++)
+      a[i] += b[i];
   }
-  if (norm && part < 2) {
-    const float mean = norm == 1 ? sum_of_warp(total) / dim : 0;
+  if (norm) {
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+      total += a[i];
+    const float mean = norm == 1 ? sum_of_lanes(total, lanes) / dim : 0;
     float squares = 0;
 #pragma unroll
-    for (int p = 0; p < HEAD_PORTIONS; p++) {
-      if (4 * (lane + 32 * p) >= dim)
-        break;
+    for (int i = 0; i < 8; i++)
+      squares += active ? (a[i] - mean) * (a[i] - mean) : 0;
+    const float scale = 1 / sqrtf(sum_of_lanes(squares, lanes) / dim + eps);
+    if (active && part < 2) {
+      const T *weight = part == 0 ? q_weight : k_weight, *offset = part == 0 ? q_bias : k_bias;
+      float w[8] = {1, 1, 1, 1, 1, 1, 1, 1};
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        v[p][i] -= mean;
-        squares += v[p][i] * v[p][i];
-      }
-    }
-    const float scale = 1 / sqrtf(sum_of_warp(squares) / dim + eps);
-#pragma unroll
-    for (int p = 0; p < HEAD_PORTIONS; p++) {
-      if (4 * (lane + 32 * p) >= dim)
-        break;
-#pragma unroll
-      for (int i = 0; i < 2; i++) {
-        float w[2] = {1, 1}, o[2];
+      for (int half = 0; half < 2; half++) {
         if (weight)
-          load<T, 2>(weight + place[p][i], w);
-        load_optional<T, 2>(offset, place[p][i], o);
-#pragma unroll
-        for (int j = 0; j < 2; j++)
-          v[p][2 * i + j] = v[p][2 * i + j] * scale * (weight && one_plus_weight ? 1 + w[j] : w[j]) + o[j];
+          load<T, 4>(weight + at[half], w + 4 * half);
+        load_optional<T, 4>(offset, at[half], b + 4 * half);
       }
+#pragma unroll
+      for (int i = 0; i < 8; i++)
+        a[i] = (a[i] - mean) * scale * (weight && one_plus_weight ? 1 + w[i] : w[i]) + b[i];
     }
   }
+  if (!active)
+    return;
+  if (turns) {
+    const i64 angle = (i64)positions[row] * (rope_dim / 2) + 4 * lane;
+    float c[4], s[4];
+    load<float, 4>(cos + angle, c);
+    load<float, 4>(sin + angle, s);
 #pragma unroll
-  for (int p = 0; p < HEAD_PORTIONS; p++) {
-    const int k = lane + 32 * p;
-    if (4 * k >= dim)
-      break;
-    if (k < pairs) {
-      const i64 angle = (i64)positions[row] * (rope_dim / 2) + 2 * k;
-      const float c0 = cos[angle], c1 = cos[angle + 1], s0 = sin[angle], s1 = sin[angle + 1];
-      const float v0 = v[p][0], v1 = v[p][1], v2 = v[p][2], v3 = v[p][3];
+    for (int i = 0; i < 4; i++) {
       if (rope == 1) {
-        v[p][0] = v0 * c0 - v2 * s0;
-        v[p][1] = v1 * c1 - v3 * s1;
-        v[p][2] = v2 * c0 + v0 * s0;
-        v[p][3] = v3 * c1 + v1 * s1;
+        b[i] = a[i] * c[i] - a[i + 4] * s[i];
+        b[i + 4] = a[i + 4] * c[i] + a[i] * s[i];
       } else {
-        v[p][0] = v0 * c0 - v1 * s0;
-        v[p][1] = v1 * c0 + v0 * s0;
-        v[p][2] = v2 * c1 - v3 * s1;
-        v[p][3] = v3 * c1 + v2 * s1;
+        b[2 * i] = a[2 * i] * c[i] - a[2 * i + 1] * s[i];
+        b[2 * i + 1] = a[2 * i + 1] * c[i] + a[2 * i] * s[i];
       }
     }
 #pragma unroll
-    for (int i = 0; i < 2; i++)
-      store<T, 2>(y + at + place[p][i], &v[p][2 * i]);
+    for (int i = 0; i < 8; i++)
+      a[i] = b[i];
   }
+  T *y = part == 0   ? q + ((i64)row * query_heads + head) * dim
+         : part == 1 ? k + ((i64)row * key_heads + head - query_heads) * dim
+                     : v + ((i64)row * key_heads + head - query_heads - key_heads) * dim;
+#pragma unroll
+  for (int half = 0; half < 2; half++)
+    store<T, 4>(y + at[half], a + 4 * half);
 }
 
 // ---- Entry points: one for each dtype, and for each width of access ----
@@ -336,11 +326,11 @@ DEVICE void heads_of(const T *x, const T *bias, const T *q_weight, const T *k_we
   OF_WIDTH(T, NAME, 16 / sizeof(T), _wide)                                                                                                \
   OF_WIDTH(T, NAME, 1, _narrow)                                                                                                           \
   extern "C" __global__ void heads_##NAME(const T *x, const T *bias, const T *q_weight, const T *k_weight, const T *q_bias,              \
-                                          const T *k_bias, const float *cos, const float *sin, const int *positions, T *y, u32 units,    \
-                                          int heads, int query_heads, int key_heads, int dim, int interleaved, int norm, float eps,       \
+                                          const T *k_bias, const float *cos, const float *sin, const int *positions, T *q, T *k, T *v,   \
+                                          u32 units, int lanes, int query_heads, int key_heads, int dim, int norm, float eps,             \
                                           int one_plus_weight, int rope, int rope_dim) {                                                  \
-    heads_of<T>(x, bias, q_weight, k_weight, q_bias, k_bias, cos, sin, positions, y, units, heads, query_heads, key_heads, dim,           \
-                interleaved, norm, eps, one_plus_weight, rope, rope_dim);                                                                 \
+    heads_of<T>(x, bias, q_weight, k_weight, q_bias, k_bias, cos, sin, positions, q, k, v, units, lanes, query_heads, key_heads, dim,     \
+                norm, eps, one_plus_weight, rope, rope_dim);                                                                              \
   }
 
 OF_TYPE(float, float32)

@@ -189,7 +189,6 @@ static size_t activation_inplace(int **inputs, int **outputs) {
   return get_inplace(inputs, outputs, &ops_bias_activation);
 }
 static size_t norm_inplace(int **inputs, int **outputs) { return get_inplace(inputs, outputs, &ops_residual_norm); }
-static size_t heads_inplace(int **inputs, int **outputs) { return get_inplace(inputs, outputs, &ops_cuda_heads); }
 static void release_inplace(int *inputs, int *outputs) { (void)inputs, (void)outputs; } // static memory
 
 static op make_op(const ops_spec *spec, int32_t threads, ONNXTensorElementDataType type, int32_t device, bool cuda) {
@@ -212,8 +211,6 @@ static op make_op(const ops_spec *spec, int32_t threads, ONNXTensorElementDataTy
     base.GetMayInplace = activation_inplace;
   if (spec == &ops_residual_norm || spec == &ops_cuda_residual_norm)
     base.GetMayInplace = norm_inplace;
-  if (spec == &ops_cuda_heads)
-    base.GetMayInplace = heads_inplace;
   if (base.GetMayInplace != NULL)
     base.ReleaseMayInplace = release_inplace;
   return (op){.base = base, .spec = spec, .threads = threads, .type = type, .device = device};

@@ -15,7 +15,7 @@ typedef struct {
   int64_t dims[2];
 } ops_tensor;
 
-enum { OPS_MAX_INPUTS = 15, OPS_MAX_OUTPUTS = 2 };
+enum { OPS_MAX_INPUTS = 15 };
 
 // The dtype of an input. That of rows, and of all outputs, is the domain's: float32 but on CUDA.
 typedef enum { OPS_ROWS, OPS_INT32, OPS_FLOAT32 } ops_dtype;
@@ -41,7 +41,7 @@ typedef struct {
 } ops_spec;
 
 typedef struct {
-  int32_t num_heads, num_kv_heads, head_dim, interleaved, norm, one_plus_weight, rope, rope_dim;
+  int32_t num_heads, num_kv_heads, head_dim, lanes, norm, one_plus_weight, rope, rope_dim;
   float eps;
 } ops_cuda_heads_args;
 

@@ -180,31 +180,33 @@ const ops_spec ops_cuda_residual_norm = {
     .compute = compute_norm,
 };
 
-// ---- Heads: y = rope(qk_norm(qkv + bias)), values but for the bias as they are; see bk_attention_args ----
+// ---- Heads: q, k, v = split(qkv + bias); q, k = rope(qk_norm(q)), rope(qk_norm(k)); see bk_attention_args ----
 
 enum { QKV, POSITION_IDS, QKV_BIAS, Q_NORM_WEIGHT, K_NORM_WEIGHT, Q_NORM_BIAS, K_NORM_BIAS, ROPE_COS, ROPE_SIN };
-enum { HEAD_THREADS = 128, MAX_HEAD_DIM = 256 };
+enum { HEAD_THREADS = 256, NUMBERS_OF_A_LANE = 8, MAX_HEAD_DIM = 32 * NUMBERS_OF_A_LANE };
 
 static OrtStatus *create_heads(const OrtKernelInfo *info, ops_kernel *kernel) {
   ops_cuda_heads_args *a = &kernel->cuda.heads;
   OPS_TRY(ops_int(info, "num_heads", 1, 1 << 16, &a->num_heads));
   OPS_TRY(ops_int(info, "num_kv_heads", 1, a->num_heads, &a->num_kv_heads));
-  OPS_TRY(ops_int(info, "head_dim", 4, MAX_HEAD_DIM, &a->head_dim));
-  OPS_TRY(ops_int(info, "interleaved", 0, a->num_heads == a->num_kv_heads, &a->interleaved));
+  OPS_TRY(ops_int(info, "head_dim", 1, MAX_HEAD_DIM, &a->head_dim));
   OPS_TRY(ops_int(info, "qk_norm", BK_NORM_NONE, BK_NORM_RMS, &a->norm));
   OPS_TRY(ops_float(info, "qk_norm_eps", &a->eps));
   OPS_TRY(ops_int(info, "qk_norm_one_plus_weight", 0, 1, &a->one_plus_weight));
   OPS_TRY(ops_int(info, "rope", BK_ROPE_NONE, BK_ROPE_INTERLEAVED, &a->rope));
   OPS_TRY(ops_int(info, "rope_dim", 0, a->head_dim, &a->rope_dim));
-  OPS_CHECK(a->head_dim % 4 == 0 && a->rope_dim % 4 == 0 && (a->rope == BK_ROPE_NONE || a->rope_dim > 0),
-            "bei.Heads: head_dim %d and rope_dim %d must be multiples of 4", a->head_dim, a->rope_dim);
+  OPS_CHECK(a->head_dim % NUMBERS_OF_A_LANE == 0 && a->rope_dim % NUMBERS_OF_A_LANE == 0 &&
+                (a->rope == BK_ROPE_NONE || a->rope_dim > 0),
+            "bei.Heads: head_dim %d and rope_dim %d must be multiples of %d", a->head_dim, a->rope_dim, NUMBERS_OF_A_LANE);
   OPS_CHECK(isfinite(a->eps) && a->eps >= 0, "qk_norm_eps %g is out of range", a->eps);
+  for (a->lanes = 1; a->lanes * NUMBERS_OF_A_LANE < a->head_dim;)
+    a->lanes *= 2;
   return find(kernel, "heads", "", &kernel->cuda.wide);
 }
 
 static OrtStatus *compute_heads(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs) {
   ops_cuda_heads_args a = kernel->cuda.heads;
-  const int64_t width = ((int64_t)a.num_heads + 2 * (int64_t)a.num_kv_heads) * a.head_dim;
+  const int64_t heads = (int64_t)a.num_heads + 2 * (int64_t)a.num_kv_heads, width = heads * a.head_dim;
   const ops_tensor *qkv = &inputs[QKV], *positions = &inputs[POSITION_IDS];
   OPS_CHECK(qkv->rank == 2 && qkv->dims[1] == width, "bei.Heads: qkv must be [tokens, %lld]", (long long)width);
   const int64_t rows = qkv->dims[0];
@@ -219,24 +221,26 @@ static OrtStatus *compute_heads(const ops_kernel *kernel, OrtKernelContext *cont
       OPS_CHECK(inputs[i].data != NULL && inputs[i].rank == 2 && inputs[i].dims[1] == a.rope_dim / 2,
                 "bei.Heads: %s must be [positions, %d]", kernel->spec->inputs[i].name, a.rope_dim / 2);
   }
-  float *y;
-  OPS_TRY(ops_output(context, 0, rows, width, &y));
-  const void *x = qkv->data, *cos = inputs[ROPE_COS].data, *sin = inputs[ROPE_SIN].data, *ids = positions->data;
-  // Values that change neither by a bias nor their place need not be touched.
-  int32_t heads = a.num_heads + a.num_kv_heads * (x == y && bias == NULL ? 1 : 2);
+  float *parts[3];
+  for (size_t i = 0; i < 3; i++) {
+    OPS_TRY(ops_output(context, i, rows, (int64_t)(i == 0 ? a.num_heads : a.num_kv_heads) * a.head_dim, &parts[i]));
+    OPS_CHECK(parts[i] != NULL, "bei.Heads: all three outputs are needed");
+  }
   const int64_t count = rows * heads;
   OPS_CHECK(count <= (UINT32_MAX - HEAD_THREADS) / 32, "bei.Heads: %lld rows are too many", (long long)rows);
+  const void *x = qkv->data, *cos = inputs[ROPE_COS].data, *sin = inputs[ROPE_SIN].data, *ids = positions->data;
   uint32_t units = (uint32_t)count;
-  void *arguments[] = {&x,     &bias,        &norms[0],       &norms[1],   &norms[2],      &norms[3], &cos,
-                       &sin,   &ids,         &y,              &units,      &heads,         &a.num_heads, &a.num_kv_heads,
-                       &a.head_dim, &a.interleaved, &a.norm,  &a.eps,      &a.one_plus_weight, &a.rope, &a.rope_dim};
-  return launch(kernel, context, kernel->cuda.wide, (count * 32 + HEAD_THREADS - 1) / HEAD_THREADS, HEAD_THREADS, arguments);
+  void *arguments[] = {&x,          &bias,          &norms[0],         &norms[1], &norms[2], &norms[3],         &cos,    &sin,
+                       &ids,        &parts[0],      &parts[1],         &parts[2], &units,    &a.lanes,          &a.num_heads,
+                       &a.num_kv_heads, &a.head_dim, &a.norm,          &a.eps,    &a.one_plus_weight, &a.rope,  &a.rope_dim};
+  return launch(kernel, context, kernel->cuda.wide, (count * a.lanes + HEAD_THREADS - 1) / HEAD_THREADS, HEAD_THREADS,
+                arguments);
 }
 
 const ops_spec ops_cuda_heads = {
     .name = "Heads",
     .num_inputs = 9,
-    .num_outputs = 1,
+    .num_outputs = 3,
     .inputs = {{"qkv", OPS_ROWS, false},
                {"position_ids", OPS_INT32, true},
                {"bias", OPS_ROWS, true},
@@ -246,9 +250,6 @@ const ops_spec ops_cuda_heads = {
                {"k_norm_bias", OPS_ROWS, true},
                {"rope_cos", OPS_FLOAT32, true},
                {"rope_sin", OPS_FLOAT32, true}},
-    .num_inplace = 1,
-    .inplace_inputs = {0},
-    .inplace_outputs = {0},
     .create = create_heads,
     .compute = compute_heads,
 };

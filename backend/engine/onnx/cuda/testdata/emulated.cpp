@@ -139,59 +139,58 @@ template <typename T, int N> void norms(const std::string &name, int width, unsi
 }
 
 template <typename T> void heads(const std::string &name, int dim, int rope_dim, int query_heads, int key_heads) {
-  const int rows = 2, positions = 40, width = (query_heads + 2 * key_heads) * dim;
+  const int rows = 2, positions = 40, count = query_heads + 2 * key_heads;
   const std::vector<int> position = {7, 39};
   auto cos_table = random_tensor<float>(positions * rope_dim / 2), sin_table = random_tensor<float>(positions * rope_dim / 2);
-  for (int interleaved = 0; interleaved <= (query_heads == key_heads); interleaved++)
-    for (int norm : {0, 1, 2})
-      for (int rope : {0, 1, 2})
-        for (bool inplace : {false, true}) {
-          const std::string what = "Heads " + name + " of " + std::to_string(dim) + ", turning " + std::to_string(rope_dim) + ", norm " +
-                                   std::to_string(norm) + ", rope " + std::to_string(rope) + (interleaved ? ", interleaved" : "") +
-                                   (inplace ? ", in place" : "");
-          auto x = random_tensor<T>(rows * width, 2);
-          auto bias = random_tensor<T>(inplace ? 0 : width);
-          auto q_weight = random_tensor<T>(norm ? dim : 0, 0.5, 1), k_weight = random_tensor<T>(norm ? dim : 0, 0.5, 1);
-          auto q_bias = random_tensor<T>(norm == 1 ? dim : 0), k_bias = random_tensor<T>(norm == 1 ? dim : 0);
-          numbers want(rows * width);
-          for (int r = 0; r < rows; r++)
-            for (int h = 0; h < query_heads + 2 * key_heads; h++) {
-              const int part = h < query_heads ? 0 : h < query_heads + key_heads ? 1 : 2;
-              const int column = interleaved ? (h % query_heads * 3 + part) * dim : h * dim;
-              numbers v;
-              double mean = 0, squares = 0;
-              for (int i = 0; i < dim; i++)
-                v.push_back(x.values[r * width + column + i] + at(bias.values, h * dim + i));
-              if (norm && part < 2) {
-                for (double n : v)
-                  mean += norm == 1 ? n / dim : 0;
-                for (double n : v)
-                  squares += (n - mean) * (n - mean) / dim;
-                for (int i = 0; i < dim; i++) {
-                  const double w = (part == 0 ? q_weight : k_weight).values[i] + (norm == 2 ? 1 : 0);
-                  v[i] = (v[i] - mean) / std::sqrt(squares + 1e-6) * w + at((part == 0 ? q_bias : k_bias).values, i);
-                }
-              }
-              numbers turned = v;
-              for (int i = 0; rope && part < 2 && i < rope_dim / 2; i++) {
-                const double c = cos_table.values[position[r] * rope_dim / 2 + i], s = sin_table.values[position[r] * rope_dim / 2 + i];
-                const int a = rope == 1 ? i : 2 * i, b = rope == 1 ? i + rope_dim / 2 : 2 * i + 1;
-                turned[a] = v[a] * c - v[b] * s;
-                turned[b] = v[b] * c + v[a] * s;
-              }
-              for (int i = 0; i < dim; i++)
-                want[r * width + column + i] = turned[i];
+  int lanes = 1;
+  while (8 * lanes < dim)
+    lanes *= 2;
+  for (int norm : {0, 1, 2})
+    for (int rope : {0, 1, 2}) {
+      const std::string what = "Heads " + name + " of " + std::to_string(dim) + ", turning " + std::to_string(rope_dim) + ", norm " +
+                               std::to_string(norm) + ", rope " + std::to_string(rope);
+      auto x = random_tensor<T>(rows * count * dim, 2);
+      auto bias = random_tensor<T>(rope == 1 ? 0 : count * dim);
+      auto q_weight = random_tensor<T>(norm ? dim : 0, 0.5, 1), k_weight = random_tensor<T>(norm ? dim : 0, 0.5, 1);
+      auto q_bias = random_tensor<T>(norm == 1 ? dim : 0), k_bias = random_tensor<T>(norm == 1 ? dim : 0);
+      numbers want[3];
+      for (int r = 0; r < rows; r++)
+        for (int h = 0; h < count; h++) {
+          const int part = h < query_heads ? 0 : h < query_heads + key_heads ? 1 : 2;
+          numbers v;
+          double mean = 0, squares = 0;
+          for (int i = 0; i < dim; i++)
+            v.push_back(x.values[(r * count + h) * dim + i] + at(bias.values, h * dim + i));
+          if (norm && part < 2) {
+            for (double n : v)
+              mean += norm == 1 ? n / dim : 0;
+            for (double n : v)
+              squares += (n - mean) * (n - mean) / dim;
+            for (int i = 0; i < dim; i++) {
+              const double w = (part == 0 ? q_weight : k_weight).values[i] + (norm == 2 ? 1 : 0);
+              v[i] = (v[i] - mean) / std::sqrt(squares + 1e-6) * w + at((part == 0 ? q_bias : k_bias).values, i);
             }
-          std::vector<T> y(rows * width);
-          const int count = query_heads + key_heads * (inplace ? 1 : 2);
-          const unsigned units = rows * count;
-          launch(blocks_of(units, 4), 128, [&] {
-            heads_of<T>(x.data(), bias.data(), q_weight.data(), k_weight.data(), q_bias.data(), k_bias.data(), cos_table.data(),
-                        sin_table.data(), position.data(), inplace ? x.stored.data() : y.data(), units, count, query_heads, key_heads, dim,
-                        interleaved, norm, 1e-6f, norm == 2, rope, rope_dim);
-          });
-          compare(what, inplace ? x.stored : y, want);
+          }
+          numbers turned = v;
+          for (int i = 0; rope && part < 2 && i < rope_dim / 2; i++) {
+            const double c = cos_table.values[position[r] * rope_dim / 2 + i], s = sin_table.values[position[r] * rope_dim / 2 + i];
+            const int first = rope == 1 ? i : 2 * i, second = rope == 1 ? i + rope_dim / 2 : 2 * i + 1;
+            turned[first] = v[first] * c - v[second] * s;
+            turned[second] = v[second] * c + v[first] * s;
+          }
+          want[part].insert(want[part].end(), turned.begin(), turned.end());
         }
+      std::vector<T> q(want[0].size()), k(want[1].size()), v(want[2].size());
+      const unsigned units = rows * count;
+      launch(blocks_of(units * lanes, 64), 64, [&] {
+        heads_of<T>(x.data(), bias.data(), q_weight.data(), k_weight.data(), q_bias.data(), k_bias.data(), cos_table.data(),
+                    sin_table.data(), position.data(), q.data(), k.data(), v.data(), units, lanes, query_heads, key_heads, dim, norm, 1e-6f,
+                    norm == 2, rope, rope_dim);
+      });
+      compare(what + ", query", q, want[0]);
+      compare(what + ", key", k, want[1]);
+      compare(what + ", value", v, want[2]);
+    }
 }
 
 template <typename T> void all(const std::string &name) {
