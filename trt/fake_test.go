@@ -39,6 +39,8 @@ type fake struct {
 	poison  int32                     // launches with this id fail; 0: none
 	nan     int32                     // rows of this id are NaN; 0: none
 	wrong   func(shape) bool          // launches that compute other numbers
+	mixed   func(shape) bool          // launches in which a sequence gets a little of the next one's first token
+	stale   func(shape) bool          // graphs that compute other numbers once another shape has been made
 
 	mu       sync.Mutex // guards what follows
 	calls    map[call]int

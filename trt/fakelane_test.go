@@ -19,6 +19,7 @@ type fakeBinding struct {
 type fakeLaunch struct {
 	shape          shape
 	offsets, bytes [bindPooled + 1]int
+	stale          bool // a graph, and other shapes were captured after it
 }
 
 type fakeLane struct {
@@ -32,6 +33,7 @@ type fakeLane struct {
 	reserved bool
 	context  uint64
 	graphs   map[int64]shape
+	made     shape // of the last graph
 	pending  []fakeLaunch
 }
 
@@ -135,6 +137,10 @@ func (l *fakeLane) Enqueue(launch *nvinfer.Launch) (captured bool, err error) {
 		l.f.problem("a launch of %v needs %d bytes; the context has %d", x, l.needs(x), l.context)
 	}
 	captured = l.graph(launch.Graph, x)
+	if captured {
+		l.made = x
+	}
+	n.stale = launch.Graph != nvinfer.NoGraph && l.made != x
 	l.pending = append(l.pending, n)
 	return captured, nil
 }
@@ -231,9 +237,13 @@ func (l *fakeLane) compute(n *fakeLaunch) error {
 			}
 		}
 	}
+	wrong := f.wrong != nil && f.wrong(x) || n.stale && f.stale != nil && f.stale(x)
 	for i := range pooled {
-		if f.wrong != nil && f.wrong(x) && i%2 == 0 {
+		if wrong && i%2 == 0 {
 			pooled[i] = -pooled[i]
+		}
+		if k, c := i/f.layout.pooled, i%f.layout.pooled; f.mixed != nil && f.mixed(x) && k+1 < x.n {
+			pooled[i] += f.value(tokens[(k+1)*x.l], 0, 0, c) - f.value(tokens[k*x.l], 0, 0, c)
 		}
 	}
 	return nil

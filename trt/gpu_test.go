@@ -141,6 +141,47 @@ func TestGPUAloneEqualsBatched(t *testing.T) {
 	require.GreaterOrEqual(t, least, 0.99999)
 }
 
+// TestGPUEveryShape compares sequences of random lengths in each shape, beside different ones, with the same alone, in float16 with the real
+// MiniLM: runs use some of the shapes only, which ones is decided by measured times.
+func TestGPUEveryShape(t *testing.T) {
+	needGPU(t, 1)
+	c := suite.MiniLM(t)
+	o := gpuOptions(t, "float16", engine.Limits{MaxTokens: 16384, MaxSequences: 64})
+	o.Slots = 2
+	opened, err := Open(t.Context(), c.Model, c.Weights, o)
+	require.NoError(t, err)
+	e := opened.(*Engine)
+	defer func() { require.NoError(t, e.Close()) }()
+	w := e.replicas[0].workers[0]
+	p := newProbe(w.layout, w.shapes, nil)
+	random := rand.New(rand.NewPCG(7, 8))
+	alone := func(q sequence) []float32 {
+		i := w.shapes.index[0][w.shapes.step[q.length]]
+		require.NoError(t, p.launch(w, i, func(int) sequence { return q }))
+		return slices.Clone(p.row(w, w.shapes.all[i], 0, q.length))
+	}
+	for i, x := range w.shapes.all {
+		if w.shapes.refused(i) {
+			t.Logf("%d x %d is refused", x.n, x.l)
+			continue
+		}
+		least := max(w.shapes.stepOf(x.l)-1, 0)
+		for range 3 {
+			texts := make([]sequence, x.n)
+			for k := range texts {
+				texts[k] = sequence{min(x.l, w.shapes.steps[least]+1+random.IntN(max(x.l-w.shapes.steps[least], 1))), random.IntN(1000)}
+			}
+			require.NoError(t, p.launch(w, i, func(place int) sequence { return texts[place] }))
+			rows := slices.Clone(w.pooled.floats()[:x.n*w.layout.pooled])
+			for k, q := range texts {
+				if c := p.agreement(rows[k*w.layout.pooled:][:w.layout.pooled], alone(q)); c < 0.9999 {
+					t.Errorf("%d x %d, place %d, %d tokens: cosine to the same alone %.6f", x.n, x.l, k, q.length, c)
+				}
+			}
+		}
+	}
+}
+
 // TestGPUSteadyState runs random mixed batches after warm-up: nothing is compiled, captured or allocated, and a shape's time is steady.
 func TestGPUSteadyState(t *testing.T) {
 	needGPU(t, 1)

@@ -1,6 +1,7 @@
 package trt
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -9,16 +10,23 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
-// probe compares what launches compute at warm-up: a sequence must have the same numbers in every shape, alone and among others.
-// TensorRT-RTX makes kernels for each shape, and where one of them is wrong it tells nobody (docs/measurements.md).
+// probe compares what launches compute at warm-up: a sequence must have the same numbers in every shape, alone and among others, at once
+// and when all other shapes have been made. TensorRT-RTX makes kernels for each shape, and where one of them is wrong it tells nobody
+// (docs/measurements.md).
 type probe struct {
 	layout layout
 	shapes *shapes
 	warn   func(shape, float64)
-	least  float64           // cosine of two rows of one sequence
-	met    map[int][]probed  // by a sequence's length, until most have been heard
-	want   map[int][]float32 // by a sequence's length: what most shapes say
+	least  float64                // cosine of two rows of one sequence
+	met    map[sequence][]probed  // until most have been heard
+	want   map[sequence][]float32 // what most shapes say
 }
+
+// sequence is what is known of one: its length, and which of so many texts it is. Neighbours are different texts: where one reads
+// the other's rows, its numbers change.
+type sequence struct{ length, text int }
+
+const probeTexts = 5
 
 // probed is a sequence's row in a shape.
 type probed struct {
@@ -27,7 +35,8 @@ type probed struct {
 }
 
 func newProbe(l layout, s *shapes, warn func(shape, float64)) *probe {
-	return &probe{layout: l, shapes: s, warn: warn, least: leastAgreement[l.precision], met: make(map[int][]probed), want: make(map[int][]float32)}
+	return &probe{layout: l, shapes: s, warn: warn, least: leastAgreement[l.precision], met: make(map[sequence][]probed),
+		want: make(map[sequence][]float32)}
 }
 
 // Rows are compared up to so many columns: a wrong kernel does not spare the first ones.
@@ -55,48 +64,67 @@ func (p *probe) agreement(a, b []float32) float64 {
 	return dot / math.Sqrt(aa*bb)
 }
 
-// lengths are those of the sequences in a launch of x: the shortest step, that all shapes hold, the step before x's, and x's own.
+// lengths are those of the sequences in a launch of x: the shortest step, that all shapes hold, the step before x's, an odd one between
+// that and x's, and x's own.
 func (p *probe) lengths(x shape) []int {
-	short, before := min(p.shapes.steps[0], x.l), p.shapes.steps[max(p.shapes.stepOf(x.l)-1, 0)]
-	return slices.Compact([]int{short, before, x.l})
+	step := p.shapes.stepOf(x.l)
+	short, before := min(p.shapes.steps[0], x.l), p.shapes.steps[max(step-1, 0)]
+	if step == 0 {
+		before = 0
+	}
+	lengths := []int{short, before, (before+x.l)/2 | 1, x.l}
+	lengths = slices.DeleteFunc(lengths, func(l int) bool { return l < 1 || l > x.l })
+	slices.Sort(lengths)
+	return slices.Compact(lengths)
 }
 
-// run launches shape i with known sequences, each in each place, and refuses it where one has not the numbers that it has elsewhere.
+// run launches shape i with known sequences, of which each place has each length, and refuses it where one has not the numbers that it
+// has elsewhere.
 func (p *probe) run(w *worker, i int) error {
-	x := p.shapes.all[i]
-	lengths := p.lengths(x)
-	for turn := range lengths {
-		of := func(s int) int { return lengths[(s+turn)%len(lengths)] }
-		if err := p.launch(w, i, of); err != nil {
+	for turn := range p.lengths(p.shapes.all[i]) {
+		if ok, err := p.turn(w, i, turn); !ok {
 			return err
-		}
-		for s := range x.n {
-			if c := p.hear(i, of(s), p.row(w, x, s, of(s))); c < p.least {
-				return p.refuse(i, c)
-			}
 		}
 	}
 	return nil
 }
 
-// hear returns how a row agrees with what is known of its length: in all shapes, or in that one.
-func (p *probe) hear(i, length int, row []float32) float64 {
-	if want, ok := p.want[length]; ok {
+// turn launches shape i once. It reports whether the shape may be used.
+func (p *probe) turn(w *worker, i, turn int) (bool, error) {
+	x := p.shapes.all[i]
+	lengths := p.lengths(x)
+	in := func(place int) sequence { return sequence{lengths[(place+turn)%len(lengths)], place % probeTexts} }
+	if err := p.launch(w, i, in); err != nil {
+		return false, err
+	}
+	for place := range x.n {
+		if c := p.hear(i, in(place), p.row(w, x, place, in(place).length)); c < p.least {
+			return false, p.refuse(i, c)
+		}
+	}
+	return true, nil
+}
+
+// hear returns how a row agrees with what is known of its sequence: in all shapes, or in that one.
+func (p *probe) hear(i int, q sequence, row []float32) float64 {
+	if want, ok := p.want[q]; ok {
 		return p.agreement(row, want)
 	}
-	met := p.met[length]
+	met := p.met[q]
 	if n := len(met); n > 0 && met[n-1].shape == i {
 		return p.agreement(row, met[n-1].row)
 	}
-	p.met[length] = append(met, probed{i, slices.Clone(row)})
+	p.met[q] = append(met, probed{i, slices.Clone(row)})
 	return 1
 }
 
 // settle refuses the shapes that disagree with most of the others; what these say is wanted from now on. Of two that disagree the one of
 // fewer cells is believed.
 func (p *probe) settle() error {
-	for _, length := range slices.Sorted(maps.Keys(p.met)) { // the shortest first: all shapes have it
-		met := slices.DeleteFunc(p.met[length], func(q probed) bool { return p.shapes.refused(q.shape) })
+	// The shortest first: all shapes have it.
+	order := func(a, b sequence) int { return cmp.Or(a.length-b.length, a.text-b.text) }
+	for _, known := range slices.SortedFunc(maps.Keys(p.met), order) {
+		met := slices.DeleteFunc(p.met[known], func(q probed) bool { return p.shapes.refused(q.shape) })
 		var best []float32
 		most := 0
 		for _, q := range met {
@@ -118,24 +146,24 @@ func (p *probe) settle() error {
 			}
 		}
 		if best != nil {
-			p.want[length] = best
+			p.want[known] = best
 		}
 	}
 	p.met = nil
 	return nil
 }
 
-// launch fills shape i with sequences, whose lengths are given by their number.
-func (p *probe) launch(w *worker, i int, lengths func(sequence int) int) error {
+// launch fills shape i with sequences, by their places.
+func (p *probe) launch(w *worker, i int, in func(place int) sequence) error {
 	x, planes := p.shapes.all[i], p.layout.planes
 	tokens, sequences := w.tokens.ints()[:planes.tokens*x.cells()], w.sequences.ints()[:planes.sequences*x.n]
 	clear(tokens)
 	clear(sequences)
 	for s := range x.n {
-		length := lengths(s)
-		sequences[s] = int32(length)
-		for t := range length {
-			tokens[s*x.l+t] = int32((3 + 7*t) % p.layout.vocab)
+		q := in(s)
+		sequences[s] = int32(q.length)
+		for t := range q.length {
+			tokens[s*x.l+t] = int32((3 + 7*t + q.text*(p.layout.vocab/probeTexts|1)) % p.layout.vocab)
 			if planes.positions >= 0 {
 				tokens[planes.positions*x.cells()+s*x.l+t] = int32(p.layout.position + t)
 			}

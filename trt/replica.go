@@ -283,9 +283,12 @@ const costRounds = 3
 var making sync.Mutex
 
 // warmUp launches every shape on every worker, which makes its kernels and captures its graph, measures each on the first, and takes those
-// out of use that compute other numbers than the rest. Workers share the kernels, so that those after the first take little time.
+// out of use that compute other numbers than the rest. Workers share the kernels, so that those after the first take little time. At the
+// end each graph is launched once more, as runs will launch it: when the worker's context has had all other shapes.
 func (r *replica) warmUp(ctx context.Context, l layout, to listener) error {
 	p := newProbe(l, r.shapes, func(x shape, agreement float64) { to.warn(r.otherNumbers(x, agreement)) })
+	done, all := 0, 2*len(r.workers)*len(r.shapes.all)
+	tell := func() { done++; to.progress(done, all) }
 	for k, w := range r.workers {
 		rounds := 1
 		if k == 0 {
@@ -308,12 +311,26 @@ func (r *replica) warmUp(ctx context.Context, l layout, to listener) error {
 			if err := p.run(w, i); err != nil {
 				return status.Errorf(status.CodeOf(err), "%s, shape %d x %d: %w", r.name(), x.n, x.l, err)
 			}
-			to.progress(k*len(r.shapes.all)+i+1, len(r.workers)*len(r.shapes.all))
+			tell()
 		}
 		if k == 0 {
 			if err := p.settle(); err != nil {
 				return status.Errorf(status.CodeOf(err), "%s: %w", r.name(), err)
 			}
+		}
+	}
+	for _, w := range r.workers {
+		for i, x := range r.shapes.all {
+			if r.shapes.refused(i) {
+				continue
+			}
+			if err := ended(ctx); err != nil {
+				return err
+			}
+			if _, err := p.turn(w, i, 0); err != nil {
+				return status.Errorf(status.CodeOf(err), "%s, shape %d x %d: %w", r.name(), x.n, x.l, err)
+			}
+			tell()
 		}
 	}
 	return nil

@@ -99,6 +99,19 @@ func TestWrongShapesAreRefused(t *testing.T) {
 		require.NoError(t, f.check(e, e.slots[0], f.sequences(random, 7, 9, 3, 14, 30)))
 	}
 
+	f.wrong = nil
+	for name, fault := range map[string]*func(shape) bool{"mixed": &f.mixed, "stale": &f.stale} {
+		bad := shape{4, 32}
+		*fault = func(x shape) bool { return x == bad }
+		r, err := f.replica(t.Context(), sizesOf(2))
+		require.NoError(t, err)
+		for i, x := range r.shapes.all {
+			require.Equal(t, x == bad, r.shapes.refused(i), "%s: %v", name, x)
+		}
+		r.free()
+		*fault = nil
+	}
+
 	f.wrong = func(x shape) bool { return x.l == 40 }
 	_, err := f.replica(t.Context(), sizesOf(1))
 	require.ErrorContains(t, err, "no shape for sequences of 40 tokens computes what others do")
