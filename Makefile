@@ -191,7 +191,7 @@ lint: build ## gofmt, vet, staticcheck, golangci-lint, rustfmt, clippy, cargo-de
 	$(GO) vet ./...
 	$(DEPS)/bin/staticcheck ./...
 	$(DEPS)/bin/golangci-lint run ./...
-	git ls-files '*.c' '*.cpp' '*.h' | xargs $(DEPS)/bin/clang-format --dry-run --Werror
+	git ls-files '*.c' '*.cpp' '*.cu' '*.h' | xargs $(DEPS)/bin/clang-format --dry-run --Werror
 	$(RUST) fmt --all --check
 	@# Licences, names and origins of crates: of every platform's, which the build has not all fetched.
 	$(RUST) fetch --locked --quiet
@@ -202,7 +202,7 @@ format: ## rewrite Go, Rust and C sources in the form that lint wants
 	@$(PYTHON) scripts/deps.py lint
 	gofmt -w $$(git ls-files '*.go')
 	cd rust-example && $(CARGO) fmt --all
-	git ls-files '*.c' '*.cpp' '*.h' | xargs $(DEPS)/bin/clang-format -i
+	git ls-files '*.c' '*.cpp' '*.cu' '*.h' | xargs $(DEPS)/bin/clang-format -i
 
 bench: build ## compare speed with sentence-transformers (makes .deps/venv-bench); BENCH_ARGS are passed on
 	$(PYTHON) bench/bench.py $(BENCH_ARGS)

@@ -76,10 +76,9 @@ func (o Options) device() string {
 
 // deviceGraph is what runs of a graph on CUDA need to know of it.
 type deviceGraph struct {
-	inputs  []value
-	block   int  // rows of a page
-	exclude bool // prompts are not pooled
-	align   int  // the longest sequence counts as a multiple of it
+	inputs []value
+	block  int // rows of a page
+	align  int // the longest sequence counts as a multiple of it
 	// positions is what position ids are below; 0: the graph has none.
 	positions int
 }
@@ -117,7 +116,7 @@ func (e *Engine) loadCUDA(m *arch.Model, w *weights.Set, o Options) error {
 	if c.padded {
 		e.info.Limits = paddedLimits(e.info.Limits, o, c.scores)
 	}
-	e.graph = &deviceGraph{inputs: g.inputs, block: c.block, exclude: m.Head.Pooling.ExcludePrompt, align: 1}
+	e.graph = &deviceGraph{inputs: g.inputs, block: c.block, align: 1}
 	if slices.ContainsFunc(g.inputs, func(v value) bool { return v.name == positionIDs }) {
 		e.graph.positions = l.positions
 	}

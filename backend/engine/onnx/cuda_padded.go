@@ -239,3 +239,8 @@ func (c *cudaOperators) grouped(h heads, a *arch.Attention) rows {
 	n.outputs = append(n.outputs, n.outputs[0]+"_key", n.outputs[0]+"_value")
 	return c.unpad(y, a.Heads*a.HeadDim, g.dtype)
 }
+
+// number is a float32 scalar.
+func (c *cudaOperators) number(x float32) string {
+	return c.shared(fmt.Sprint("number ", x), func() string { return c.l.b.typedScalar(ort.Float32, x) })
+}

@@ -34,15 +34,6 @@ func number[K comparable](numbers map[K]int64, key K) int64 {
 	return -1
 }
 
-func (c customOperators) pool(x rows, mode arch.PoolMode) rows {
-	y, skip := c.l.g.rows(sequences, x.width), ""
-	if c.l.m.Head.Pooling.ExcludePrompt {
-		skip = poolSkip
-	}
-	c.l.g.add(domainOfBei, "Pool", []string{x.name, cuSeqLens, skip}, []string{y.name}, attr{"pooling", number(poolNumbers, mode)})
-	return y
-}
-
 func (c customOperators) attend(x rows, a *arch.Attention) (rows, error) {
 	l := c.l
 	qkv, bias, err := l.linear(x, a.QKV...)

@@ -62,7 +62,7 @@ func TestOpenRefuses(t *testing.T) {
 		"places":               {func(m *arch.Model) { m.Layers[0].Attention.Disentangled = &arch.Disentangled{Span: 3} }, "disentangled attention of span 3"},
 		"activation":           {func(m *arch.Model) { m.Layers[0].MLP.Activation = 99 }, "activation 99"},
 		"norm's kind":          {func(m *arch.Model) { m.Embeddings.Norm.Kind = 99 }, "norm kind 99"},
-		"pooling":              {func(m *arch.Model) { m.Head.Pooling.Modes = []arch.PoolMode{99} }, "pooling is -1"},
+		"pooling":              {func(m *arch.Model) { m.Head.Pooling.Modes = []arch.PoolMode{99} }, "pooling 99"},
 		"no pooling":           {func(m *arch.Model) { m.Head.Pooling.Modes = nil }, "no pooling mode"},
 		"scale":                {func(m *arch.Model) { m.Embeddings.Scale = 0 }, "scale is 0"},
 		"maps that do not fit": {func(m *arch.Model) { m.Layers[0].MLP.Down = m.Layers[0].Attention.Out }, "columns; it is given"},

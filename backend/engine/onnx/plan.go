@@ -2,11 +2,9 @@ package onnx
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"unsafe"
 
-	"github.com/basetenlabs/bei-runtime/backend/arch"
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
 	"github.com/basetenlabs/bei-runtime/backend/status"
@@ -30,34 +28,23 @@ const (
 	pastLengths       = "past_lengths"       // [filled] zeros
 	blockTable        = "block_table"        // [filled, blocks] pages of each sequence
 	attentionMetadata = "attention_metadata" // bounds of lengths
-	firstRows         = "first_rows"         // [sequences]; of sequences without tokens any row
-	lastRows          = "last_rows"          // [sequences]; likewise
-	poolFirst         = "pool_first"         // [sequences] first position that is pooled
-	poolLast          = "pool_last"          // [sequences] last position
-	poolCounts        = "pool_counts"        // [sequences] tokens that are pooled
-	rowSequences      = "row_sequences"      // [tokens] the sequence of each row
-	sequenceNumbers   = "sequence_numbers"   // [sequences] 0, 1, ...
 )
 
 // cacheShape is the shape of a cache of pages for heads of that kind.
 func cacheShape(kvHeads, headDim int) string { return fmt.Sprintf("cache_%d_%d", kvHeads, headDim) }
 
-// poolWeights [tokens] are the weights of rows in their sequence's average; 0 where they are not pooled.
-func poolWeights(mode arch.PoolMode) string { return "pool_weights_" + mode.String() }
-
 // layout is how the rows of one batch lie.
 type layout struct {
 	*engine.Batch
-	exclude bool // prompts are not pooled
-	block   int  // rows of a page
-	pages   int  // of all sequences
-	sizes   map[string]int
+	block int // rows of a page
+	pages int // of all sequences
+	sizes map[string]int
 }
 
 // lay checks the cumulative lengths, which everything else relies on, and the position ids: rope on CUDA leaves a row as it
 // is where its tables have no such position. And it counts.
 func lay(b *engine.Batch, g *deviceGraph) (*layout, error) {
-	l := &layout{Batch: b, exclude: g.exclude, block: max(g.block, 1)}
+	l := &layout{Batch: b, block: max(g.block, 1)}
 	n, most := 0, 0
 	if b.CuSeqLens[0] != 0 {
 		return nil, status.Errorf(status.Inference, "cu_seqlens starts at %d, not at 0", b.CuSeqLens[0])
@@ -110,8 +97,6 @@ func view[T any](memory []byte) []T {
 // write fills the memory of an input.
 func (l *layout) write(v value, memory []byte) {
 	switch v.dtype {
-	case ort.Float32:
-		l.writeWeights(v.name, view[float32](memory))
 	case ort.Int64: // a cache's shape
 		dst := view[int64](memory)
 		dst[0], dst[1] = int64(l.pages), int64(l.block)
@@ -148,7 +133,11 @@ func (l *layout) writeRows(name string, dst []int32) {
 		l.each(func(i, start, _ int) { dst[i] = int32(start) })
 	case lastPositions:
 		l.each(func(i, _, length int) { dst[i] = int32(length - 1) })
-	case padPositions, sequenceNumbers:
+	case cuSeqLens:
+		copy(dst, l.CuSeqLens)
+	case poolSkip:
+		copy(dst, l.PoolSkip)
+	case padPositions:
 		for i := range dst {
 			dst[i] = int32(i)
 		}
@@ -178,7 +167,7 @@ func (l *layout) writeRows(name string, dst []int32) {
 	case pastLengths:
 		clear(dst)
 	default:
-		l.writeSequences(name, dst)
+		panic("no input is named " + name)
 	}
 }
 
@@ -186,59 +175,5 @@ func (l *layout) writeRows(name string, dst []int32) {
 func count(dst []int32, from int) {
 	for i := range dst {
 		dst[i] = int32(from + i)
-	}
-}
-
-func (l *layout) writeSequences(name string, dst []int32) {
-	final := int32(l.Tokens() - 1)
-	for i := range l.Sequences() {
-		start, end := l.CuSeqLens[i], l.CuSeqLens[i+1]
-		last := max(end-start-1, 0)
-		switch name {
-		case firstRows:
-			dst[i] = min(start, final)
-		case lastRows:
-			dst[i] = max(end-1, 0)
-		case poolFirst:
-			dst[i] = min(l.skip(i), last)
-		case poolLast:
-			dst[i] = last
-		case poolCounts:
-			dst[i] = end - start - l.skip(i)
-		case rowSequences:
-			for row := start; row < end; row++ {
-				dst[row] = int32(i)
-			}
-		default:
-			panic("no input is named " + name)
-		}
-	}
-}
-
-// skip is the number of leading tokens of sequence i that are not pooled.
-func (l *layout) skip(i int) int32 {
-	if !l.exclude {
-		return 0
-	}
-	return min(l.PoolSkip[i], l.CuSeqLens[i+1]-l.CuSeqLens[i])
-}
-
-func (l *layout) writeWeights(name string, dst []float32) {
-	for i := range l.Sequences() {
-		rows := dst[l.CuSeqLens[i]:l.CuSeqLens[i+1]]
-		skip := int(l.skip(i))
-		clear(rows[:skip])
-		pooled := float64(len(rows) - skip)
-		first, final := float64(skip+1), float64(len(rows))
-		for p := skip; p < len(rows); p++ {
-			weight := 1 / pooled
-			switch name {
-			case poolWeights(arch.PoolMeanSqrtLen):
-				weight = 1 / math.Sqrt(pooled)
-			case poolWeights(arch.PoolWeightedMean):
-				weight = float64(p+1) / ((first + final) * pooled / 2)
-			}
-			rows[p] = float32(weight)
-		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/basetenlabs/bei-runtime/backend/arch"
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
 	"github.com/basetenlabs/bei-runtime/backend/status"
@@ -24,7 +23,7 @@ func batchOf(skip int, lengths ...int) *engine.Batch {
 }
 
 func TestPlan(t *testing.T) {
-	l, err := lay(batchOf(2, 3, 0, 1, 5), &deviceGraph{exclude: true, block: 2, align: 1})
+	l, err := lay(batchOf(2, 3, 0, 1, 5), &deviceGraph{block: 2, align: 1})
 	require.NoError(t, err)
 	dimOf := func(name string) dim { return dim{name: name} }
 	for name, c := range map[string]struct {
@@ -37,6 +36,8 @@ func TestPlan(t *testing.T) {
 		filledCuSeqLens:   {[]dim{dimOf("filled_plus_one")}, []int32{0, 3, 4, 9}},
 		starts:            {[]dim{filled}, []int32{0, 3, 4}},
 		lastPositions:     {[]dim{filled}, []int32{2, 0, 4}},
+		cuSeqLens:         {[]dim{dimOf("sequences_plus_one")}, []int32{0, 3, 3, 4, 9}},
+		poolSkip:          {[]dim{sequences}, []int32{2, 2, 2, 2}},
 		padPositions:      {[]dim{longest}, []int32{0, 1, 2, 3, 4}},
 		unpaddedRows:      {[]dim{tokens}, []int32{0, 1, 2, 5, 10, 11, 12, 13, 14}},
 		tokenOffset:       {[]dim{filled, longest}, []int32{0, 1, 2, 5, 10, 11, 12, 13, 14, 3, 4, 6, 7, 8, 9}},
@@ -44,13 +45,6 @@ func TestPlan(t *testing.T) {
 		pastLengths:       {[]dim{filled}, []int32{0, 0, 0}},
 		blockTable:        {[]dim{filled, dimOf("blocks")}, []int32{0, 1, 0, 2, 0, 0, 3, 4, 5}},
 		attentionMetadata: {[]dim{{size: 3}}, []int32{5, 5, 5}},
-		firstRows:         {[]dim{sequences}, []int32{0, 3, 3, 4}},
-		lastRows:          {[]dim{sequences}, []int32{2, 2, 3, 8}},
-		poolFirst:         {[]dim{sequences}, []int32{2, 0, 0, 2}},
-		poolLast:          {[]dim{sequences}, []int32{2, 0, 0, 4}},
-		poolCounts:        {[]dim{sequences}, []int32{1, 0, 0, 3}},
-		rowSequences:      {[]dim{tokens}, []int32{0, 0, 0, 2, 3, 3, 3, 3, 3}},
-		sequenceNumbers:   {[]dim{sequences}, []int32{0, 1, 2, 3}},
 	} {
 		v := value{name, ort.Int32, c.dims}
 		bytes, _ := alignedBytes(v.dtype, l.dims(v))
@@ -65,15 +59,6 @@ func TestPlan(t *testing.T) {
 	memory := make([]byte, 32)
 	l.write(shape, memory)
 	require.Equal(t, []int64{6, 2, 7, 16}, view[int64](memory))
-	for mode, want := range map[arch.PoolMode][]float32{
-		arch.PoolMean:         {0, 0, 1, 0, 0, 0, 1. / 3, 1. / 3, 1. / 3},
-		arch.PoolMeanSqrtLen:  {0, 0, 1, 0, 0, 0, 0.57735026, 0.57735026, 0.57735026},
-		arch.PoolWeightedMean: {0, 0, 1, 0, 0, 0, 3. / 12, 4. / 12, 5. / 12},
-	} {
-		got := make([]float32, 9)
-		l.writeWeights(poolWeights(mode), got)
-		require.Equal(t, want, got, mode)
-	}
 	l, err = lay(batchOf(0, 3, 9), &deviceGraph{align: 8})
 	require.NoError(t, err)
 	require.Equal(t, 16, l.sizes[longest.name])

@@ -6,8 +6,8 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
-// rowOperators implements the operators that work on rows by our own ones: BiasActivation, GatedActivation and ResidualNorm, which are
-// the same on all devices.
+// rowOperators implements the operators that work on rows by our own ones: BiasActivation, GatedActivation, ResidualNorm and
+// Pool, which are the same on all devices.
 type rowOperators struct {
 	l      *lowering
 	domain func(ort.DataType) string // of the operators for rows of a dtype
@@ -63,6 +63,21 @@ func (r rowOperators) norm(x rows, bias string, n *arch.Norm, residual rows, sum
 	g.add(r.domain(g.dtype), "ResidualNorm", []string{x.name, bias, residual.name, weight, offset}, outputs,
 		attr{"norm", number(normNumbers, n.Kind)}, attr{"eps", n.Eps}, attr{"one_plus_weight", flag(n.OnePlusWeight)})
 	return y, nil
+}
+
+// pool yields float32 rows.
+func (r rowOperators) pool(x rows, mode arch.PoolMode) rows {
+	if _, ok := poolNumbers[mode]; !ok {
+		r.l.refuse("pooling %d", mode)
+	}
+	g, skip := r.l.g, ""
+	if r.l.m.Head.Pooling.ExcludePrompt {
+		skip = g.input(poolSkip, ort.Int32, sequences)
+	}
+	y := g.typedRows(ort.Float32, sequences, x.width)
+	g.add(r.domain(x.dtype), "Pool", []string{x.name, g.input(cuSeqLens, ort.Int32, dim{name: "sequences_plus_one"}), skip}, []string{y.name},
+		attr{"pooling", number(poolNumbers, mode)})
+	return y
 }
 
 // qkNorm binds the norm of each head's query and key: weights of both, then biases of both.

@@ -10,14 +10,19 @@ typedef unsigned short u16;
 typedef unsigned int u32;
 typedef long long i64;
 
-struct half { u16 bits; };
-struct bfloat { u16 bits; };
+struct half {
+  u16 bits;
+};
+struct bfloat {
+  u16 bits;
+};
 
 // ---- Numbers ----
 
 #ifdef __CUDACC_RTC__
 #define DEVICE __device__ __forceinline__
 #define FULL 0xffffffffu
+#define INFINITY __int_as_float(0x7f800000)
 DEVICE float to_float(half h) {
   float f;
   asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h.bits));
@@ -33,7 +38,9 @@ EMULATED_NUMBERS
 DEVICE float to_float(float f) { return f; }
 DEVICE void from_float(float f, float &to) { to = f; }
 
-template <typename T, int N> struct alignas(sizeof(T) * N) vec { T v[N]; };
+template <typename T, int N> struct alignas(sizeof(T) * N) vec {
+  T v[N];
+};
 
 template <typename T, int N> DEVICE void load(const T *from, float *to) {
   vec<T, N> in = *(const vec<T, N> *)from;
@@ -228,9 +235,10 @@ DEVICE float sum_of_lanes(float x, int lanes) {
 // A lane has eight numbers of a head, and `lanes` of them have a head: the power of two from dim / 8. x: [rows, query | key | value];
 // q: [rows, query_heads * dim]; k, v: [rows, key_heads * dim]. dim and rope_dim are multiples of 8; cos, sin: [positions, rope_dim / 2].
 template <typename T>
-DEVICE void heads_of(const T *x, const T *bias, const T *q_weight, const T *k_weight, const T *q_bias, const T *k_bias, const float *cos,
-                     const float *sin, const int *positions, T *q, T *k, T *v, u32 units, int lanes, int query_heads, int key_heads,
-                     int dim, int norm, float eps, int one_plus_weight, int rope, int rope_dim) {
+DEVICE void heads_of(const T *x, const T *bias, const T *q_weight, const T *k_weight, const T *q_bias, const T *k_bias,
+                     const float *cos, const float *sin, const int *positions, T *q, T *k, T *v, u32 units, int lanes,
+                     int query_heads, int key_heads, int dim, int norm, float eps, int one_plus_weight, int rope,
+                     int rope_dim) {
   const u32 thread = blockIdx.x * blockDim.x + threadIdx.x, unit = thread / lanes;
   const int lane = thread % lanes, heads = query_heads + 2 * key_heads;
   const bool active = unit < units && 8 * lane < dim;
@@ -238,7 +246,8 @@ DEVICE void heads_of(const T *x, const T *bias, const T *q_weight, const T *k_we
   const int head = unit % heads, part = head < query_heads ? 0 : head < query_heads + key_heads ? 1 : 2;
   const bool turns = rope && part < 2 && 8 * lane < rope_dim;
   // Where rope pairs the halves, a lane has four numbers of each.
-  const int at[2] = {turns && rope == 1 ? 4 * lane : 8 * lane, turns && rope == 1 ? rope_dim / 2 + 4 * lane : 8 * lane + 4};
+  const int at[2] = {turns && rope == 1 ? 4 * lane : 8 * lane,
+                     turns && rope == 1 ? rope_dim / 2 + 4 * lane : 8 * lane + 4};
 
   float a[8], b[8], total = 0;
 #pragma unroll
@@ -307,30 +316,87 @@ DEVICE void heads_of(const T *x, const T *bias, const T *q_weight, const T *k_we
     store<T, 4>(y + at[half], a + 4 * half);
 }
 
+// ---- Pool: a float32 row for each sequence; a block for 32 * N columns of one, whose warps take turns at its rows ----
+
+// max keeps NaN, which fmaxf drops.
+DEVICE float larger(float a, float b) { return b > a || b != b ? b : a; }
+
+// x: [tokens, width]; cu_seqlens: [sequences + 1]; skip: [sequences] or null; y: [sequences, width].
+template <typename T, int N>
+DEVICE void pool(const T *x, const int *cu_seqlens, const int *skip, float *y, int width, int pooling) {
+  enum { WARPS = 8, CLS = 0, LAST = 1, MAX = 3, MEAN_SQRT_LEN = 4, WEIGHTED_MEAN = 5 };
+  __shared__ float shared[WARPS][32 * N];
+  const int blocks = (width + 32 * N - 1) / (32 * N), sequence = blockIdx.x / blocks;
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, column = (blockIdx.x % blocks * 32 + lane) * N;
+  const int start = cu_seqlens[sequence], length = cu_seqlens[sequence + 1] - start;
+  const bool one = pooling == CLS || pooling == LAST;
+  const int from = pooling == LAST ? (length > 0 ? length - 1 : 0) : skip && !one ? skip[sequence] : 0;
+  const int to = pooling == CLS && length > 0 ? 1 : length;
+  float a[N], b[N];
+#pragma unroll
+  for (int i = 0; i < N; i++)
+    a[i] = pooling == MAX ? -INFINITY : 0;
+  if (column < width)
+    for (int t = from + warp; t < to; t += WARPS) {
+      load<T, N>(x + (i64)(start + t) * width + column, b);
+      const float weight = pooling == WEIGHTED_MEAN ? t + 1 : 1;
+#pragma unroll
+      for (int i = 0; i < N; i++)
+        a[i] = pooling == MAX ? larger(a[i], b[i]) : a[i] + b[i] * weight;
+    }
+#pragma unroll
+  for (int i = 0; i < N; i++)
+    shared[warp][i * 32 + lane] = a[i];
+  __syncthreads();
+  if (warp > 0 || column >= width)
+    return;
+  const float count = to - from;
+  float scale = 1;
+  if (!one && pooling != MAX)
+    scale = pooling == MEAN_SQRT_LEN   ? 1 / sqrtf(count)
+            : pooling == WEIGHTED_MEAN ? 2 / (count * (from + 1 + to))
+                                       : 1 / count;
+#pragma unroll
+  for (int i = 0; i < N; i++) {
+    for (int w = 1; w < WARPS; w++) {
+      const float other = shared[w][i * 32 + lane];
+      a[i] = pooling == MAX ? larger(a[i], other) : a[i] + other;
+    }
+    a[i] = to > from ? a[i] * scale : 0;
+  }
+  store<float, N>(y + (i64)sequence * width + column, a);
+}
+
 // ---- Entry points: one for each dtype, and for each width of access ----
 
-#define OF_WIDTH(T, NAME, N, WIDTH)                                                                                                       \
-  extern "C" __global__ void bias_activation_##NAME##WIDTH(const T *x, const T *bias, T *y, u32 portions, u32 width, int act) {           \
-    bias_activation<T, N>(x, bias, y, portions, width, act);                                                                               \
-  }                                                                                                                                       \
-  extern "C" __global__ void gated_activation_##NAME##WIDTH(const T *x, const T *bias, T *y, u32 portions, u32 inner, int act,            \
-                                                             int gate_first) {                                                            \
-    gated_activation<T, N>(x, bias, y, portions, inner, act, gate_first);                                                                  \
-  }                                                                                                                                       \
-  extern "C" __global__ void residual_norm_##NAME##WIDTH(const T *x, const T *x_bias, const T *residual, const T *weight, const T *bias, \
-                                                          T *y, T *sum, int width, float eps, int rms, int one_plus_weight) {             \
-    residual_norm<T, N>(x, x_bias, residual, weight, bias, y, sum, width, eps, rms, one_plus_weight);                                     \
+#define OF_WIDTH(T, NAME, N, WIDTH)                                                                                    \
+  extern "C" __global__ void bias_activation_##NAME##WIDTH(const T *x, const T *bias, T *y, u32 portions, u32 width,   \
+                                                           int act) {                                                  \
+    bias_activation<T, N>(x, bias, y, portions, width, act);                                                           \
+  }                                                                                                                    \
+  extern "C" __global__ void gated_activation_##NAME##WIDTH(const T *x, const T *bias, T *y, u32 portions, u32 inner,  \
+                                                            int act, int gate_first) {                                 \
+    gated_activation<T, N>(x, bias, y, portions, inner, act, gate_first);                                              \
+  }                                                                                                                    \
+  extern "C" __global__ void residual_norm_##NAME##WIDTH(const T *x, const T *x_bias, const T *residual,               \
+                                                         const T *weight, const T *bias, T *y, T *sum, int width,      \
+                                                         float eps, int rms, int one_plus_weight) {                    \
+    residual_norm<T, N>(x, x_bias, residual, weight, bias, y, sum, width, eps, rms, one_plus_weight);                  \
+  }                                                                                                                    \
+  extern "C" __global__ void pool_##NAME##WIDTH(const T *x, const int *cu_seqlens, const int *skip, float *y,          \
+                                                int width, int pooling) {                                              \
+    pool<T, N>(x, cu_seqlens, skip, y, width, pooling);                                                                \
   }
 
-#define OF_TYPE(T, NAME)                                                                                                                  \
-  OF_WIDTH(T, NAME, 16 / sizeof(T), _wide)                                                                                                \
-  OF_WIDTH(T, NAME, 1, _narrow)                                                                                                           \
-  extern "C" __global__ void heads_##NAME(const T *x, const T *bias, const T *q_weight, const T *k_weight, const T *q_bias,              \
-                                          const T *k_bias, const float *cos, const float *sin, const int *positions, T *q, T *k, T *v,   \
-                                          u32 units, int lanes, int query_heads, int key_heads, int dim, int norm, float eps,             \
-                                          int one_plus_weight, int rope, int rope_dim) {                                                  \
-    heads_of<T>(x, bias, q_weight, k_weight, q_bias, k_bias, cos, sin, positions, q, k, v, units, lanes, query_heads, key_heads, dim,     \
-                norm, eps, one_plus_weight, rope, rope_dim);                                                                              \
+#define OF_TYPE(T, NAME)                                                                                               \
+  OF_WIDTH(T, NAME, 16 / sizeof(T), _wide)                                                                             \
+  OF_WIDTH(T, NAME, 1, _narrow)                                                                                        \
+  extern "C" __global__ void heads_##NAME(                                                                             \
+      const T *x, const T *bias, const T *q_weight, const T *k_weight, const T *q_bias, const T *k_bias,               \
+      const float *cos, const float *sin, const int *positions, T *q, T *k, T *v, u32 units, int lanes,                \
+      int query_heads, int key_heads, int dim, int norm, float eps, int one_plus_weight, int rope, int rope_dim) {     \
+    heads_of<T>(x, bias, q_weight, k_weight, q_bias, k_bias, cos, sin, positions, q, k, v, units, lanes, query_heads,  \
+                key_heads, dim, norm, eps, one_plus_weight, rope, rope_dim);                                           \
   }
 
 OF_TYPE(float, float32)

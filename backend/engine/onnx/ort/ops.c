@@ -133,7 +133,8 @@ static ONNXTensorElementDataType get_input_type(const OrtCustomOp *self, size_t 
 }
 
 static ONNXTensorElementDataType get_output_type(const OrtCustomOp *self, size_t index) {
-  return (void)index, ((const op *)self)->type;
+  (void)index;
+  return spec_of(self)->float32_outputs ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ((const op *)self)->type;
 }
 
 static OrtCustomOpInputOutputCharacteristic get_input_characteristic(const OrtCustomOp *self, size_t index) {
@@ -219,7 +220,7 @@ static op make_op(const ops_spec *spec, int32_t threads, ONNXTensorElementDataTy
 static const ops_spec *const cpu_ops[] = {&ops_attention, &ops_bias_activation, &ops_gated_activation,
                                           &ops_residual_norm, &ops_pool};
 static const ops_spec *const cuda_ops[] = {&ops_cuda_bias_activation, &ops_cuda_gated_activation,
-                                           &ops_cuda_residual_norm, &ops_cuda_heads};
+                                           &ops_cuda_residual_norm, &ops_cuda_heads, &ops_cuda_pool};
 
 static const struct {
   const char *name;

@@ -17,7 +17,7 @@ typedef struct {
 
 enum { OPS_MAX_INPUTS = 15 };
 
-// The dtype of an input. That of rows, and of all outputs, is the domain's: float32 but on CUDA.
+// The dtype of an input. That of rows, and of outputs unless the operator says otherwise, is the domain's: float32 but on CUDA.
 typedef enum { OPS_ROWS, OPS_INT32, OPS_FLOAT32 } ops_dtype;
 
 typedef struct {
@@ -32,6 +32,7 @@ typedef struct ops_kernel ops_kernel;
 typedef struct {
   const char *name;
   size_t num_inputs, num_outputs; // of the outputs all but the first are optional
+  bool float32_outputs;           // whatever rows are
   ops_port inputs[OPS_MAX_INPUTS];
   // Outputs that may use an input's memory, when that is read no more: pairs of input and output.
   size_t num_inplace;
@@ -70,7 +71,8 @@ struct ops_kernel {
 };
 
 extern const ops_spec ops_attention, ops_bias_activation, ops_gated_activation, ops_residual_norm, ops_pool;
-extern const ops_spec ops_cuda_bias_activation, ops_cuda_gated_activation, ops_cuda_residual_norm, ops_cuda_heads;
+extern const ops_spec ops_cuda_bias_activation, ops_cuda_gated_activation, ops_cuda_residual_norm, ops_cuda_heads,
+    ops_cuda_pool;
 
 // An error status: INVALID_ARGUMENT with a printf text.
 OrtStatus *ops_invalid(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -32,8 +32,8 @@ static OrtStatus *find_both(ops_kernel *kernel, const char *name) {
   return find(kernel, name, "_narrow", &kernel->cuda.narrow);
 }
 
-static OrtStatus *launch(const ops_kernel *kernel, OrtKernelContext *context, bei_cuda_function *function, int64_t blocks,
-                         uint32_t threads, void **arguments) {
+static OrtStatus *launch(const ops_kernel *kernel, OrtKernelContext *context, bei_cuda_function *function,
+                         int64_t blocks, uint32_t threads, void **arguments) {
   void *stream;
   if (blocks == 0)
     return NULL;
@@ -66,8 +66,8 @@ static OrtStatus *create_activation(const OrtKernelInfo *info, ops_kernel *kerne
 }
 
 // Launches a kernel of (x, bias, y, portions, width, act, gate_first) for y [rows, width].
-static OrtStatus *launch_activation(const ops_kernel *kernel, OrtKernelContext *context, const void *x, const void *bias,
-                                    void *y, int64_t rows, int64_t width) {
+static OrtStatus *launch_activation(const ops_kernel *kernel, OrtKernelContext *context, const void *x,
+                                    const void *bias, void *y, int64_t rows, int64_t width) {
   const void *pointers[] = {x, bias, y};
   const uint32_t n = access_width(kernel, width, pointers, 3);
   const int64_t count = rows * width / n;
@@ -161,7 +161,8 @@ static OrtStatus *compute_norm(const ops_kernel *kernel, OrtKernelContext *conte
   float eps = kernel->norm.eps;
   const void *from = x->data, *added = residual->data;
   void *arguments[] = {&from, &x_bias, &added, &weight, &bias, &y, &sum, &columns, &eps, &rms, &one_plus};
-  return launch(kernel, context, n > 1 ? kernel->cuda.wide : kernel->cuda.narrow, rows, norm_threads(portions), arguments);
+  return launch(kernel, context, n > 1 ? kernel->cuda.wide : kernel->cuda.narrow, rows, norm_threads(portions),
+                arguments);
 }
 
 const ops_spec ops_cuda_residual_norm = {
@@ -178,6 +179,42 @@ const ops_spec ops_cuda_residual_norm = {
     .inplace_outputs = {0, 1, 0},
     .create = create_norm,
     .compute = compute_norm,
+};
+
+// ---- Pool ----
+
+static OrtStatus *create_pool(const OrtKernelInfo *info, ops_kernel *kernel) {
+  OPS_TRY(ops_pool.create(info, kernel));
+  return find_both(kernel, "pool");
+}
+
+// The values of cu_seqlens and skip lie on the device: whoever made them has checked them.
+static OrtStatus *compute_pool(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs) {
+  enum { THREADS = 256, LANES = 32 };
+  const ops_tensor *hidden = &inputs[0], *cu = &inputs[1], *skip = &inputs[2];
+  OPS_CHECK(hidden->rank == 2, "bei.Pool: hidden has rank %zu, not 2", hidden->rank);
+  OPS_CHECK(cu->rank == 1 && cu->dims[0] >= 1, "bei.Pool: cu_seqlens must be [sequences + 1]");
+  const int64_t sequences = cu->dims[0] - 1, width = hidden->dims[1];
+  OPS_CHECK(skip->data == NULL || (skip->rank == 1 && skip->dims[0] == sequences), "bei.Pool: skip must be [%lld]",
+            (long long)sequences);
+  float *y;
+  OPS_TRY(ops_output(context, 0, sequences, width, &y));
+  const void *x = hidden->data, *ends = cu->data, *skipped = skip->data, *pointers[] = {x, y};
+  const uint32_t n = access_width(kernel, width, pointers, 2);
+  int32_t columns = (int32_t)width, pooling = kernel->pooling;
+  void *arguments[] = {&x, &ends, &skipped, &y, &columns, &pooling};
+  return launch(kernel, context, n > 1 ? kernel->cuda.wide : kernel->cuda.narrow,
+                sequences * ((width + LANES * n - 1) / (LANES * n)), THREADS, arguments);
+}
+
+const ops_spec ops_cuda_pool = {
+    .name = "Pool",
+    .num_inputs = 3,
+    .num_outputs = 1,
+    .float32_outputs = true,
+    .inputs = {{"hidden", OPS_ROWS, false}, {"cu_seqlens", OPS_INT32, false}, {"skip", OPS_INT32, true}},
+    .create = create_pool,
+    .compute = compute_pool,
 };
 
 // ---- Heads: q, k, v = split(qkv + bias); q, k = rope(qk_norm(q)), rope(qk_norm(k)); see bk_attention_args ----
@@ -197,7 +234,8 @@ static OrtStatus *create_heads(const OrtKernelInfo *info, ops_kernel *kernel) {
   OPS_TRY(ops_int(info, "rope_dim", 0, a->head_dim, &a->rope_dim));
   OPS_CHECK(a->head_dim % NUMBERS_OF_A_LANE == 0 && a->rope_dim % NUMBERS_OF_A_LANE == 0 &&
                 (a->rope == BK_ROPE_NONE || a->rope_dim > 0),
-            "bei.Heads: head_dim %d and rope_dim %d must be multiples of %d", a->head_dim, a->rope_dim, NUMBERS_OF_A_LANE);
+            "bei.Heads: head_dim %d and rope_dim %d must be multiples of %d", a->head_dim, a->rope_dim,
+            NUMBERS_OF_A_LANE);
   OPS_CHECK(isfinite(a->eps) && a->eps >= 0, "qk_norm_eps %g is out of range", a->eps);
   for (a->lanes = 1; a->lanes * NUMBERS_OF_A_LANE < a->head_dim;)
     a->lanes *= 2;
@@ -230,9 +268,10 @@ static OrtStatus *compute_heads(const ops_kernel *kernel, OrtKernelContext *cont
   OPS_CHECK(count <= (UINT32_MAX - HEAD_THREADS) / 32, "bei.Heads: %lld rows are too many", (long long)rows);
   const void *x = qkv->data, *cos = inputs[ROPE_COS].data, *sin = inputs[ROPE_SIN].data, *ids = positions->data;
   uint32_t units = (uint32_t)count;
-  void *arguments[] = {&x,          &bias,          &norms[0],         &norms[1], &norms[2], &norms[3],         &cos,    &sin,
-                       &ids,        &parts[0],      &parts[1],         &parts[2], &units,    &a.lanes,          &a.num_heads,
-                       &a.num_kv_heads, &a.head_dim, &a.norm,          &a.eps,    &a.one_plus_weight, &a.rope,  &a.rope_dim};
+  void *arguments[] = {
+      &x,          &bias,     &norms[0], &norms[1],          &norms[2], &norms[3],  &cos,         &sin,
+      &ids,        &parts[0], &parts[1], &parts[2],          &units,    &a.lanes,   &a.num_heads, &a.num_kv_heads,
+      &a.head_dim, &a.norm,   &a.eps,    &a.one_plus_weight, &a.rope,   &a.rope_dim};
   return launch(kernel, context, kernel->cuda.wide, (count * a.lanes + HEAD_THREADS - 1) / HEAD_THREADS, HEAD_THREADS,
                 arguments);
 }

@@ -17,7 +17,9 @@ struct bfloat;
 #define __shared__ static
 #define alignas(n) // vectors of memory that no allocator has aligned
 
-struct dim { unsigned x; };
+struct dim {
+  unsigned x;
+};
 static thread_local dim threadIdx, blockIdx;
 static dim blockDim;
 
@@ -38,26 +40,26 @@ static float xor_lane(float x, int mask) {
 }
 
 // What the kernels have in PTX.
-#define EMULATED_NUMBERS                                                                                                                  \
-  static float to_float(half h) {                                                                                                         \
-    _Float16 f;                                                                                                                           \
-    memcpy(&f, &h, sizeof f);                                                                                                             \
-    return (float)f;                                                                                                                      \
-  }                                                                                                                                       \
-  static void from_float(float f, half &h) {                                                                                              \
-    _Float16 g = (_Float16)f;                                                                                                             \
-    memcpy(&h, &g, sizeof g);                                                                                                             \
-  }                                                                                                                                       \
-  static float to_float(bfloat b) {                                                                                                       \
-    uint32_t bits = (uint32_t)b.bits << 16;                                                                                               \
-    float f;                                                                                                                              \
-    memcpy(&f, &bits, sizeof f);                                                                                                          \
-    return f;                                                                                                                             \
-  }                                                                                                                                       \
-  static void from_float(float f, bfloat &b) {                                                                                            \
-    uint32_t bits;                                                                                                                        \
-    memcpy(&bits, &f, sizeof f);                                                                                                          \
-    b.bits = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to nearest, ties to even; no NaN comes here */                      \
+#define EMULATED_NUMBERS                                                                                               \
+  static float to_float(half h) {                                                                                      \
+    _Float16 f;                                                                                                        \
+    memcpy(&f, &h, sizeof f);                                                                                          \
+    return (float)f;                                                                                                   \
+  }                                                                                                                    \
+  static void from_float(float f, half &h) {                                                                           \
+    _Float16 g = (_Float16)f;                                                                                          \
+    memcpy(&h, &g, sizeof g);                                                                                          \
+  }                                                                                                                    \
+  static float to_float(bfloat b) {                                                                                    \
+    uint32_t bits = (uint32_t)b.bits << 16;                                                                            \
+    float f;                                                                                                           \
+    memcpy(&f, &bits, sizeof f);                                                                                       \
+    return f;                                                                                                          \
+  }                                                                                                                    \
+  static void from_float(float f, bfloat &b) {                                                                         \
+    uint32_t bits;                                                                                                     \
+    memcpy(&bits, &f, sizeof f);                                                                                       \
+    b.bits = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to nearest, ties to even; no NaN comes here */   \
   }
 
 // Runs a kernel, block after block.

@@ -34,7 +34,9 @@ template <typename T> tensor<T> random_tensor(size_t count, double scale = 1, do
 
 static double at(const numbers &values, size_t i) { return values.empty() ? 0 : values[i]; }
 
-template <typename T> constexpr double rounding() { return sizeof(T) == 4 ? 2e-6 : std::is_same_v<T, half> ? 5e-4 : 4e-3; }
+template <typename T> constexpr double rounding() {
+  return sizeof(T) == 4 ? 2e-6 : std::is_same_v<T, half> ? 5e-4 : 4e-3;
+}
 
 template <typename T> void compare(const std::string &what, const std::vector<T> &got, const numbers &want) {
   for (size_t i = 0; i < want.size(); i++) {
@@ -79,7 +81,8 @@ template <typename T, int N> void activations(const std::string &name, int width
       for (int i = 0; i < rows * width; i++)
         want.push_back(reference(act, x.values[i] + at(bias.values, i % width)));
       const unsigned portions = rows * width / N;
-      launch(blocks_of(portions, 32), 32, [&] { bias_activation<T, N>(x.data(), bias.data(), y.data(), portions, width, act); });
+      launch(blocks_of(portions, 32), 32,
+             [&] { bias_activation<T, N>(x.data(), bias.data(), y.data(), portions, width, act); });
       compare("BiasActivation " + what, y, want);
 
       const int inner = width / 2;
@@ -95,7 +98,8 @@ template <typename T, int N> void activations(const std::string &name, int width
                            (x.values[r * width + up] + at(bias.values, up)));
           }
         const unsigned count = rows * inner / N;
-        launch(blocks_of(count, 32), 32, [&] { gated_activation<T, N>(x.data(), bias.data(), z.data(), count, inner, act, gate_first); });
+        launch(blocks_of(count, 32), 32,
+               [&] { gated_activation<T, N>(x.data(), bias.data(), z.data(), count, inner, act, gate_first); });
         compare("GatedActivation " + what + ", gate first " + std::to_string(gate_first), z, want);
       }
     }
@@ -104,9 +108,10 @@ template <typename T, int N> void activations(const std::string &name, int width
 template <typename T, int N> void norms(const std::string &name, int width, unsigned threads) {
   const int rows = 2;
   for (int rms : {0, 1})
-    for (int with : {0, 1, 2, 3}) { // nothing; all; a residual that y takes the place of, a sum that x does; one plus weight
-      const std::string what = "ResidualNorm " + name + " width " + std::to_string(width) + " rms " + std::to_string(rms) + " with " +
-                               std::to_string(with);
+    for (int with :
+         {0, 1, 2, 3}) { // nothing; all; a residual that y takes the place of, a sum that x does; one plus weight
+      const std::string what = "ResidualNorm " + name + " width " + std::to_string(width) + " rms " +
+                               std::to_string(rms) + " with " + std::to_string(with);
       auto x = random_tensor<T>(rows * width, 2, 1);
       auto residual = random_tensor<T>(with > 0 ? rows * width : 0, 1, -3);
       auto x_bias = random_tensor<T>(with == 1 ? width : 0), bias = random_tensor<T>(with == 1 ? width : 0);
@@ -128,9 +133,12 @@ template <typename T, int N> void norms(const std::string &name, int width, unsi
         }
       }
       std::vector<T> y(rows * width), sum(rows * width);
-      T *to = with == 2 ? residual.stored.data() : y.data(), *sum_to = with == 0 ? nullptr : with == 2 ? x.stored.data() : sum.data();
+      T *to = with == 2 ? residual.stored.data() : y.data(), *sum_to = with == 0   ? nullptr
+                                                                       : with == 2 ? x.stored.data()
+                                                                                   : sum.data();
       launch(rows, threads, [&] {
-        residual_norm<T, N>(x.data(), x_bias.data(), residual.data(), weight.data(), bias.data(), to, sum_to, width, 1e-5f, rms, with == 3);
+        residual_norm<T, N>(x.data(), x_bias.data(), residual.data(), weight.data(), bias.data(), to, sum_to, width,
+                            1e-5f, rms, with == 3);
       });
       compare(what, with == 2 ? residual.stored : y, want);
       if (with != 0)
@@ -138,17 +146,60 @@ template <typename T, int N> void norms(const std::string &name, int width, unsi
     }
 }
 
+template <typename T, int N> void pools(const std::string &name, int width) {
+  const std::vector<int> cu = {0, 1, 1, 14, 17}, skip = {0, 3, 2, 3};
+  const int sequences = skip.size();
+  for (int pooling = 0; pooling <= 5; pooling++)
+    for (bool skips : {false, true})
+      for (bool spoilt : {false, true}) {
+        const std::string what = "Pool " + name + " width " + std::to_string(width) + " kind " +
+                                 std::to_string(pooling) + (skips ? ", skips" : "");
+        auto x = random_tensor<T>(17 * width, 1, -2);
+        if (spoilt) {
+          from_float(INFINITY, x.stored[13 * width]);
+          x.values[13 * width] = INFINITY;
+        }
+        numbers want;
+        for (int s = 0; s < sequences; s++)
+          for (int c = 0; c < width; c++) {
+            const int length = cu[s + 1] - cu[s], from = skips && pooling > 1 ? skip[s] : 0;
+            double sum = 0, most = -INFINITY, weights = 0;
+            for (int t = from; t < length; t++) {
+              const double v = x.values[(cu[s] + t) * width + c], weight = pooling == 5 ? t + 1 : 1;
+              sum += v * weight;
+              weights += weight;
+              most = std::max(most, v);
+            }
+            const double divisor = pooling == 4 ? std::sqrt(weights) : weights;
+            want.push_back(length <= from ? 0
+                           : pooling == 0 ? x.values[cu[s] * width + c]
+                           : pooling == 1 ? x.values[(cu[s + 1] - 1) * width + c]
+                           : pooling == 3 ? most
+                                          : sum / divisor);
+          }
+        std::vector<float> y(sequences * width);
+        launch(sequences * blocks_of(width, 32 * N), 256,
+               [&] { pool<T, N>(x.data(), cu.data(), skips ? skip.data() : nullptr, y.data(), width, pooling); });
+        for (size_t i = 0; i < want.size(); i++)
+          if (std::isinf(want[i]) && want[i] == y[i])
+            want[i] = y[i] = 0;
+        compare(what, y, want);
+      }
+}
+
 template <typename T> void heads(const std::string &name, int dim, int rope_dim, int query_heads, int key_heads) {
   const int rows = 2, positions = 40, count = query_heads + 2 * key_heads;
   const std::vector<int> position = {7, 39};
-  auto cos_table = random_tensor<float>(positions * rope_dim / 2), sin_table = random_tensor<float>(positions * rope_dim / 2);
+  auto cos_table = random_tensor<float>(positions * rope_dim / 2),
+       sin_table = random_tensor<float>(positions * rope_dim / 2);
   int lanes = 1;
   while (8 * lanes < dim)
     lanes *= 2;
   for (int norm : {0, 1, 2})
     for (int rope : {0, 1, 2}) {
-      const std::string what = "Heads " + name + " of " + std::to_string(dim) + ", turning " + std::to_string(rope_dim) + ", norm " +
-                               std::to_string(norm) + ", rope " + std::to_string(rope);
+      const std::string what = "Heads " + name + " of " + std::to_string(dim) + ", turning " +
+                               std::to_string(rope_dim) + ", norm " + std::to_string(norm) + ", rope " +
+                               std::to_string(rope);
       auto x = random_tensor<T>(rows * count * dim, 2);
       auto bias = random_tensor<T>(rope == 1 ? 0 : count * dim);
       auto q_weight = random_tensor<T>(norm ? dim : 0, 0.5, 1), k_weight = random_tensor<T>(norm ? dim : 0, 0.5, 1);
@@ -173,7 +224,8 @@ template <typename T> void heads(const std::string &name, int dim, int rope_dim,
           }
           numbers turned = v;
           for (int i = 0; rope && part < 2 && i < rope_dim / 2; i++) {
-            const double c = cos_table.values[position[r] * rope_dim / 2 + i], s = sin_table.values[position[r] * rope_dim / 2 + i];
+            const double c = cos_table.values[position[r] * rope_dim / 2 + i],
+                         s = sin_table.values[position[r] * rope_dim / 2 + i];
             const int first = rope == 1 ? i : 2 * i, second = rope == 1 ? i + rope_dim / 2 : 2 * i + 1;
             turned[first] = v[first] * c - v[second] * s;
             turned[second] = v[second] * c + v[first] * s;
@@ -183,9 +235,9 @@ template <typename T> void heads(const std::string &name, int dim, int rope_dim,
       std::vector<T> q(want[0].size()), k(want[1].size()), v(want[2].size());
       const unsigned units = rows * count;
       launch(blocks_of(units * lanes, 64), 64, [&] {
-        heads_of<T>(x.data(), bias.data(), q_weight.data(), k_weight.data(), q_bias.data(), k_bias.data(), cos_table.data(),
-                    sin_table.data(), position.data(), q.data(), k.data(), v.data(), units, lanes, query_heads, key_heads, dim, norm, 1e-6f,
-                    norm == 2, rope, rope_dim);
+        heads_of<T>(x.data(), bias.data(), q_weight.data(), k_weight.data(), q_bias.data(), k_bias.data(),
+                    cos_table.data(), sin_table.data(), position.data(), q.data(), k.data(), v.data(), units, lanes,
+                    query_heads, key_heads, dim, norm, 1e-6f, norm == 2, rope, rope_dim);
       });
       compare(what + ", query", q, want[0]);
       compare(what + ", key", k, want[1]);
@@ -203,6 +255,8 @@ template <typename T> void all(const std::string &name) {
   norms<T, wide>(name + " wide", 48, 32);
   norms<T, wide>(name + " wide", 776, 96);
   norms<T, wide>(name + " wide", 776, 64);
+  pools<T, 1>(name + " narrow", 35);
+  pools<T, wide>(name + " wide", 40);
   heads<T>(name, 8, 8, 2, 2);
   heads<T>(name, 64, 32, 3, 1);
   heads<T>(name, 128, 128, 2, 2);
