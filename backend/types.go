@@ -69,10 +69,11 @@ type CallOptions struct {
 	SkipSpecialTokens Switch
 	Aggregation       Aggregation // of PredictTokensTexts
 	DynamicBatching   Switch
+	CallerRuns        Switch // default Off; see pipeline.Options
 }
 
 func (o CallOptions) pipeline() pipeline.Options {
-	return pipeline.Options{Priority: o.Priority, Alone: o.DynamicBatching == Off}
+	return pipeline.Options{Priority: o.Priority, Alone: o.DynamicBatching == Off, CallerRuns: o.CallerRuns == On}
 }
 
 // Output is where a call's results go. Its slices are the caller's; nothing touches them after the call.

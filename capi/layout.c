@@ -54,7 +54,7 @@ AT(bei_call_options, add_special_tokens, 60);
 AT(bei_call_options, skip_special_tokens, 64);
 AT(bei_call_options, aggregation, 68);
 AT(bei_call_options, dynamic_batching, 72);
-AT(bei_call_options, reserved, 76);
+AT(bei_call_options, caller_runs, 76);
 
 SIZE(bei_info, 80);
 AT(bei_info, struct_size, 0);

@@ -37,13 +37,11 @@ func readOptions(p address) (context.Context, backend.CallOptions, error) {
 		{"skip_special_tokens", s.skipSpecialTokens, C.BEI_DEFAULT, C.BEI_OFF},
 		{"aggregation", s.aggregation, C.BEI_AGGREGATE_NONE, C.BEI_AGGREGATE_MAX},
 		{"dynamic_batching", s.dynamicBatching, C.BEI_DEFAULT, C.BEI_OFF},
+		{"caller_runs", s.callerRuns, C.BEI_DEFAULT, C.BEI_OFF},
 	} {
 		if f.value < f.least || f.value > f.top {
 			return nil, options, status.Errorf(status.InvalidArgument, "options.%s is %d, the limits are %d and %d", f.name, f.value, f.least, f.top)
 		}
-	}
-	if s.reserved != 0 {
-		return nil, options, status.Errorf(status.InvalidArgument, "options.reserved is %d, not 0", s.reserved)
 	}
 	prompt, err := stringAt("options.prompt_name", s.promptName, "options.prompt_name_size", s.promptNameSize)
 	if err != nil {
@@ -68,6 +66,7 @@ func readOptions(p address) (context.Context, backend.CallOptions, error) {
 		SkipSpecialTokens: backend.Switch(s.skipSpecialTokens),
 		Aggregation:       backend.Aggregation(s.aggregation),
 		DynamicBatching:   backend.Switch(s.dynamicBatching),
+		CallerRuns:        backend.Switch(s.callerRuns),
 	}, nil
 }
 

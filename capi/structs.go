@@ -57,7 +57,7 @@ type callOptionsStruct struct {
 	skipSpecialTokens int32
 	aggregation       int32
 	dynamicBatching   int32
-	reserved          uint32
+	callerRuns        int32
 }
 
 // tokensStruct is bei_tokens.
@@ -130,7 +130,7 @@ var (
 	_ [unsafe.Offsetof(callOptionsStruct{}.skipSpecialTokens)]struct{} = [unsafe.Offsetof(C.bei_call_options{}.skip_special_tokens)]struct{}{}
 	_ [unsafe.Offsetof(callOptionsStruct{}.aggregation)]struct{}       = [unsafe.Offsetof(C.bei_call_options{}.aggregation)]struct{}{}
 	_ [unsafe.Offsetof(callOptionsStruct{}.dynamicBatching)]struct{}   = [unsafe.Offsetof(C.bei_call_options{}.dynamic_batching)]struct{}{}
-	_ [unsafe.Offsetof(callOptionsStruct{}.reserved)]struct{}          = [unsafe.Offsetof(C.bei_call_options{}.reserved)]struct{}{}
+	_ [unsafe.Offsetof(callOptionsStruct{}.callerRuns)]struct{}        = [unsafe.Offsetof(C.bei_call_options{}.caller_runs)]struct{}{}
 
 	_ [unsafe.Sizeof(tokensStruct{})]struct{}                = [C.sizeof_bei_tokens]struct{}{}
 	_ [unsafe.Offsetof(tokensStruct{}.structSize)]struct{}   = [unsafe.Offsetof(C.bei_tokens{}.struct_size)]struct{}{}

@@ -188,6 +188,10 @@ typedef struct bei_span {
  *
  * dynamic_batching BEI_OFF is for routers, which form batches themselves: no run holds items of two such calls, so that one that hangs
  * or fails is of one batch only.
+ *
+ * caller_runs BEI_ON lets the engine run a batch of tokens in the calling thread, on its stack, where a slot is free and nothing waits:
+ * that saves two switches of threads. Such a call returns with its run, even where that never ends (the slot counts as hung meanwhile),
+ * so it is for callers that watch their calls. It has no effect with a timeout or a cancel token.
  */
 typedef struct bei_call_options {
   size_t struct_size;
@@ -204,7 +208,7 @@ typedef struct bei_call_options {
   int32_t skip_special_tokens; /* bei_decode: default BEI_ON */
   int32_t aggregation;         /* BEI_AGGREGATE_* */
   int32_t dynamic_batching;    /* default BEI_ON: runs may also hold items of other calls; BEI_OFF: see above */
-  uint32_t reserved;           /* 0 */
+  int32_t caller_runs;         /* default BEI_OFF; BEI_ON: see above */
 } bei_call_options;
 
 #define BEI_CALL_OPTIONS_INIT {sizeof(bei_call_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}

@@ -50,7 +50,7 @@ type Pipeline struct {
 	reruns     *reruns   // nil without Config.Fallback
 
 	mu          sync.Mutex // guards what follows, and the scheduling fields of calls
-	readyCond   *sync.Cond // a call became ready, a wait ended, or closing
+	idle        []*runner  // those that wait for work; each is taken out by who wakes it, or runs a call in its place
 	prepareCond *sync.Cond // a call has items to prepare, or closing
 	leftCond    *sync.Cond // a call left
 	classes     [3]class   // low, normal, high
@@ -75,7 +75,7 @@ func New(eng engine.Engine, config Config, metrics *Metrics, log *zap.Logger) *P
 	p := &Pipeline{eng: eng, info: eng.Info(), config: config, metrics: metrics, log: log,
 		closeGrace: defaultCloseGrace, calls: map[*call]struct{}{}, classes: [3]class{{weight: 1}, {weight: 4}, {weight: 16}}}
 	p.runContext, p.stopRuns = context.WithCancel(context.Background())
-	p.readyCond, p.prepareCond, p.leftCond = sync.NewCond(&p.mu), sync.NewCond(&p.mu), sync.NewCond(&p.mu)
+	p.prepareCond, p.leftCond = sync.NewCond(&p.mu), sync.NewCond(&p.mu)
 	slots := eng.Slots()
 	p.workers.Add(len(slots) + config.PrepareWorkers)
 	for i, slot := range slots {
@@ -135,7 +135,10 @@ func (p *Pipeline) Close(ctx context.Context) error {
 		c.abort(status.Errorf(status.ShutDown, "the backend was shut down while the call waited"))
 	}
 	p.stopped = true
-	p.readyCond.Broadcast()
+	p.idle = nil // nobody runs a call in their place any more
+	for _, r := range p.runners {
+		r.wake.Signal()
+	}
 	p.prepareCond.Broadcast()
 	if p.reruns != nil {
 		p.reruns.cond.Broadcast()
@@ -201,6 +204,8 @@ func (p *Pipeline) prepareLoop() {
 		p.mu.Lock()
 		p.preparing--
 		p.addReady(c, prepared)
+		// Also when none is ready: a slot may be waiting for these. One slot: it calls the next, where it leaves something.
+		p.wakeRunner()
 	}
 }
 
@@ -259,8 +264,6 @@ func (p *Pipeline) callPrepare(c *call, i int, s *Sequence) (failure *status.Err
 
 // addReady queues prepared items of c for runs. The caller holds p.mu.
 func (p *Pipeline) addReady(c *call, items []int32) {
-	// Also when none is ready: a slot may be waiting for these. One slot: it calls the next, where it leaves something.
-	p.readyCond.Signal()
 	if c.left || len(items) == 0 {
 		return
 	}

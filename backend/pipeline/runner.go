@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/bits"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,7 @@ type runner struct {
 	info  *engine.Info  // of the slot's engine
 	cause *status.Error // why its one item is run again, on a fallback engine; nil: it is none
 	use   sync.Mutex    // held by who uses slot: a run with its retries, or UseSlot
+	wake  *sync.Cond    // on p.mu: ends the wait of take; by who has taken r out of Pipeline.idle, or at the end
 	picks []pick
 	// staged[k] tells whether pick k of the current run is in the slot's batch: callers who have left are not.
 	staged []bool
@@ -36,11 +38,14 @@ type runner struct {
 }
 
 func newRunner(p *Pipeline, index int, slot engine.Slot) *runner {
-	r := &runner{p: p, index: index, slot: slot, info: &p.info, picks: make([]pick, 0, p.info.Limits.MaxSequences)}
+	r := &runner{p: p, index: index, slot: slot, info: &p.info, wake: sync.NewCond(&p.mu), picks: make([]pick, 0, p.info.Limits.MaxSequences)}
 	r.wait = time.AfterFunc(time.Hour, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.readyCond.Broadcast()
+		if k := slices.Index(p.idle, r); k >= 0 {
+			p.idle = slices.Delete(p.idle, k, k+1)
+			r.wake.Signal()
+		}
 	})
 	return r
 }
@@ -49,7 +54,9 @@ func (r *runner) loop() {
 	defer r.p.workers.Done()
 	defer r.wait.Stop()
 	for r.take() {
+		r.use.Lock()
 		r.execute()
+		r.use.Unlock()
 	}
 }
 
@@ -59,17 +66,67 @@ func (r *runner) take() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for !p.stopped && (p.readyTokens == 0 || r.waitForMore()) {
-		p.readyCond.Wait()
+		p.idle = append(p.idle, r)
+		r.wake.Wait()
 	}
 	if p.stopped {
 		return false
 	}
+	r.pick()
+	return true
+}
+
+// pick picks the items of the next run, and calls another runner where it leaves something. The caller holds p.mu.
+func (r *runner) pick() {
+	p := r.p
 	r.picks = p.pickRun(r.picks[:0])
 	if p.readyTokens > 0 {
-		p.readyCond.Signal()
+		p.wakeRunner()
 	}
 	p.updateQueueGauges()
-	return true
+}
+
+// wakeRunner has an idle runner look for work, the one that has waited longest. The caller holds p.mu.
+func (p *Pipeline) wakeRunner() {
+	if len(p.idle) > 0 {
+		r := p.idle[0]
+		p.idle = slices.Delete(p.idle, 0, 1)
+		r.wake.Signal()
+	}
+}
+
+// borrow takes an idle runner, whose goroutine sleeps on meanwhile, for a call that executes its run itself; nil where there is none
+// whose slot is free. executeBorrowed must follow. The caller holds p.mu.
+func (p *Pipeline) borrow() *runner {
+	for k, r := range p.idle {
+		if r.use.TryLock() {
+			p.idle = slices.Delete(p.idle, k, k+1)
+			p.workers.Add(1)
+			return r
+		}
+	}
+	return nil
+}
+
+// executeBorrowed executes the run and gives the runner back.
+func (r *runner) executeBorrowed() {
+	defer r.giveBack()
+	r.execute()
+}
+
+func (r *runner) giveBack() {
+	p := r.p
+	defer p.workers.Done()
+	r.use.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.stopped: // its goroutine has ended, or is about to
+	case p.readyTokens > 0:
+		r.wake.Signal()
+	default:
+		p.idle = append(p.idle, r)
+	}
 }
 
 // waitForMore reports that a fuller run is worth waiting for: items are being prepared, and the bounded wait is not over.
@@ -154,10 +211,8 @@ func (p *Pipeline) pickRun(picks []pick) []pick {
 // maxPassed bounds the calls that are looked at to fill up a run.
 const maxPassed = 16
 
-// execute runs the picks, halving a failed run again and again so that only the item that fails is told so.
+// execute runs the picks, halving a failed run again and again so that only the item that fails is told so. The caller holds use.
 func (r *runner) execute() {
-	r.use.Lock()
-	defer r.use.Unlock()
 	// Each halving on the way to a culprit costs two runs. There is room for eight culprits: more would let a broken engine
 	// multiply the load.
 	retries := 8 * 2 * bits.Len(uint(len(r.picks)))
@@ -256,6 +311,12 @@ func (r *runner) giveUp(picks []pick, start time.Time) {
 	r.failAll(picks, err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for _, pk := range picks {
+		if pk.c.pending.Load() == 0 {
+			delete(p.calls, pk.c) // also where it cannot leave, because its caller runs it: Close need not wait
+		}
+	}
+	p.leftCond.Broadcast()
 	if p.hung == len(p.eng.Slots()) {
 		// No slot is left to serve those who wait, and new calls are refused.
 		for c := range p.calls {

@@ -76,8 +76,11 @@ func TestEverythingAtOnce(t *testing.T) {
 					ctx, cancel = context.WithTimeout(ctx, time.Duration(random.IntN(20_000))*time.Microsecond)
 				case 1:
 					time.AfterFunc(time.Duration(random.IntN(5000))*time.Microsecond, cancel)
+				case 2:
+					ctx = context.Background() // CallerRuns has its effect
 				}
-				_, err := h.do(ctx, w, Options{Priority: random.IntN(3) - 1, Prepared: random.IntN(2) == 0})
+				_, err := h.do(ctx, w, Options{Priority: random.IntN(3) - 1, Prepared: random.IntN(2) == 0, Alone: random.IntN(2) == 0,
+					CallerRuns: random.IntN(2) == 0})
 				cancel()
 				outcomes[status.CodeOf(err)].Add(1)
 				if err == nil {
@@ -108,7 +111,7 @@ func TestCloseWhileBusy(t *testing.T) {
 			calls.Go(func() {
 				for {
 					w := tagged(t, caller, repeat(1+caller*4, 5)...)
-					_, err := h.do(context.Background(), w, Options{Prepared: caller%2 == 0})
+					_, err := h.do(context.Background(), w, Options{Prepared: caller%2 == 0, CallerRuns: caller%4 == 0})
 					if err != nil {
 						require.Equal(t, status.ShutDown, status.CodeOf(err))
 						return

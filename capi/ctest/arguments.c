@@ -184,7 +184,7 @@ static void option_fields(void) {
   OPTION(skip_special_tokens, -1, "options.skip_special_tokens");
   OPTION(aggregation, 5, "options.aggregation is 5");
   OPTION(dynamic_batching, 3, "options.dynamic_batching is 3");
-  OPTION(reserved, 1, "options.reserved is 1");
+  OPTION(caller_runs, 3, "options.caller_runs is 3");
   FAILS_WITH(bei_embed(backend, &batch, ODD(&options), rows, 4 * D, status, 4, &result), BEI_INVALID_ARGUMENT,
              "options is 0x");
   FAILS_WITH(bei_embed(backend, &batch, WILD(bei_call_options), rows, 4 * D, status, 4, &result), BEI_INVALID_ARGUMENT,

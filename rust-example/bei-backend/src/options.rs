@@ -68,6 +68,10 @@ pub struct CallOptions<'a> {
     /// Whether runs may also hold items of other calls; default yes. A router that forms batches itself says no: a run that hangs or
     /// fails is then of one batch only.
     pub dynamic_batching: Option<bool>,
+    /// Whether the engine may run a batch of tokens in the calling thread, on its stack; default no. That saves two switches of threads,
+    /// but the call returns with its run, even where that never ends: it is for callers that watch their calls. No effect with a timeout
+    /// or a cancel token.
+    pub caller_runs: Option<bool>,
 }
 
 impl CallOptions<'_> {

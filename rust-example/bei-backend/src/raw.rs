@@ -99,6 +99,7 @@ pub(crate) fn raw_options(options: &CallOptions) -> sys::bei_call_options {
             Aggregation::Max => sys::BEI_AGGREGATE_MAX,
         },
         dynamic_batching: switch(options.dynamic_batching),
+        caller_runs: switch(options.caller_runs),
         ..sys::BEI_CALL_OPTIONS_INIT
     }
 }

@@ -77,12 +77,12 @@ pub fn run(model: &Model, packed: &mut Packed, works: &[&Work]) -> Result<Called
         }
         (Want::Logits, Payload::Tokens { .. }) => {
             packed.fill(works, false);
-            model.predict(&packed.batch(), &CallOptions::formed()).map(batch)
+            model.predict(&packed.batch(), &watched()).map(batch)
         }
         (Want::Embed(_), Payload::Tokens { .. }) => {
             let splade = model.info().pool == Some(Pool::Splade);
             packed.fill(works, splade);
-            let options = CallOptions { normalize: Some(false), ..CallOptions::formed() };
+            let options = CallOptions { normalize: Some(false), ..watched() };
             // Token vectors of a token classifier are its logits.
             let result = match model.info().task {
                 Some(Task::TokenClassifier) => model.predict_tokens(&packed.batch(), &options)?,
@@ -97,6 +97,11 @@ pub fn run(model: &Model, packed: &mut Packed, works: &[&Work]) -> Result<Called
 fn impossible(work: &Work) -> Error {
     let message = format!("{:?} cannot be computed of this kind of input", work.want);
     Error { status: Status::InvalidArgument, message }
+}
+
+/// For a batch of tokens: the scheduler gives up calls that do not come back.
+fn watched() -> CallOptions<'static> {
+    CallOptions { caller_runs: Some(true), ..CallOptions::formed() }
 }
 
 /// Raw vectors, as routes cut and normalise them.

@@ -161,7 +161,7 @@ pub struct bei_call_options {
     pub skip_special_tokens: i32,
     pub aggregation: i32,
     pub dynamic_batching: i32,
-    pub reserved: u32,
+    pub caller_runs: i32,
 }
 
 pub const BEI_CALL_OPTIONS_INIT: bei_call_options = bei_call_options {
@@ -179,7 +179,7 @@ pub const BEI_CALL_OPTIONS_INIT: bei_call_options = bei_call_options {
     skip_special_tokens: BEI_DEFAULT,
     aggregation: BEI_AGGREGATE_NONE,
     dynamic_batching: BEI_DEFAULT,
-    reserved: 0,
+    caller_runs: BEI_DEFAULT,
 };
 
 #[repr(C)]

@@ -50,7 +50,7 @@ fn rust_layout() -> Layout {
         bei_call_options {
             struct_size, timeout_us, cancel, prompt_name, prompt_name_size, truncate, truncation_side, dimensions,
             normalize, priority, add_special_tokens, skip_special_tokens, aggregation,
-            dynamic_batching, reserved,
+            dynamic_batching, caller_runs,
         }
         bei_info {
             struct_size, api_version, model_type, pooling, dimensions, token_dimensions, labels, vocab_size,

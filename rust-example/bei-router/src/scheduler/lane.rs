@@ -15,6 +15,9 @@ use crate::failure::Failure;
 /// What is left for handing an answer out: one that is done just before its deadline reaches nobody in time.
 const DELIVERY: Duration = Duration::from_millis(5);
 
+/// Bytes of stack of a lane's threads, in which the engine runs: as much as threads of C have by default.
+const STACK: usize = 8 << 20;
+
 /// Why a lane does not work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
@@ -156,7 +159,8 @@ impl Lane {
     pub fn spawn(self: &Arc<Lane>) -> std::io::Result<()> {
         for i in 0..=self.slots {
             let lane = self.clone();
-            std::thread::Builder::new().name(format!("{}-{i}", self.name)).spawn(move || {
+            let thread = std::thread::Builder::new().name(format!("{}-{i}", self.name)).stack_size(STACK);
+            thread.spawn(move || {
                 let mut worker = super::worker::Worker::new(lane.clone());
                 let mut served = false;
                 while let Some(batch) = lane.take(served) {
