@@ -186,8 +186,8 @@ typedef struct bei_span {
  *
  * prompt_name with pairs is an error, but for a reranker whose template has a place for an instruction: there it names that.
  *
- * dynamic_batching BEI_OFF is for routers, which form batches themselves: no run holds items of two such calls, so that one that hangs
- * or fails is of one batch only.
+ * dynamic_batching BEI_OFF is for routers, which form batches themselves: no run holds items of such a call and of another one, so that
+ * a run that hangs or fails is of one batch only.
  *
  * caller_runs BEI_ON lets the engine run a batch of tokens in the calling thread, on its stack, where a slot is free and nothing waits:
  * that saves two switches of threads. Such a call returns with its run, even where that never ends (the slot counts as hung meanwhile),

@@ -172,18 +172,21 @@ func TestCallerRunsHung(t *testing.T) {
 func TestCloseDuringCallerRuns(t *testing.T) {
 	for name, c := range map[string]struct {
 		run    func(context.Context) error
+		gives  time.Duration // the run timeout
 		closes time.Duration // when Close returns
 		code   status.Code
 		ends   time.Duration // when the call does
 		call   status.Code
 	}{
-		"ends in time": {stuckFor(time.Second), time.Second, status.OK, time.Second, status.OK},
-		"is cut off":   {hung, 2 * time.Second, status.Timeout, 2 * time.Second, status.ShutDown},
-		"is stuck":     {stuckFor(time.Minute), 2*time.Second + defaultCloseGrace, status.Unhealthy, time.Minute, status.OK},
+		"ends in time": {stuckFor(time.Second), time.Hour, time.Second, status.OK, time.Second, status.OK},
+		"cut off":      {hung, time.Hour, 2 * time.Second, status.Timeout, 2 * time.Second, status.ShutDown},
+		"given up": {stuckFor(time.Minute), time.Second, time.Second + watchdogGrace + defaultCloseGrace, status.Unhealthy,
+			time.Minute, status.OK},
+		"stuck": {stuckFor(time.Minute), time.Hour, 2*time.Second + defaultCloseGrace, status.Unhealthy, time.Minute, status.OK},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := newHarness(t, newAdder(2, engine.Limits{}, inRun(1, c.run)), func(c *Config) { c.RunTimeout = time.Hour })
+				h := newHarness(t, newAdder(2, engine.Limits{}, inRun(1, c.run)), func(config *Config) { config.RunTimeout = c.gives })
 				synctest.Wait()
 				var calls sync.WaitGroup
 				begun := time.Now()

@@ -35,6 +35,8 @@ type runner struct {
 	// staged[k] tells whether pick k of the current run is in the slot's batch: callers who have left are not.
 	staged []bool
 	wait   *time.Timer // wakes take when the bounded wait is over
+	// borrowed tells that a call executes the run itself: the run's items are all its own. Guarded by Pipeline.mu.
+	borrowed bool
 }
 
 func newRunner(p *Pipeline, index int, slot engine.Slot) *runner {
@@ -102,6 +104,7 @@ func (p *Pipeline) borrow() *runner {
 		if r.use.TryLock() {
 			p.idle = slices.Delete(p.idle, k, k+1)
 			p.workers.Add(1)
+			r.borrowed = true
 			return r
 		}
 	}
@@ -120,6 +123,7 @@ func (r *runner) giveBack() {
 	r.use.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	r.borrowed = false
 	switch {
 	case p.stopped: // its goroutine has ended, or is about to
 	case p.readyTokens > 0:
@@ -311,12 +315,10 @@ func (r *runner) giveUp(picks []pick, start time.Time) {
 	r.failAll(picks, err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, pk := range picks {
-		if pk.c.pending.Load() == 0 {
-			delete(p.calls, pk.c) // also where it cannot leave, because its caller runs it: Close need not wait
-		}
+	if r.borrowed && picks[0].c.pending.Load() == 0 {
+		delete(p.calls, picks[0].c) // it cannot leave before its run comes back, for which Close does not wait here
+		p.leftCond.Broadcast()
 	}
-	p.leftCond.Broadcast()
 	if p.hung == len(p.eng.Slots()) {
 		// No slot is left to serve those who wait, and new calls are refused.
 		for c := range p.calls {
