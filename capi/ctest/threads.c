@@ -12,13 +12,17 @@ static void mixed(int number) {
   bei_call_options options = BEI_CALL_OPTIONS_INIT;
   options.cancel = token;
   options.priority = number % 3 - 1;
+  bei_call_options in_this_thread = BEI_CALL_OPTIONS_INIT;
+  in_this_thread.caller_runs = BEI_ON;
+  in_this_thread.dynamic_batching = number % 4 < 2 ? BEI_OFF : BEI_ON;
   for (int k = 0; k < 30; k++) {
     bei_handle backend = (number + k) % 2 ? first : second;
     int which = (number * 7 + k) % 8;
     float rows[3 * D];
     int32_t status[3];
     bei_result result = 0;
-    OK(bei_embed(backend, &inputs[which].batch, &options, rows, D, status, 3, k % 3 ? &result : NULL));
+    const bei_call_options *how = k % 2 ? &options : &in_this_thread;
+    OK(bei_embed(backend, &inputs[which].batch, how, rows, D, status, 3, k % 3 ? &result : NULL));
     CHECK(memcmp(rows, expected[which], sizeof expected[which]) == 0);
     bei_result_free(result);
     OK(bei_embed_texts(backend, texts, 3, &options, rows, 3 * D, status, 3, &result));
