@@ -47,6 +47,43 @@ func TestAloneCallsRunApart(t *testing.T) {
 	})
 }
 
+// TestAloneCallDoesNotWait for what is being prepared, unless that is its own.
+func TestAloneCallDoesNotWait(t *testing.T) {
+	for name, c := range map[string]struct {
+		options Options
+		waits   time.Duration
+	}{
+		"alone":  {Options{Prepared: true, Alone: true}, 0},
+		"shared": {Options{Prepared: true}, 2 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHarness(t, newAdder(1, engine.Limits{}, nil), nil)
+				slow := tagged(t, 1, 1)
+				slow.prepare = func(int) error { time.Sleep(time.Second); return nil }
+				var calls sync.WaitGroup
+				calls.Go(func() { h.ok(slow) })
+				synctest.Wait()
+				stats, err := h.do(context.Background(), tagged(t, 2, 1, 1), c.options)
+				require.NoError(t, err)
+				require.Equal(t, c.waits, stats.Total)
+				calls.Wait()
+				h.close()
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		e := newAdder(1, engine.Limits{}, nil)
+		h := newHarness(t, e, nil)
+		w := tagged(t, 1, repeat(2*prepareChunk, 1)...)
+		w.prepare = func(int) error { time.Sleep(time.Microsecond); return nil }
+		_, err := h.do(context.Background(), w, Options{Alone: true})
+		require.NoError(t, err)
+		require.Len(t, e.recorded(), 1, "its own chunks are awaited")
+		h.close()
+	})
+}
+
 // TestAloneCallThatHangs: a batch that waited beside it is served by the other slot.
 func TestAloneCallThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

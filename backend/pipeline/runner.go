@@ -140,6 +140,9 @@ func (r *runner) waitForMore() bool {
 	if p.readyTokens >= p.info.Limits.BestTokens || (p.preparing == 0 && p.unprepared.empty()) {
 		return false
 	}
+	if _, c := p.nextCall(nil); c.alone && int64(len(c.ready)-c.readyHead) == c.pending.Load() {
+		return false // nothing that is being prepared can join it
+	}
 	left := p.config.MaxWait - time.Since(p.readySince)
 	if left > 0 {
 		r.wait.Reset(left)
