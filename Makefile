@@ -55,7 +55,7 @@ TRT_TIMEOUT ?= 3600
 PACK_ARGS ?=
 
 .PHONY: help setup build build_lib test test_unit test_integration test_race test_asan fuzz lint format bench bench_gpu bench_router soak faults run_embed clean \
-	setup_tensorrt setup_gpu setup_e2e test_e2e build_trt install_gpu test_tensorrt pack_gpu always
+	setup_tensorrt setup_kernels setup_gpu setup_e2e test_e2e build_trt install_gpu test_tensorrt pack_gpu always
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9_]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fetch and build what deps.json pins into .deps/.
 
-    scripts/deps.py runtime|lint|tensorrt|gpu
+    scripts/deps.py runtime|lint|tensorrt|kernels|gpu
 
 Wheels come through pip, Go modules through go and crates through cargo, so the machine's own index and proxy settings apply. Every artefact is
 checked against its pin, written under a temporary name and renamed, and recorded in .deps/stamps; a second run does nothing

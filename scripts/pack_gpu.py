@@ -32,7 +32,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TESTS = {"trt": "trt", "onnx": "backend/engine/onnx", "backend": "backend"}
 # Tracked files that travel; of folders all that is tracked below them.
 TRACKED = ["go.mod", "LICENSE", "include", "testdata", "bench", "trt/testdata", "trt/shim.h"]
-WORK = ["dist/libbei.so", "dist/bei", "dist/libbei_trt_rtx1.so", "dist/libbei_trt_11.so"]
+# Our own builds. The kernels are of the same source as libbei.so, which takes no others.
+KERNELS = ".deps/gpu/onnxruntime/bei_cuda.ptx"
+WORK = ["dist/libbei.so", "dist/bei", "dist/libbei_trt_rtx1.so", "dist/libbei_trt_11.so", KERNELS]
 LIBRARIES = [".deps/tensorrt/lib", ".deps/gpu/onnxruntime", ".deps/onnxruntime", ".deps/models/all-MiniLM-L6-v2"]
 # Where libbei.so looks for libraries beside itself.
 LINKS = {"dist/tensorrt": "../.deps/tensorrt/lib", "dist/onnxruntime-gpu": "../.deps/gpu/onnxruntime",

@@ -3,16 +3,20 @@
 
     ptx.py --nvrtc LIBNVRTC SOURCE TARGET
 
-The PTX is for compute capability 8.0 and all later ones: the driver compiles it for its GPU when it is loaded. The driver must be for the
-CUDA version of NVRTC or a later one. The source must include nothing.
+The PTX is for compute capability 7.5 and all later ones: the driver compiles it for its GPU when it is loaded. The driver must be for the
+CUDA version of NVRTC or a later one. The source must include nothing. The
+last line of the PTX says which source it is of, so that a library takes no other one:
+
+    // sha256 of the source: HEX
 """
 
 import argparse
 import ctypes
 import glob
+import hashlib
 import os
 
-OPTIONS = ["--gpu-architecture=compute_80", "--std=c++17"]
+OPTIONS = ["--gpu-architecture=compute_75", "--std=c++17"]
 
 
 def compile_ptx(library, source, name):
@@ -57,7 +61,7 @@ def main():
     except (OSError, RuntimeError) as error:
         raise SystemExit(f"ptx: {args.source}: {error}") from None
     with open(args.target + ".new", "wb") as file:
-        file.write(ptx)
+        file.write(ptx + b"// sha256 of the source: " + hashlib.sha256(source).hexdigest().encode() + b"\n")
     os.replace(args.target + ".new", args.target)
 
 

@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
@@ -39,29 +40,35 @@ func newProbe(l layout, s *shapes, warn func(shape, float64)) *probe {
 		want: make(map[sequence][]float32)}
 }
 
-// Rows are compared up to so many columns: a wrong kernel does not spare the first ones.
 const mostCompared = 1024
 
 // leastAgreement is the cosine below which two rows are not of one sequence, by precision: rounding alone makes them differ by less.
 var leastAgreement = map[string]float64{"float32": 0.9999, "float16": 0.9995, "bfloat16": 0.99, "float8": 0.98}
 
-// agreement is the cosine of two rows; 1 where one says nothing, for it is not finite.
+// agreement is the cosine of two rows, of which at most mostCompared columns count, spread over all. Where a direction tells little, because
+// there are few columns (logits) or most of them are zeros (sparse weights), it is 1 or 0: whether all are near. Rows that are not finite
+// agree among themselves.
 func (p *probe) agreement(a, b []float32) float64 {
 	var dot, aa, bb, most, off float64
-	for i := range a {
+	for i := 0; i < len(a); i += (len(a)-1)/mostCompared + 1 {
 		x, y := float64(a[i]), float64(b[i])
 		dot, aa, bb = dot+x*y, aa+x*x, bb+y*y
 		most, off = max(most, math.Abs(x), math.Abs(y)), max(off, math.Abs(x-y))
 	}
+	finite := func(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
+	near := off <= 0.1+0.1*most
 	switch {
-	case math.IsNaN(aa+bb) || math.IsInf(aa+bb, 0), aa == 0 && bb == 0:
-		return 1
-	case len(a) < 8 && off <= 0.1+0.1*most: // logits: the direction of so few numbers tells little
-		return 1
-	case aa == 0 || bb == 0:
-		return 0
+	case !finite(aa) || !finite(bb):
+		near = finite(aa) == finite(bb)
+	case len(a) >= 8 && p.layout.outputs&engine.Sparse == 0 && aa > 0 && bb > 0:
+		return dot / math.Sqrt(aa*bb)
+	case len(a) >= 8 && p.layout.outputs&engine.Sparse == 0:
+		near = aa == bb
 	}
-	return dot / math.Sqrt(aa*bb)
+	if near {
+		return 1
+	}
+	return 0
 }
 
 // lengths are those of the sequences in a launch of x: the shortest step, that all shapes hold, the step before x's, an odd one between
@@ -194,7 +201,7 @@ func (p *probe) row(w *worker, x shape, s, length int) []float32 {
 	if w.bound <= bindPooled {
 		rows, at, width = w.vectors, s*x.l+length-1, p.layout.token
 	}
-	return rows.floats()[at*width:][:min(width, mostCompared)]
+	return rows.floats()[at*width:][:width]
 }
 
 // refuse takes shape i out of use, on all workers of the replica.

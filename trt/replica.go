@@ -295,6 +295,7 @@ func (r *replica) warmUp(ctx context.Context, l layout, to listener) error {
 			rounds += costRounds
 		}
 		for i, x := range r.shapes.all {
+			tell()
 			if r.shapes.refused(i) {
 				continue
 			}
@@ -311,7 +312,6 @@ func (r *replica) warmUp(ctx context.Context, l layout, to listener) error {
 			if err := p.run(w, i); err != nil {
 				return status.Errorf(status.CodeOf(err), "%s, shape %d x %d: %w", r.name(), x.n, x.l, err)
 			}
-			tell()
 		}
 		if k == 0 {
 			if err := p.settle(); err != nil {
@@ -321,6 +321,7 @@ func (r *replica) warmUp(ctx context.Context, l layout, to listener) error {
 	}
 	for _, w := range r.workers {
 		for i, x := range r.shapes.all {
+			tell()
 			if r.shapes.refused(i) {
 				continue
 			}
@@ -330,7 +331,6 @@ func (r *replica) warmUp(ctx context.Context, l layout, to listener) error {
 			if _, err := p.turn(w, i, 0); err != nil {
 				return status.Errorf(status.CodeOf(err), "%s, shape %d x %d: %w", r.name(), x.n, x.l, err)
 			}
-			tell()
 		}
 	}
 	return nil

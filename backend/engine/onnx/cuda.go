@@ -8,7 +8,8 @@ import (
 )
 
 // cudaOperators implements operators on a GPU: products and attention by kernels that ONNX Runtime's CUDA provider has, what
-// works on rows by ours (cuda/kernels.cu). All but the fused attention have kernels on the CPU too, so that tests check them without a GPU.
+// works on rows by ours (cuda/kernels.cu). All but the fused attention and Heads have kernels on the CPU
+// too, so that tests check them without a GPU.
 type cudaOperators struct {
 	rowOperators
 	onCPU bool              // with the operators that have kernels there

@@ -19,7 +19,7 @@ import (
 const (
 	defaultCUDATokens     = 32768
 	defaultCUDABestTokens = 16384
-	// RotaryEmbedding has a grid of as many blocks as rows in a direction that has no more.
+	// Where Heads cannot rotate, RotaryEmbedding has a grid of as many blocks as rows in a direction that has no more.
 	maxCUDATokens = 1<<16 - 1
 	// Rows of one layer of a run, and scores of one layer where they are held in memory.
 	cudaActivationBytes = 4 << 30

@@ -22,6 +22,10 @@ func TestDeviceErrors(t *testing.T) {
 	require.Equal(t, status.Timeout, status.CodeOf(e.deviceError(status.Errorf(status.Timeout, "illegal memory access"))))
 	require.NoError(t, e.Health())
 
+	ours := &Engine{info: engine.Info{Device: "cuda:3"}}
+	require.Equal(t, status.Unhealthy, status.CodeOf(ours.deviceError(status.Errorf(status.Inference,
+		"ONNX Runtime: run: CUDA failure 700: at the launch of bei.ResidualNorm"))))
+
 	err := e.deviceError(status.Errorf(status.Inference,
 		"ONNX Runtime: run: CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=x ; file=y"))
 	require.Equal(t, status.Unhealthy, status.CodeOf(err), "%v", err)

@@ -56,7 +56,7 @@ func TestOpenRefuses(t *testing.T) {
 		"rope":           {func(m *arch.Model) { m.Layers[0].Attention.Rope = &arch.Rope{Dim: 4} }, "rope of 4 numbers has 0 frequencies"},
 		"rope's kind": {func(m *arch.Model) {
 			m.Layers[0].Attention.Rope = &arch.Rope{Kind: 9, Dim: 4, InvFreq: []float32{1, 1}}
-		}, "rope is -1"},
+		}, "rope kind 9"},
 		"norms that differ":    {func(m *arch.Model) { m.Layers[0].Attention.QKNorm = &arch.QKNorm{K: arch.Norm{Eps: 1}} }, "norms of query and key"},
 		"relative bias":        {func(m *arch.Model) { m.Layers[0].Attention.RelativeBias = &arch.RelativeBias{Buckets: 3} }, "relative bias of 3 buckets"},
 		"places":               {func(m *arch.Model) { m.Layers[0].Attention.Disentangled = &arch.Disentangled{Span: 3} }, "disentangled attention of span 3"},

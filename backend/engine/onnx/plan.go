@@ -41,8 +41,8 @@ type layout struct {
 	sizes map[string]int
 }
 
-// lay checks the cumulative lengths, which everything else relies on, and the position ids: rope on CUDA leaves a row as it
-// is where its tables have no such position. And it counts.
+// lay checks the cumulative lengths, which everything else relies on, and the position ids: on CUDA rope reads its tables there
+// whatever they are. And it counts.
 func lay(b *engine.Batch, g *deviceGraph) (*layout, error) {
 	l := &layout{Batch: b, block: max(g.block, 1)}
 	n, most := 0, 0

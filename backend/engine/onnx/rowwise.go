@@ -94,13 +94,17 @@ func (r rowOperators) qkNorm(attrs []attr, inputs []string, n *arch.QKNorm) ([]a
 			return nil, err
 		}
 	}
-	return append(attrs, attr{"qk_norm", number(normNumbers, n.Q.Kind)}, attr{"qk_norm_eps", n.Q.Eps}, attr{"qk_norm_one_plus_weight", flag(n.Q.OnePlusWeight)}), nil
+	return append(attrs, attr{"qk_norm", number(normNumbers, n.Q.Kind)}, attr{"qk_norm_eps", n.Q.Eps},
+		attr{"qk_norm_one_plus_weight", flag(n.Q.OnePlusWeight)}), nil
 }
 
 // ropeInputs binds the tables of cos and sin.
 func (r rowOperators) ropeInputs(attrs []attr, inputs []string, rope *arch.Rope) ([]attr, error) {
 	if rope == nil {
 		return append(attrs, attr{"rope", int64(0)}, attr{"rope_dim", int64(0)}), nil
+	}
+	if _, ok := ropeNumbers[rope.Kind]; !ok {
+		r.l.refuse("rope kind %d", rope.Kind)
 	}
 	var err error
 	if inputs[0], inputs[1], err = r.l.ropeTables(rope, ort.Float32); err != nil {

@@ -1,10 +1,10 @@
 // The operators of domain bei on a CUDA device, over packed rows in float32, float16 or bfloat16. What they mean stands in
-// ../kernels/kernels.h, whose enums' numbers come as arguments; sums, means and functions are computed in float32 from numbers that are
-// read once. All of them are bound by memory: a thread moves 16 bytes at a time where rows allow it (the kernels whose name ends in _wide),
-// else one number.
+// ../kernels/kernels.h, whose enums' numbers come as arguments; sums, means and functions are computed in float32 from
+// numbers that are read once. All of them are bound by memory: a thread moves 16 bytes at a time where rows allow it (the
+// kernels whose name ends in _wide), else one number.
 //
-// scripts/ptx.py compiles this with NVRTC, without headers; testdata/emulate.h lets a C++ compiler do so for the CPU, for tests. Widths, pointers and strides are
-// the launcher's promise (../ort/ops_cuda.c): nothing here checks them.
+// scripts/ptx.py compiles this with NVRTC, without headers; testdata/emulate.h lets a C++ compiler do so for the CPU, for
+// tests. Widths, pointers and strides are the launcher's promise (../ort/ops_cuda.c): nothing here checks them.
 
 typedef unsigned short u16;
 typedef unsigned int u32;
@@ -30,7 +30,11 @@ DEVICE float to_float(half h) {
 }
 DEVICE void from_float(float f, half &h) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h.bits) : "f"(f)); }
 DEVICE float to_float(bfloat b) { return __uint_as_float((u32)b.bits << 16); }
-DEVICE void from_float(float f, bfloat &b) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(b.bits) : "f"(f)); }
+// To nearest, ties to even; the instruction for it came with 8.0.
+DEVICE void from_float(float f, bfloat &b) {
+  const u32 bits = __float_as_uint(f);
+  b.bits = (bits & 0x7fffffff) > 0x7f800000 ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
 DEVICE float xor_lane(float x, int mask) { return __shfl_xor_sync(FULL, x, mask); }
 #else
 EMULATED_NUMBERS
@@ -364,7 +368,8 @@ DEVICE void pool(const T *x, const int *cu_seqlens, const int *skip, float *y, i
     }
     a[i] = to > from ? a[i] * scale : 0;
   }
-  store<float, N>(y + (i64)sequence * width + column, a);
+  for (int i = 0; i < N; i += N > 4 ? 4 : N)
+    store<float, (N > 4 ? 4 : N)>(y + (i64)sequence * width + column + i, a + i);
 }
 
 // ---- Entry points: one for each dtype, and for each width of access ----
@@ -378,9 +383,9 @@ DEVICE void pool(const T *x, const int *cu_seqlens, const int *skip, float *y, i
                                                             int act, int gate_first) {                                 \
     gated_activation<T, N>(x, bias, y, portions, inner, act, gate_first);                                              \
   }                                                                                                                    \
-  extern "C" __global__ void residual_norm_##NAME##WIDTH(const T *x, const T *x_bias, const T *residual,               \
-                                                         const T *weight, const T *bias, T *y, T *sum, int width,      \
-                                                         float eps, int rms, int one_plus_weight) {                    \
+  extern "C" __global__ void __launch_bounds__(1024)                                                                   \
+      residual_norm_##NAME##WIDTH(const T *x, const T *x_bias, const T *residual, const T *weight, const T *bias,      \
+                                  T *y, T *sum, int width, float eps, int rms, int one_plus_weight) {                  \
     residual_norm<T, N>(x, x_bias, residual, weight, bias, y, sum, width, eps, rms, one_plus_weight);                  \
   }                                                                                                                    \
   extern "C" __global__ void pool_##NAME##WIDTH(const T *x, const int *cu_seqlens, const int *skip, float *y,          \

@@ -79,9 +79,10 @@ static char *load(const char *ptx) {
   char *error = open_driver();
   if (error != NULL)
     return error;
-  char log[1024] = "";
-  const int options[] = {ERROR_LOG_BUFFER, ERROR_LOG_BUFFER_SIZE_BYTES};
-  void *values[] = {log, (void *)sizeof log};
+  // Static: who knows for how long the driver keeps the buffer.
+  static char log[1024] = "";
+  static const int options[] = {ERROR_LOG_BUFFER, ERROR_LOG_BUFFER_SIZE_BYTES};
+  static void *values[] = {log, (void *)sizeof log};
   library found;
   int result = driver.library_load(&found, ptx, options, values, 2, NULL, NULL, 0);
   if (result != 0)

@@ -53,7 +53,7 @@ func Load(path string, cuda bool) (version string, err error) {
 
 const forCUDA = "device cuda needs a build of ONNX Runtime with the CUDA provider (PyPI: onnxruntime-gpu; `make setup_gpu` fetches it to " +
 	".deps/gpu/onnxruntime/): put it into " + folderOfGPU + "/ beside libbei.so, or name it with the option onnxruntime.library or the " +
-	"environment variable " + LibraryVariable
+	"environment variable " + LibraryVariable + "; our kernels, bei_cuda.ptx, lie beside it"
 
 // requireCUDA reports a library without the CUDA provider.
 func requireCUDA() error {

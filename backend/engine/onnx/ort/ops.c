@@ -185,7 +185,7 @@ static size_t get_inplace(int **inputs, int **outputs, const ops_spec *spec) {
   return spec->num_inplace;
 }
 
-// ORT does not say which operator it asks, so there is one function for each.
+// ORT does not say which operator it asks, so there is one function for each, the same for an operator on CUDA.
 static size_t activation_inplace(int **inputs, int **outputs) {
   return get_inplace(inputs, outputs, &ops_bias_activation);
 }

@@ -43,7 +43,7 @@ static OrtStatus *launch(const ops_kernel *kernel, OrtKernelContext *context, be
   if (result == 0)
     return NULL;
   char text[96];
-  snprintf(text, sizeof text, "bei.%s: CUDA driver error %d at its launch", kernel->spec->name, result);
+  snprintf(text, sizeof text, "CUDA failure %d: at the launch of bei.%s", result, kernel->spec->name);
   return bei_ort_api->CreateStatus(ORT_FAIL, text);
 }
 
@@ -95,9 +95,6 @@ const ops_spec ops_cuda_bias_activation = {
     .num_inputs = 2,
     .num_outputs = 1,
     .inputs = {{"x", OPS_ROWS, false}, {"bias", OPS_ROWS, true}},
-    .num_inplace = 1,
-    .inplace_inputs = {0},
-    .inplace_outputs = {0},
     .create = create_activation,
     .compute = compute_activation,
 };
@@ -174,9 +171,6 @@ const ops_spec ops_cuda_residual_norm = {
                {"residual", OPS_ROWS, true},
                {"weight", OPS_ROWS, true},
                {"bias", OPS_ROWS, true}},
-    .num_inplace = 3,
-    .inplace_inputs = {0, 2, 2},
-    .inplace_outputs = {0, 1, 0},
     .create = create_norm,
     .compute = compute_norm,
 };
@@ -264,6 +258,9 @@ static OrtStatus *compute_heads(const ops_kernel *kernel, OrtKernelContext *cont
     OPS_TRY(ops_output(context, i, rows, (int64_t)(i == 0 ? a.num_heads : a.num_kv_heads) * a.head_dim, &parts[i]));
     OPS_CHECK(parts[i] != NULL, "bei.Heads: all three outputs are needed");
   }
+  for (size_t i = 0; i < kernel->spec->num_inputs; i++)
+    OPS_CHECK((uintptr_t)inputs[i].data % 16 == 0, "bei.Heads: input %s is not aligned to 16 bytes",
+              kernel->spec->inputs[i].name);
   const int64_t count = rows * heads;
   OPS_CHECK(count <= (UINT32_MAX - HEAD_THREADS) / 32, "bei.Heads: %lld rows are too many", (long long)rows);
   const void *x = qkv->data, *cos = inputs[ROPE_COS].data, *sin = inputs[ROPE_SIN].data, *ids = positions->data;

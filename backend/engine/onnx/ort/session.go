@@ -6,13 +6,16 @@ import "C"
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"unsafe"
 
+	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/cuda"
 	"github.com/basetenlabs/bei-runtime/backend/install"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
@@ -25,7 +28,6 @@ const (
 	Float32  DataType = 1
 	Int32    DataType = 6
 	Int64    DataType = 7
-	Bool     DataType = 9
 	Float16  DataType = 10
 	BFloat16 DataType = 16
 )
@@ -63,7 +65,8 @@ func (b *Builder) CUDA(device int, options map[string]string) error {
 	return err
 }
 
-// CUDAOperators declares our operators on CUDA (the domains bei.float32, bei.float16 and bei.bfloat16) to the session. Once, before Session.
+// CUDAOperators declares our operators on CUDA (the domains bei.float32, bei.float16 and bei.bfloat16) to the session. Once, before
+// Session.
 func (b *Builder) CUDAOperators(device int) error {
 	return check(status.Start, "operators on CUDA", C.bei_ort_builder_cuda_operators(b.c, C.int32_t(device)))
 }
@@ -71,24 +74,34 @@ func (b *Builder) CUDAOperators(device int) error {
 // KernelsFile is the PTX of our CUDA kernels, which lies beside the build of ONNX Runtime that has CUDA.
 const KernelsFile = "bei_cuda.ptx"
 
-// LoadCUDAKernels loads the kernels of the operators on CUDA, once for the process: from beside the loaded ONNX Runtime, or from where an
-// installation has that. NoBackend says what is missing.
+const fixKernels = "Fix: make install_gpu; on other machines than x86-64 copy " + KernelsFile + " from an x86-64 one, it is for every GPU"
+
+// LoadCUDAKernels loads the kernels of the operators on CUDA, once for the process: from where an installation has ONNX Runtime with CUDA,
+// or from beside the one that is loaded. NoBackend says what is missing or of another version.
 func LoadCUDAKernels() error {
-	candidates := []string{filepath.Join(filepath.Dir(Path()), KernelsFile)}
+	var candidates []string
 	if folder := install.Folder(); folder != "" {
 		candidates = append(candidates, filepath.Join(folder, folderOfGPU, KernelsFile))
 	}
+	if path := Path(); filepath.Base(path) != path { // else the loader found it, nobody knows where
+		candidates = append(candidates, filepath.Join(filepath.Dir(path), KernelsFile))
+	}
 	for _, path := range candidates {
 		ptx, err := os.ReadFile(path)
-		if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		text := C.CString(string(ptx)) // read when it is loaded only
+		if err != nil {
+			return status.Errorf(status.NoBackend, "our CUDA kernels: %w", err)
+		}
+		if !cuda.IsCurrent(ptx) {
+			return status.Errorf(status.NoBackend, "our CUDA kernels in %s are of another version than this library. %s", path, fixKernels)
+		}
+		text := C.CString(string(ptx)) // read while it is loaded only
 		defer C.free(unsafe.Pointer(text))
 		return check(status.NoBackend, path, C.bei_ort_cuda_kernels(text))
 	}
-	return status.Errorf(status.NoBackend, "our CUDA kernels are missing; looked for %s. Fix: make install_gpu, or copy %s there",
-		strings.Join(candidates, ", "), KernelsFile)
+	return status.Errorf(status.NoBackend, "our CUDA kernels are missing; looked for %s. %s", strings.Join(candidates, ", "), fixKernels)
 }
 
 // CUDAUUID returns the UUID of a CUDA device as NVML has it, but for the prefix, which is a GPU's for MIG devices, too. A session must

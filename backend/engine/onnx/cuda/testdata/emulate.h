@@ -14,6 +14,7 @@ struct bfloat;
 
 #define DEVICE static inline
 #define __global__
+#define __launch_bounds__(threads)
 #define __shared__ static
 #define alignas(n) // vectors of memory that no allocator has aligned
 
