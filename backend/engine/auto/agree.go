@@ -9,19 +9,37 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 )
 
-// leastAgreement is the least cosine of two engines' vectors at which both are believed. Two that round to 16 bits in ways of their own
-// stay above 0.99; a kernel that computes something else does not.
-const leastAgreement = 0.98
+// leastAgreement is the least cosine of two engines' vectors at which both are believed, by the coarser one's precision. Two that round in
+// ways of their own stay above it (docs/measurements.md); a kernel that computes something else does not.
+func leastAgreement(infos [2]engine.Info) float64 {
+	least := 0.9999
+	for _, i := range infos {
+		of, ok := map[string]float64{"float32": 0.9999, "TF32": 0.999, "float16": 0.999}[products(i)]
+		if !ok {
+			of = 0.98
+		}
+		least = min(least, of)
+	}
+	return least
+}
 
 // fewColumns is below how many a row has too little of a direction for its cosine to tell anything: logits.
 const fewColumns = 8
 
-// uneven are lengths of sequences that are compared in one batch: what pads or masks wrongly shows.
-var uneven = []int{1, 18, 5, 47, 130, 3}
+// uneven are batches of lengths that are compared: what pads or masks wrongly shows. An engine that pads to shapes of its own meets some of
+// them here that runs will meet.
+var uneven = [][]int{
+	{1, 18, 5, 47, 130, 3},
+	{256, 201, 243, 229, 17, 33, 64, 90},
+	{512, 300, 411, 7},
+	{97, 128, 101, 127, 99, 113, 120, 105, 111, 98, 126, 119},
+	{1000, 700, 2000},
+	{31, 12, 16, 64, 40, 9, 58, 23, 62, 61, 34, 2, 49, 13, 29, 47, 55, 50, 21, 33},
+}
 
-// unevenRun runs a batch of uneven seeded sequences, within limits, on the first slot of e, for what there is to compare of want. Nobody
-// else may use the slot before the output, which is the slot's, has been compared. Errors are the engine's.
-func unevenRun(ctx context.Context, e engine.Engine, limits engine.Limits, want engine.Outputs, t Tables) (engine.Output, error) {
+// unevenRun runs a batch of seeded sequences of those lengths, within limits, on the first slot of e, for what there is to compare of want.
+// Nobody else may use the slot before the output, which is the slot's, has been compared. Errors are the engine's.
+func unevenRun(ctx context.Context, e engine.Engine, limits engine.Limits, want engine.Outputs, t Tables, uneven []int) (engine.Output, error) {
 	var lengths []int
 	for total, i := 0, 0; i < len(uneven) && i < limits.MaxSequences; i++ {
 		n := min(uneven[i], limits.MaxLength, limits.MaxTokens-total)

@@ -26,15 +26,22 @@ func Open(ctx context.Context, candidates [2]Candidate, t Tables, log func(messa
 	limits := common(infos[0].Limits, infos[1].Limits)
 	sizes := shapes(limits)
 	var times [2][]time.Duration
-	var outputs [2]engine.Output
 	var errs [2]error
 	for i, c := range candidates {
-		if times[i], errs[i] = Measure(ctx, c.Engine, sizes, t); errs[i] == nil {
-			outputs[i], errs[i] = unevenRun(ctx, c.Engine, limits, infos[0].Outputs&infos[1].Outputs, t)
+		times[i], errs[i] = Measure(ctx, c.Engine, sizes, t)
+	}
+	doubted, reason := 0, ""
+	for k := 0; k < len(uneven) && reason == "" && errs[0] == nil && errs[1] == nil; k++ {
+		var outputs [2]engine.Output
+		for i, c := range candidates {
+			outputs[i], errs[i] = unevenRun(ctx, c.Engine, limits, infos[0].Outputs&infos[1].Outputs, t, uneven[k])
 		}
-		if ctx.Err() != nil {
-			return nil, "", errors.Join(status.Errorf(status.Cancelled, "opening the engine: %w", context.Cause(ctx)), closeAll(candidates[:]...))
+		if errs[0] == nil && errs[1] == nil {
+			doubted, reason = disagree(candidates, infos, outputs)
 		}
+	}
+	if ctx.Err() != nil {
+		return nil, "", errors.Join(status.Errorf(status.Cancelled, "opening the engine: %w", context.Cause(ctx)), closeAll(candidates[:]...))
 	}
 	switch {
 	case errs[0] != nil && errs[1] != nil:
@@ -49,7 +56,7 @@ func Open(ctx context.Context, candidates [2]Candidate, t Tables, log func(messa
 		log(fmt.Sprintf("engine %s is not used: %v", failed.Name, err))
 		return alone(used, failed, fmt.Sprintf("%s; %s: not used: %v", used.Name, failed.Name, err))
 	}
-	if doubted, reason := disagree(candidates, infos, outputs); reason != "" {
+	if reason != "" {
 		trusted, other := candidates[1-doubted], candidates[doubted]
 		log(fmt.Sprintf("engine %s is not used: %s", other.Name, reason))
 		return alone(trusted, other, fmt.Sprintf("%s; %s: not used: %s", trusted.Name, other.Name, reason))
@@ -86,7 +93,7 @@ func disagree(candidates [2]Candidate, infos [2]engine.Info, outputs [2]engine.O
 	}
 	least := agreement(outputs, infos[0])
 	switch {
-	case least >= leastAgreement:
+	case least >= leastAgreement(infos):
 		return 0, ""
 	case finite(outputs[0]) && !finite(outputs[1]):
 		return 1, fmt.Sprintf("its vectors hold NaN or infinity where those of %s do not; please report this", candidates[0].Name)
