@@ -2,6 +2,7 @@ package trt
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"math"
@@ -87,8 +88,11 @@ func (p *probe) lengths(x shape) []int {
 
 // run launches shape i with known sequences, of which each place has each length, and refuses it where one has not the numbers that it
 // has elsewhere.
-func (p *probe) run(w *worker, i int) error {
+func (p *probe) run(ctx context.Context, w *worker, i int) error {
 	for turn := range p.lengths(p.shapes.all[i]) {
+		if err := ended(ctx); err != nil {
+			return err
+		}
 		if ok, err := p.turn(w, i, turn); !ok {
 			return err
 		}

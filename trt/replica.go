@@ -309,7 +309,11 @@ func (r *replica) warmUp(ctx context.Context, l layout, to listener) error {
 			if k == 0 {
 				r.shapes.cost[i] = float64(took) / float64(time.Microsecond)
 			}
-			if err := p.run(w, i); err != nil {
+			err = p.run(ctx, w, i)
+			if ended := ended(ctx); ended != nil {
+				return ended
+			}
+			if err != nil {
 				return status.Errorf(status.CodeOf(err), "%s, shape %d x %d: %w", r.name(), x.n, x.l, err)
 			}
 		}
