@@ -178,7 +178,8 @@ test_asan: setup ## tests of bei-backend on the library, both under AddressSanit
 		-extldflags '-Wl,--version-script=$(CURDIR)/capi/bei.map -Wl,-soname,libbei.so -Wl,-z,nodelete'" -o $(ASAN)/lib/libbei.so ./capi
 	@cp $(DEPS)/onnxruntime/libonnxruntime.so.1 $(ASAN)/lib/
 	cd rust-example && BEI_LIB_DIR=$(ASAN)/lib RUSTC_BOOTSTRAP=1 RUSTFLAGS="$(ASAN_RUSTFLAGS)" CARGO_TARGET_DIR=$(ASAN) \
-		$(CARGO) test --locked -p bei-backend --target "$$(rustc -vV | sed -n 's/^host: //p')"
+		$(CARGO) test --locked -p bei-backend --target "$$(rustc -vV | sed -n 's/^host: //p')" \
+		-- --skip a_large_block_is_counted # by glibc's allocator, whose place AddressSanitizer's takes
 
 fuzz: setup ## run every fuzz target; FUZZTIME=60 seconds in all
 	$(PYTHON) scripts/fuzz.py $(FUZZTIME)
