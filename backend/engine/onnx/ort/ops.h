@@ -98,6 +98,16 @@ OrtStatus *ops_vector(const ops_kernel *kernel, const ops_tensor *inputs, size_t
 OrtStatus *ops_cu_seqlens(const ops_kernel *kernel, const ops_tensor *input, int64_t tokens, int64_t *sequences);
 // Output [rows, width]; NULL where nothing reads it.
 OrtStatus *ops_output(OrtKernelContext *context, size_t index, int64_t rows, int64_t width, float **out);
+// The arguments of operators that are the same on all devices, checked. On CUDA the pointers are float for the type's sake only.
+typedef struct {
+  const float *x, *bias; // [rows, parts * width], optional [parts * width]
+  float *y;              // [rows, width]
+  int64_t rows, width;
+} ops_activation_args;
+OrtStatus *ops_bind_activation(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs,
+                               int64_t parts, ops_activation_args *a);
+OrtStatus *ops_bind_norm(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs,
+                         bk_residual_norm_args *a);
 // The session's threads, for a kernel.
 bk_parallel ops_parallel(const ops_kernel *kernel, OrtKernelContext *context);
 

@@ -65,29 +65,24 @@ static OrtStatus *create_activation(const OrtKernelInfo *info, ops_kernel *kerne
   return find_both(kernel, "bias_activation");
 }
 
-// Launches a kernel of (x, bias, y, portions, width, act, gate_first) for y [rows, width].
-static OrtStatus *launch_activation(const ops_kernel *kernel, OrtKernelContext *context, const void *x,
-                                    const void *bias, void *y, int64_t rows, int64_t width) {
-  const void *pointers[] = {x, bias, y};
-  const uint32_t n = access_width(kernel, width, pointers, 3);
-  const int64_t count = rows * width / n;
-  OPS_CHECK(count <= UINT32_MAX - ROW_THREADS && width <= INT32_MAX, "bei.%s: %lld rows of %lld are too many numbers",
-            kernel->spec->name, (long long)rows, (long long)width);
-  uint32_t portions = (uint32_t)count, columns = (uint32_t)width;
+// Launches a kernel of (x, bias, y, portions, width, act, gate_first).
+static OrtStatus *launch_activation(const ops_kernel *kernel, OrtKernelContext *context, ops_activation_args a) {
+  const void *pointers[] = {a.x, a.bias, a.y};
+  const uint32_t n = access_width(kernel, a.width, pointers, 3);
+  const int64_t count = a.rows * a.width / n;
+  OPS_CHECK(count <= UINT32_MAX - ROW_THREADS && a.width <= INT32_MAX, "bei.%s: %lld rows of %lld are too many numbers",
+            kernel->spec->name, (long long)a.rows, (long long)a.width);
+  uint32_t portions = (uint32_t)count, columns = (uint32_t)a.width;
   int32_t act = kernel->activation.act, gate_first = kernel->activation.gate_first;
-  void *arguments[] = {&x, &bias, &y, &portions, &columns, &act, &gate_first};
+  void *arguments[] = {&a.x, &a.bias, &a.y, &portions, &columns, &act, &gate_first};
   return launch(kernel, context, n > 1 ? kernel->cuda.wide : kernel->cuda.narrow,
                 (count + ROW_THREADS - 1) / ROW_THREADS, ROW_THREADS, arguments);
 }
 
 static OrtStatus *compute_activation(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs) {
-  const ops_tensor *x = &inputs[0];
-  const float *bias;
-  float *y;
-  OPS_CHECK(x->rank == 2, "bei.BiasActivation: x has rank %zu, not 2", x->rank);
-  OPS_TRY(ops_vector(kernel, inputs, 1, x->dims[1], &bias));
-  OPS_TRY(ops_output(context, 0, x->dims[0], x->dims[1], &y));
-  return launch_activation(kernel, context, x->data, bias, y, x->dims[0], x->dims[1]);
+  ops_activation_args a;
+  OPS_TRY(ops_bind_activation(kernel, context, inputs, 1, &a));
+  return launch_activation(kernel, context, a);
 }
 
 const ops_spec ops_cuda_bias_activation = {
@@ -105,13 +100,9 @@ static OrtStatus *create_gated(const OrtKernelInfo *info, ops_kernel *kernel) {
 }
 
 static OrtStatus *compute_gated(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs) {
-  const ops_tensor *x = &inputs[0];
-  const float *bias;
-  float *y;
-  OPS_CHECK(x->rank == 2 && x->dims[1] % 2 == 0, "bei.GatedActivation: x must be [rows, 2 * inner]");
-  OPS_TRY(ops_vector(kernel, inputs, 1, x->dims[1], &bias));
-  OPS_TRY(ops_output(context, 0, x->dims[0], x->dims[1] / 2, &y));
-  return launch_activation(kernel, context, x->data, bias, y, x->dims[0], x->dims[1] / 2);
+  ops_activation_args a;
+  OPS_TRY(ops_bind_activation(kernel, context, inputs, 2, &a));
+  return launch_activation(kernel, context, a);
 }
 
 const ops_spec ops_cuda_gated_activation = {
@@ -137,28 +128,17 @@ static uint32_t norm_threads(int64_t portions) {
 }
 
 static OrtStatus *compute_norm(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs) {
-  const ops_tensor *x = &inputs[0], *residual = &inputs[2];
-  OPS_CHECK(x->rank == 2 && x->dims[1] >= 1, "bei.ResidualNorm: x must be [rows, width]");
-  const int64_t rows = x->dims[0], width = x->dims[1];
-  OPS_CHECK(residual->data == NULL || (residual->rank == 2 && residual->dims[0] == rows && residual->dims[1] == width),
-            "bei.ResidualNorm: residual must be [%lld, %lld]", (long long)rows, (long long)width);
-  const float *x_bias, *weight, *bias;
-  float *y, *sum;
-  OPS_TRY(ops_vector(kernel, inputs, 1, width, &x_bias));
-  OPS_TRY(ops_vector(kernel, inputs, 3, width, &weight));
-  OPS_TRY(ops_vector(kernel, inputs, 4, width, &bias));
-  OPS_TRY(ops_output(context, 0, rows, width, &y));
-  OPS_TRY(ops_output(context, 1, rows, width, &sum));
-  const void *pointers[] = {x->data, x_bias, residual->data, weight, bias, y, sum};
-  const uint32_t n = access_width(kernel, width, pointers, 7);
-  const int64_t portions = width / n;
+  bk_residual_norm_args a;
+  OPS_TRY(ops_bind_norm(kernel, context, inputs, &a));
+  const void *pointers[] = {a.x, a.x_bias, a.residual, a.weight, a.bias, a.y, a.sum};
+  const uint32_t n = access_width(kernel, a.width, pointers, 7);
+  const int64_t portions = a.width / n;
   OPS_CHECK(portions <= OPS_CUDA_MAX_PORTIONS, "bei.ResidualNorm: rows of %lld numbers; the limit is %lld",
-            (long long)width, (long long)OPS_CUDA_MAX_PORTIONS * n);
-  int32_t columns = (int32_t)width, rms = kernel->norm.norm == BK_NORM_RMS, one_plus = kernel->norm.one_plus_weight;
-  float eps = kernel->norm.eps;
-  const void *from = x->data, *added = residual->data;
-  void *arguments[] = {&from, &x_bias, &added, &weight, &bias, &y, &sum, &columns, &eps, &rms, &one_plus};
-  return launch(kernel, context, n > 1 ? kernel->cuda.wide : kernel->cuda.narrow, rows, norm_threads(portions),
+            (long long)a.width, (long long)OPS_CUDA_MAX_PORTIONS * n);
+  int32_t columns = (int32_t)a.width, rms = a.norm == BK_NORM_RMS;
+  void *arguments[] = {&a.x,   &a.x_bias, &a.residual, &a.weight, &a.bias,           &a.y,
+                       &a.sum, &columns,  &a.eps,      &rms,      &a.one_plus_weight};
+  return launch(kernel, context, n > 1 ? kernel->cuda.wide : kernel->cuda.narrow, a.rows, norm_threads(portions),
                 arguments);
 }
 

@@ -12,15 +12,23 @@ static OrtStatus *create_activation(const OrtKernelInfo *info, ops_kernel *kerne
   return NULL;
 }
 
-static OrtStatus *compute_activation(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs) {
+OrtStatus *ops_bind_activation(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs,
+                               int64_t parts, ops_activation_args *a) {
   const ops_tensor *x = &inputs[0];
-  const float *bias;
-  float *y;
-  OPS_CHECK(x->rank == 2, "bei.BiasActivation: x has rank %zu, not 2", x->rank);
-  OPS_TRY(ops_vector(kernel, inputs, 1, x->dims[1], &bias));
-  OPS_TRY(ops_output(context, 0, x->dims[0], x->dims[1], &y));
+  OPS_CHECK(x->rank == 2 && x->dims[1] % parts == 0, "bei.%s: x must be [rows, %lld * width]", kernel->spec->name,
+            (long long)parts);
+  a->x = x->data;
+  a->rows = x->dims[0];
+  a->width = x->dims[1] / parts;
+  OPS_TRY(ops_vector(kernel, inputs, 1, x->dims[1], &a->bias));
+  return ops_output(context, 0, a->rows, a->width, &a->y);
+}
+
+static OrtStatus *compute_activation(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs) {
+  ops_activation_args a;
+  OPS_TRY(ops_bind_activation(kernel, context, inputs, 1, &a));
   bk_parallel parallel = ops_parallel(kernel, context);
-  bk_bias_act(kernel->activation.act, x->data, bias, y, x->dims[0], x->dims[1], &parallel);
+  bk_bias_act(kernel->activation.act, a.x, a.bias, a.y, a.rows, a.width, &parallel);
   return NULL;
 }
 
@@ -44,15 +52,10 @@ static OrtStatus *create_gated(const OrtKernelInfo *info, ops_kernel *kernel) {
 }
 
 static OrtStatus *compute_gated(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs) {
-  const ops_tensor *x = &inputs[0];
-  const float *bias;
-  float *y;
-  OPS_CHECK(x->rank == 2 && x->dims[1] % 2 == 0, "bei.GatedActivation: x must be [rows, 2 * inner]");
-  OPS_TRY(ops_vector(kernel, inputs, 1, x->dims[1], &bias));
-  OPS_TRY(ops_output(context, 0, x->dims[0], x->dims[1] / 2, &y));
+  ops_activation_args a;
+  OPS_TRY(ops_bind_activation(kernel, context, inputs, 2, &a));
   bk_parallel parallel = ops_parallel(kernel, context);
-  bk_gated_act(kernel->activation.act, kernel->activation.gate_first, x->data, bias, y, x->dims[0], x->dims[1] / 2,
-               &parallel);
+  bk_gated_act(kernel->activation.act, kernel->activation.gate_first, a.x, a.bias, a.y, a.rows, a.width, &parallel);
   return NULL;
 }
 
@@ -77,22 +80,28 @@ static OrtStatus *create_norm(const OrtKernelInfo *info, ops_kernel *kernel) {
   return NULL;
 }
 
-static OrtStatus *compute_norm(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs) {
+OrtStatus *ops_bind_norm(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs,
+                         bk_residual_norm_args *a) {
   const ops_tensor *x = &inputs[0], *residual = &inputs[2];
-  bk_residual_norm_args a = kernel->norm;
+  *a = kernel->norm;
   OPS_CHECK(x->rank == 2 && x->dims[1] >= 1, "bei.ResidualNorm: x must be [rows, width]");
-  a.x = x->data;
-  a.rows = x->dims[0];
-  a.width = x->dims[1];
+  a->x = x->data;
+  a->rows = x->dims[0];
+  a->width = x->dims[1];
   OPS_CHECK(residual->data == NULL ||
-                (residual->rank == 2 && residual->dims[0] == a.rows && residual->dims[1] == a.width),
-            "bei.ResidualNorm: residual must be [%lld, %lld]", (long long)a.rows, (long long)a.width);
-  a.residual = residual->data;
-  OPS_TRY(ops_vector(kernel, inputs, 1, a.width, &a.x_bias));
-  OPS_TRY(ops_vector(kernel, inputs, 3, a.width, &a.weight));
-  OPS_TRY(ops_vector(kernel, inputs, 4, a.width, &a.bias));
-  OPS_TRY(ops_output(context, 0, a.rows, a.width, &a.y));
-  OPS_TRY(ops_output(context, 1, a.rows, a.width, &a.sum));
+                (residual->rank == 2 && residual->dims[0] == a->rows && residual->dims[1] == a->width),
+            "bei.ResidualNorm: residual must be [%lld, %lld]", (long long)a->rows, (long long)a->width);
+  a->residual = residual->data;
+  OPS_TRY(ops_vector(kernel, inputs, 1, a->width, &a->x_bias));
+  OPS_TRY(ops_vector(kernel, inputs, 3, a->width, &a->weight));
+  OPS_TRY(ops_vector(kernel, inputs, 4, a->width, &a->bias));
+  OPS_TRY(ops_output(context, 0, a->rows, a->width, &a->y));
+  return ops_output(context, 1, a->rows, a->width, &a->sum);
+}
+
+static OrtStatus *compute_norm(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs) {
+  bk_residual_norm_args a;
+  OPS_TRY(ops_bind_norm(kernel, context, inputs, &a));
   bk_parallel parallel = ops_parallel(kernel, context);
   bk_residual_norm(&a, &parallel);
   return NULL;
