@@ -196,12 +196,17 @@ async fn a_deadline_ends_a_call_and_a_client_that_goes_ends_its_stream() {
     wrong.metadata_mut().insert("request-timeout-ms", "soon".parse().unwrap());
     assert_eq!(code(client.embed(wrong).await).0, Code::InvalidArgument);
 
-    // hyper's client goes on sending, and resets nothing, while a stream has more to send.
-    let (stays, gone) = tokio::sync::oneshot::channel::<()>();
-    let endless = stream::iter((0..).map(|i: u64| embed(i.to_string()))).take_until(gone);
-    let mut answers = client.embed_stream(endless).await.unwrap().into_inner();
-    assert!(answers.next().await.unwrap().is_ok());
-    drop((answers, stays));
+    // A client with a runtime of its own: with that go its tasks, and the connection. hyper's resets no stream that has more to send.
+    let goes = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let endless = stream::iter((0..).map(|i: u64| embed(i.to_string())));
+            let mut client = EmbedClient::new(channel(&server).await);
+            let mut answers = client.embed_stream(endless).await.unwrap().into_inner();
+            assert!(answers.next().await.unwrap().is_ok());
+        });
+    };
+    tokio::task::block_in_place(|| std::thread::scope(|scope| scope.spawn(goes).join().unwrap()));
     // Its inputs fill the limit of those under way, until the server has heard that the client is gone.
     let gone = Instant::now();
     while let Err(status) = client.embed(embed("after")).await {
