@@ -57,13 +57,14 @@ func (p *probe) agreement(a, b []float32) float64 {
 		most, off = max(most, math.Abs(x), math.Abs(y)), max(off, math.Abs(x-y))
 	}
 	finite := func(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
+	directed := len(a) >= 8 && p.layout.outputs&engine.Sparse == 0
 	near := off <= 0.1+0.1*most
 	switch {
 	case !finite(aa) || !finite(bb):
 		near = finite(aa) == finite(bb)
-	case len(a) >= 8 && p.layout.outputs&engine.Sparse == 0 && aa > 0 && bb > 0:
+	case directed && aa > 0 && bb > 0:
 		return dot / math.Sqrt(aa*bb)
-	case len(a) >= 8 && p.layout.outputs&engine.Sparse == 0:
+	case directed:
 		near = aa == bb
 	}
 	if near {

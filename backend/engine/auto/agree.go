@@ -39,10 +39,10 @@ var uneven = [][]int{
 
 // unevenRun runs a batch of seeded sequences of those lengths, within limits, on the first slot of e, for what there is to compare of want.
 // Nobody else may use the slot before the output, which is the slot's, has been compared. Errors are the engine's.
-func unevenRun(ctx context.Context, e engine.Engine, limits engine.Limits, want engine.Outputs, t Tables, uneven []int) (engine.Output, error) {
+func unevenRun(ctx context.Context, e engine.Engine, limits engine.Limits, want engine.Outputs, t Tables, wanted []int) (engine.Output, error) {
 	var lengths []int
-	for total, i := 0, 0; i < len(uneven) && i < limits.MaxSequences; i++ {
-		n := min(uneven[i], limits.MaxLength, limits.MaxTokens-total)
+	for total, i := 0, 0; i < len(wanted) && i < limits.MaxSequences; i++ {
+		n := min(wanted[i], limits.MaxLength, limits.MaxTokens-total)
 		if n < 1 {
 			break
 		}

@@ -23,22 +23,15 @@ type Candidate struct {
 // goroutine: the loss of an engine. Errors: when neither engine can run, or ctx ends.
 func Open(ctx context.Context, candidates [2]Candidate, t Tables, log func(message string)) (engine.Engine, string, error) {
 	infos := [2]engine.Info{candidates[0].Engine.Info(), candidates[1].Engine.Info()}
-	limits := common(infos[0].Limits, infos[1].Limits)
-	sizes := shapes(limits)
+	sizes := shapes(common(infos[0].Limits, infos[1].Limits))
 	var times [2][]time.Duration
 	var errs [2]error
 	for i, c := range candidates {
 		times[i], errs[i] = Measure(ctx, c.Engine, sizes, t)
 	}
 	doubted, reason := 0, ""
-	for k := 0; k < len(uneven) && reason == "" && errs[0] == nil && errs[1] == nil; k++ {
-		var outputs [2]engine.Output
-		for i, c := range candidates {
-			outputs[i], errs[i] = unevenRun(ctx, c.Engine, limits, infos[0].Outputs&infos[1].Outputs, t, uneven[k])
-		}
-		if errs[0] == nil && errs[1] == nil {
-			doubted, reason = disagree(candidates, infos, outputs)
-		}
+	if errs[0] == nil && errs[1] == nil {
+		doubted, reason, errs = compare(ctx, candidates, infos, t)
 	}
 	if ctx.Err() != nil {
 		return nil, "", errors.Join(status.Errorf(status.Cancelled, "opening the engine: %w", context.Cause(ctx)), closeAll(candidates[:]...))
@@ -84,6 +77,24 @@ func Open(ctx context.Context, candidates [2]Candidate, t Tables, log func(messa
 			small.Name, milliseconds(m.times[r.small]), large.Name, milliseconds(m.times[1-r.small]))
 	}
 	return p, fmt.Sprintf("%s (%s)", choice, figures), nil
+}
+
+// compare runs uneven batches on both candidates, until they disagree or one fails: then errs has why.
+func compare(ctx context.Context, candidates [2]Candidate, infos [2]engine.Info, t Tables) (doubted int, reason string, errs [2]error) {
+	limits, want := common(infos[0].Limits, infos[1].Limits), infos[0].Outputs&infos[1].Outputs
+	for _, lengths := range uneven {
+		var outputs [2]engine.Output
+		for i, c := range candidates {
+			outputs[i], errs[i] = unevenRun(ctx, c.Engine, limits, want, t, lengths)
+		}
+		if errs[0] != nil || errs[1] != nil {
+			return 0, "", errs
+		}
+		if doubted, reason = disagree(candidates, infos, outputs); reason != "" {
+			return doubted, reason, errs
+		}
+	}
+	return 0, "", errs
 }
 
 // disagree says how the candidates' outputs of one batch differ, and which of them is not believed; "": they agree, or are of other widths.

@@ -121,7 +121,7 @@ func (c *cudaOperators) heads(x rows, a *arch.Attention) (heads, error) {
 // splits reports that Heads can do all that is between the joined projection and attention. It has no kernel on the CPU.
 func (c *cudaOperators) splits(a *arch.Attention) bool {
 	const numbersOfALane = 8
-	if n := a.QKNorm; n != nil && (n.FullWidth || n.Q.Kind != n.K.Kind || n.Q.Eps != n.K.Eps || n.Q.OnePlusWeight != n.K.OnePlusWeight) {
+	if n := a.QKNorm; n != nil && (n.FullWidth || !alike(n)) {
 		return false
 	}
 	return !c.onCPU && a.HeadDim <= maxFusedHeadDim && a.HeadDim%numbersOfALane == 0 && (a.Rope == nil || a.Rope.Dim%numbersOfALane == 0)

@@ -34,6 +34,15 @@ func number[K comparable](numbers map[K]int64, key K) int64 {
 	return -1
 }
 
+// known is number, and refuses the model where there is none.
+func known[K comparable](l *lowering, what string, numbers map[K]int64, key K) int64 {
+	n := number(numbers, key)
+	if n < 0 {
+		l.refuse("%s %d", what, key)
+	}
+	return n
+}
+
 func (c customOperators) attend(x rows, a *arch.Attention) (rows, error) {
 	l := c.l
 	qkv, bias, err := l.linear(x, a.QKV...)

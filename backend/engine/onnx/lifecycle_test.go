@@ -57,10 +57,15 @@ func TestOpenRefuses(t *testing.T) {
 		"rope's kind": {func(m *arch.Model) {
 			m.Layers[0].Attention.Rope = &arch.Rope{Kind: 9, Dim: 4, InvFreq: []float32{1, 1}}
 		}, "rope kind 9"},
-		"norms that differ":    {func(m *arch.Model) { m.Layers[0].Attention.QKNorm = &arch.QKNorm{K: arch.Norm{Eps: 1}} }, "norms of query and key"},
-		"relative bias":        {func(m *arch.Model) { m.Layers[0].Attention.RelativeBias = &arch.RelativeBias{Buckets: 3} }, "relative bias of 3 buckets"},
-		"places":               {func(m *arch.Model) { m.Layers[0].Attention.Disentangled = &arch.Disentangled{Span: 3} }, "disentangled attention of span 3"},
-		"activation":           {func(m *arch.Model) { m.Layers[0].MLP.Activation = 99 }, "activation 99"},
+		"norms that differ": {func(m *arch.Model) { m.Layers[0].Attention.QKNorm = &arch.QKNorm{K: arch.Norm{Eps: 1}} }, "norms of query and key"},
+		"relative bias":     {func(m *arch.Model) { m.Layers[0].Attention.RelativeBias = &arch.RelativeBias{Buckets: 3} }, "relative bias of 3 buckets"},
+		"places":            {func(m *arch.Model) { m.Layers[0].Attention.Disentangled = &arch.Disentangled{Span: 3} }, "disentangled attention of span 3"},
+		"activation":        {func(m *arch.Model) { m.Layers[0].MLP.Activation = 99 }, "activation 99"},
+		"gate and up": {func(m *arch.Model) { // of different widths, whose mean is the right one
+			mlp := &m.Layers[0].MLP
+			mlp.Gate, mlp.Up.Out = mlp.Up, mlp.Up.Out-1
+			mlp.Gate.Out++
+		}, "columns; up yields"},
 		"norm's kind":          {func(m *arch.Model) { m.Embeddings.Norm.Kind = 99 }, "norm kind 99"},
 		"pooling":              {func(m *arch.Model) { m.Head.Pooling.Modes = []arch.PoolMode{99} }, "pooling 99"},
 		"no pooling":           {func(m *arch.Model) { m.Head.Pooling.Modes = nil }, "no pooling mode"},

@@ -72,9 +72,9 @@ template <typename T, int N> DEVICE void store(T *to, const float *from) {
   *(vec<T, N> *)to = out;
 }
 
-DEVICE float sum_of_warp(float x) {
-#pragma unroll
-  for (int mask = 16; mask > 0; mask >>= 1)
+// Sums among `lanes` neighbours, a power of two; all lanes of the warp take part.
+DEVICE float sum_of_lanes(float x, int lanes) {
+  for (int mask = lanes >> 1; mask > 0; mask >>= 1)
     x += xor_lane(x, mask);
   return x;
 }
@@ -82,7 +82,7 @@ DEVICE float sum_of_warp(float x) {
 // Of all threads of a block, for each of them. `shared` has a float for each warp, which nothing else uses.
 DEVICE float sum_of_block(float x, float *shared) {
   const int warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
-  x = sum_of_warp(x);
+  x = sum_of_lanes(x, 32);
   if (warps == 1)
     return x;
   if ((threadIdx.x & 31) == 0)
@@ -228,13 +228,6 @@ DEVICE void residual_norm(const T *x, const T *x_bias, const T *residual, const 
 }
 
 // ---- Heads: the query, key and value heads of rows, with their bias; query and key normalised, and rotated by the row's position ----
-
-// Sums among `lanes` neighbours, a power of two; all lanes of the warp take part.
-DEVICE float sum_of_lanes(float x, int lanes) {
-  for (int mask = lanes >> 1; mask > 0; mask >>= 1)
-    x += xor_lane(x, mask);
-  return x;
-}
 
 // A lane has eight numbers of a head, and `lanes` of them have a head: the power of two from dim / 8. x: [rows, query | key | value];
 // q: [rows, query_heads * dim]; k, v: [rows, key_heads * dim]. dim and rope_dim are multiples of 8; cos, sin: [positions, rope_dim / 2].

@@ -56,6 +56,11 @@ static uint32_t access_width(const ops_kernel *kernel, int64_t width, const void
   return width % wide == 0 ? wide : 1;
 }
 
+// The function for that access width.
+static bei_cuda_function *of_width(const ops_kernel *kernel, uint32_t n) {
+  return n > 1 ? kernel->cuda.wide : kernel->cuda.narrow;
+}
+
 // ---- BiasActivation and GatedActivation ----
 
 enum { ROW_THREADS = 256 };
@@ -75,8 +80,7 @@ static OrtStatus *launch_activation(const ops_kernel *kernel, OrtKernelContext *
   uint32_t portions = (uint32_t)count, columns = (uint32_t)a.width;
   int32_t act = kernel->activation.act, gate_first = kernel->activation.gate_first;
   void *arguments[] = {&a.x, &a.bias, &a.y, &portions, &columns, &act, &gate_first};
-  return launch(kernel, context, n > 1 ? kernel->cuda.wide : kernel->cuda.narrow,
-                (count + ROW_THREADS - 1) / ROW_THREADS, ROW_THREADS, arguments);
+  return launch(kernel, context, of_width(kernel, n), (count + ROW_THREADS - 1) / ROW_THREADS, ROW_THREADS, arguments);
 }
 
 static OrtStatus *compute_activation(const ops_kernel *kernel, OrtKernelContext *context, const ops_tensor *inputs) {
@@ -138,8 +142,7 @@ static OrtStatus *compute_norm(const ops_kernel *kernel, OrtKernelContext *conte
   int32_t columns = (int32_t)a.width, rms = a.norm == BK_NORM_RMS;
   void *arguments[] = {&a.x,   &a.x_bias, &a.residual, &a.weight, &a.bias,           &a.y,
                        &a.sum, &columns,  &a.eps,      &rms,      &a.one_plus_weight};
-  return launch(kernel, context, n > 1 ? kernel->cuda.wide : kernel->cuda.narrow, a.rows, norm_threads(portions),
-                arguments);
+  return launch(kernel, context, of_width(kernel, n), a.rows, norm_threads(portions), arguments);
 }
 
 const ops_spec ops_cuda_residual_norm = {
@@ -177,8 +180,8 @@ static OrtStatus *compute_pool(const ops_kernel *kernel, OrtKernelContext *conte
   const uint32_t n = access_width(kernel, width, pointers, 2);
   int32_t columns = (int32_t)width, pooling = kernel->pooling;
   void *arguments[] = {&x, &ends, &skipped, &y, &columns, &pooling};
-  return launch(kernel, context, n > 1 ? kernel->cuda.wide : kernel->cuda.narrow,
-                sequences * ((width + LANES * n - 1) / (LANES * n)), THREADS, arguments);
+  return launch(kernel, context, of_width(kernel, n), sequences * ((width + LANES * n - 1) / (LANES * n)), THREADS,
+                arguments);
 }
 
 const ops_spec ops_cuda_pool = {
