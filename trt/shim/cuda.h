@@ -40,6 +40,11 @@ namespace bei {
   X(cuEventSynchronize)                                                                                                \
   X(cuStreamBeginCapture)                                                                                              \
   X(cuStreamEndCapture)                                                                                                \
+  X(cuPointerGetAttribute)                                                                                             \
+  X(cuGraphGetNodes)                                                                                                   \
+  X(cuGraphNodeGetType)                                                                                                \
+  X(cuGraphMemcpyNodeGetParams)                                                                                        \
+  X(cuGraphMemcpyNodeSetParams)                                                                                        \
   X(cuGraphInstantiate)                                                                                                \
   X(cuGraphLaunch)                                                                                                     \
   X(cuGraphExecDestroy)                                                                                                \

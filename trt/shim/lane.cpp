@@ -22,6 +22,89 @@ struct Binding {
   bool isInput = false;
 };
 
+using HostMemory = std::unique_ptr<void, decltype(Cuda::cuMemFreeHost)>;
+
+HostMemory allocateHost(size_t bytes) {
+  void *made = nullptr;
+  check(cuda().cuMemHostAlloc(&made, bytes, CU_MEMHOSTALLOC_PORTABLE), "allocating pinned memory");
+  return HostMemory(made, cuda().cuMemFreeHost);
+}
+
+// A CUDA graph of launches of some shapes. TensorRT copies sizes of the shapes to the device (copy_h2d in a plan's program), from
+// host memory of the context: what a graph's copy would read when it is replayed is those of the shapes that ran last without a graph.
+// So a graph keeps what its copies read when it was captured.
+class Graph {
+public:
+  // Of a captured one, which may be destroyed afterwards; nullptr where it does not stand on its own.
+  static std::unique_ptr<Graph> of(CUgraph captured);
+  ~Graph();
+  Graph(const Graph &) = delete;
+  Graph &operator=(const Graph &) = delete;
+  CUgraphExec launches() const { return launches_; }
+
+private:
+  CUgraphExec launches_ = nullptr;
+  std::vector<HostMemory> kept_;
+
+  Graph() = default;
+  bool keepSource(CUgraphNode copy);
+};
+
+bool isOnHost(CUmemorytype type, CUdeviceptr at) {
+  if (type != CU_MEMORYTYPE_UNIFIED)
+    return type == CU_MEMORYTYPE_HOST;
+  unsigned found = 0;
+  const CUresult result = cuda().cuPointerGetAttribute(&found, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, at);
+  if (result == CUDA_ERROR_INVALID_VALUE)
+    return true; // memory that CUDA does not know
+  check(result, "asking where memory lies");
+  return found == CU_MEMORYTYPE_HOST;
+}
+
+// Returns false for a copy whose source cannot be kept: one to the host, or not of a single row.
+bool Graph::keepSource(CUgraphNode node) {
+  const Cuda &c = cuda();
+  CUDA_MEMCPY3D copy = {};
+  check(c.cuGraphMemcpyNodeGetParams(node, &copy), "reading a copy of a CUDA graph");
+  if (isOnHost(copy.dstMemoryType, copy.dstDevice))
+    return false;
+  if (!isOnHost(copy.srcMemoryType, copy.srcDevice))
+    return true;
+  if (copy.Height > 1 || copy.Depth > 1)
+    return false;
+  const void *from =
+      copy.srcMemoryType == CU_MEMORYTYPE_HOST ? copy.srcHost : reinterpret_cast<const void *>(copy.srcDevice);
+  kept_.push_back(allocateHost(copy.WidthInBytes));
+  memcpy(kept_.back().get(), static_cast<const char *>(from) + copy.srcXInBytes, copy.WidthInBytes);
+  copy.srcMemoryType = CU_MEMORYTYPE_HOST;
+  copy.srcHost = kept_.back().get();
+  copy.srcXInBytes = 0;
+  check(c.cuGraphMemcpyNodeSetParams(node, &copy), "changing a copy of a CUDA graph");
+  return true;
+}
+
+std::unique_ptr<Graph> Graph::of(CUgraph captured) {
+  const Cuda &c = cuda();
+  std::unique_ptr<Graph> made(new Graph);
+  size_t count = 0;
+  check(c.cuGraphGetNodes(captured, nullptr, &count), "counting the nodes of a CUDA graph");
+  std::vector<CUgraphNode> nodes(count);
+  check(c.cuGraphGetNodes(captured, nodes.data(), &count), "listing the nodes of a CUDA graph");
+  for (const CUgraphNode node : nodes) {
+    CUgraphNodeType type;
+    check(c.cuGraphNodeGetType(node, &type), "reading a node of a CUDA graph");
+    if (type == CU_GRAPH_NODE_TYPE_HOST || (type == CU_GRAPH_NODE_TYPE_MEMCPY && !made->keepSource(node)))
+      return nullptr;
+  }
+  check(c.cuGraphInstantiate(&made->launches_, captured, 0), "instantiating a CUDA graph");
+  return made;
+}
+
+Graph::~Graph() {
+  if (launches_ != nullptr)
+    cuda().cuGraphExecDestroy(launches_);
+}
+
 } // namespace
 
 } // namespace bei
@@ -35,7 +118,7 @@ struct bei_trt_lane {
   CUevent done = nullptr;
   CUdeviceptr memory = 0; // the context's, of so many bytes
   size_t memoryBytes = 0;
-  std::map<int64_t, CUgraphExec> graphs;
+  std::map<int64_t, std::unique_ptr<bei::Graph>> graphs; // nullptr: launches of that key go without
 
   ~bei_trt_lane();
   void shape(const bei_trt_dims *dims);
@@ -44,7 +127,7 @@ struct bei_trt_lane {
   void compute();
   void wait();
   bool enqueue(const bei_trt_launch &launch);
-  CUgraphExec capture();
+  std::unique_ptr<bei::Graph> capture();
   void reserve(const bei_trt_dims *dims);
   void resizeHost(bei::Binding &binding, size_t bytes);
 };
@@ -55,8 +138,7 @@ bei_trt_lane::~bei_trt_lane() {
   const bool current = c.cuCtxPushCurrent(program->device.context()) == CUDA_SUCCESS;
   if (stream != nullptr)
     c.cuStreamSynchronize(stream);
-  for (auto &graph : graphs)
-    c.cuGraphExecDestroy(graph.second);
+  graphs.clear();
   context.reset();
   for (bei::Binding &b : bindings) {
     if (b.device != 0)
@@ -125,7 +207,7 @@ void bei_trt_lane::compute() {
   bei::fail(BEI_TRT_FAILED, "TensorRT does not run the engine");
 }
 
-CUgraphExec bei_trt_lane::capture() {
+std::unique_ptr<bei::Graph> bei_trt_lane::capture() {
   const bei::Cuda &c = bei::cuda();
   bei::check(c.cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "starting to capture a CUDA graph");
   CUgraph graph = nullptr;
@@ -137,10 +219,11 @@ CUgraphExec bei_trt_lane::capture() {
     throw;
   }
   bei::check(c.cuStreamEndCapture(stream, &graph), "capturing a CUDA graph");
-  CUgraphExec made = nullptr;
-  const CUresult result = c.cuGraphInstantiate(&made, graph, 0);
-  c.cuGraphDestroy(graph);
-  bei::check(result, "instantiating a CUDA graph");
+  const std::unique_ptr<CUgraph_st, decltype(c.cuGraphDestroy)> captured(graph, c.cuGraphDestroy);
+  std::unique_ptr<bei::Graph> made = bei::Graph::of(graph);
+  if (made == nullptr)
+    program->library->logger.log(nvinfer1::ILogger::Severity::kWARNING,
+                                 "a CUDA graph reads or writes host memory: launches of its shapes go without");
   return made;
 }
 
@@ -149,14 +232,14 @@ bool bei_trt_lane::enqueue(const bei_trt_launch &launch) {
   const size_t in = static_cast<size_t>(inputs);
   bool captured = false;
   const auto found = launch.graph >= 0 ? graphs.find(launch.graph) : graphs.end();
-  if (found != graphs.end()) {
+  if (found != graphs.end() && found->second != nullptr) {
     copy(launch, 0, in);
-    bei::check(c.cuGraphLaunch(found->second, stream), "launching a CUDA graph");
+    bei::check(c.cuGraphLaunch(found->second->launches(), stream), "launching a CUDA graph");
   } else {
     prepare(launch.dims);
     copy(launch, 0, in);
     compute();
-    if (launch.graph >= 0) {
+    if (launch.graph >= 0 && found == graphs.end()) {
       // TensorRT wants a plain run of the shapes before they are captured: this was it.
       bei::check(c.cuStreamSynchronize(stream), "running the engine");
       graphs[launch.graph] = capture();
@@ -186,10 +269,8 @@ void bei_trt_lane::resizeHost(bei::Binding &binding, size_t bytes) {
   binding.hostBytes = 0;
   if (bytes == 0)
     return;
-  void *made = nullptr;
-  bei::check(c.cuMemHostAlloc(&made, bytes, CU_MEMHOSTALLOC_PORTABLE), "allocating pinned memory");
-  memset(made, 0, bytes);
-  binding.host = static_cast<char *>(made);
+  binding.host = static_cast<char *>(bei::allocateHost(bytes).release());
+  memset(binding.host, 0, bytes);
   binding.hostBytes = bytes;
 }
 
