@@ -14,7 +14,7 @@ import (
 // Precisions are the values of Options.Precision, the exact one first.
 func Precisions() []string { return []string{"float32", "float16", "bfloat16", "float8"} }
 
-// Precisions by their name in a config's dtype: the type of the stream and of the matrix products. FP8 products lie in a float16 stream.
+// Precisions by their name in a config's dtype: the type of the matrix products. FP8 products lie among float16.
 var precisions = map[string]nvinfer.DType{
 	"float32": nvinfer.Float32, "float16": nvinfer.Float16, "bfloat16": nvinfer.BFloat16, "float8": nvinfer.Float16,
 }

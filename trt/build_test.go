@@ -1,6 +1,7 @@
 package trt
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"slices"
@@ -35,6 +36,21 @@ func TestPlans(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPlansCopySizes: a masked model's plan holds its program as text, with the copy of a size from host memory that a CUDA graph must keep
+// (Graph in shim/lane.cpp). Where that is gone, look what graphs depend on then.
+func TestPlansCopySizes(t *testing.T) {
+	lib := rtx(t)
+	c := suite.MiniLM(t)
+	d := design{
+		model: c.Model, precision: "float16", form: formOf(lib.Features),
+		limits: engine.Limits{MaxTokens: 2048, MaxSequences: 64, MaxLength: c.Model.MaxLength, BestTokens: 512},
+	}
+	p, err := d.build(lib, c.Weights)
+	require.NoError(t, err)
+	plansBuilt.Add(1)
+	require.True(t, bytes.Contains(p.bytes, []byte(`copy={ name="copy_h2d`)))
 }
 
 func planCases(t *testing.T) []suite.Case {

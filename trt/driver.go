@@ -30,7 +30,7 @@ type lane interface {
 	Needs(dims [][]int) (uint64, error)
 	Reserve(dims [][]int) error
 	Stage(binding, bytes int) (memory, error)
-	Enqueue(l *nvinfer.Launch) (captured bool, err error)
+	Enqueue(l *nvinfer.Launch) (nvinfer.LaunchKind, error)
 	Wait() error
 	Free()
 }

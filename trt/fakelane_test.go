@@ -113,10 +113,10 @@ func (l *fakeLane) Stage(binding, bytes int) (memory, error) {
 }
 
 // Enqueue implements lane.
-func (l *fakeLane) Enqueue(launch *nvinfer.Launch) (captured bool, err error) {
+func (l *fakeLane) Enqueue(launch *nvinfer.Launch) (nvinfer.LaunchKind, error) {
 	defer l.leave()
 	if err := l.enter("enqueue"); err != nil {
-		return false, err
+		return nvinfer.Plain, err
 	}
 	x := l.shapeOf(launch.Dims)
 	n := fakeLaunch{shape: x}
@@ -130,39 +130,40 @@ func (l *fakeLane) Enqueue(launch *nvinfer.Launch) (captured bool, err error) {
 		if !expected || bytes > b.device || offset+bytes > 4*len(b.host) {
 			l.f.problem("a launch of %v copies %d bytes of binding %d at %d; it has %d on the device and %d of staging",
 				x, bytes, i, offset, b.device, 4*len(b.host))
-			return false, errLost
+			return nvinfer.Plain, errLost
 		}
 	}
 	if !l.reserved || l.needs(x) > l.context {
 		l.f.problem("a launch of %v needs %d bytes; the context has %d", x, l.needs(x), l.context)
 	}
-	captured = l.graph(launch.Graph, x)
-	if captured {
+	kind := l.graph(launch.Graph, x)
+	if kind == nvinfer.Captured {
 		l.made = x
 	}
-	n.stale = launch.Graph != nvinfer.NoGraph && l.made != x
+	n.stale = kind != nvinfer.Plain && l.made != x
 	l.pending = append(l.pending, n)
-	return captured, nil
+	return kind, nil
 }
 
-// graph notes a launch, and whether its graph had to be captured.
-func (l *fakeLane) graph(key int64, x shape) (captured bool) {
+// graph notes a launch, and what became of its graph.
+func (l *fakeLane) graph(key int64, x shape) nvinfer.LaunchKind {
 	at := launched{l.p.device, l.number, x}
 	l.f.mu.Lock()
 	defer l.f.mu.Unlock()
 	l.f.launches[at]++
-	if key == nvinfer.NoGraph {
-		return false
+	if key == nvinfer.NoGraph || l.f.graphless {
+		return nvinfer.Plain
 	}
 	known, ok := l.graphs[key]
 	if ok && known != x {
 		l.f.problems = append(l.f.problems, fmt.Sprintf("the graph of %v is launched for %v", known, x))
 	}
-	if !ok {
-		l.graphs[key] = x
-		l.f.graphs[at]++
+	if ok {
+		return nvinfer.Replayed
 	}
-	return !ok
+	l.graphs[key] = x
+	l.f.graphs[at]++
+	return nvinfer.Captured
 }
 
 // Wait implements lane.

@@ -141,8 +141,8 @@ func TestGPUAloneEqualsBatched(t *testing.T) {
 	require.GreaterOrEqual(t, least, 0.99999)
 }
 
-// TestGPUEveryShape compares sequences of random lengths in each shape, beside different ones and empty places, with the same alone, in
-// float16 with the real MiniLM: runs use some of the shapes only, which ones is decided by measured times.
+// TestGPUEveryShape compares sequences of random lengths in each shape of each worker, beside different ones and empty places, with the same
+// alone, in float16 with the real MiniLM: runs use some of the shapes only, which ones is decided by measured times.
 func TestGPUEveryShape(t *testing.T) {
 	needGPU(t, 1)
 	c := suite.MiniLM(t)
@@ -152,36 +152,45 @@ func TestGPUEveryShape(t *testing.T) {
 	require.NoError(t, err)
 	e := opened.(*Engine)
 	defer func() { require.NoError(t, e.Close()) }()
-	w := e.replicas[0].workers[0]
-	p := newProbe(w.layout, w.shapes, nil)
 	random := rand.New(rand.NewPCG(7, 8))
-	alone := func(q sequence) []float32 {
-		i := w.shapes.index[0][w.shapes.step[q.length]]
-		require.NoError(t, p.launch(w, i, func(int) sequence { return q }))
-		return slices.Clone(p.row(w, w.shapes.all[i], 0, q.length))
-	}
-	for i, x := range w.shapes.all {
-		if w.shapes.refused(i) {
-			t.Errorf("%d x %d is refused", x.n, x.l)
-			continue
+	for number, w := range e.replicas[0].workers {
+		p := newProbe(w.layout, w.shapes, nil)
+		launch := func(i int, in func(int) sequence) {
+			kind, err := p.launch(w, i, in)
+			require.NoError(t, err)
+			require.Equal(t, nvinfer.Replayed, kind, "%v", w.shapes.all[i])
 		}
-		least := max(w.shapes.stepOf(x.l)-1, 0)
-		for round := range 3 {
-			texts := make([]sequence, x.n)
-			for k := range texts {
-				if round == 2 && 2*k >= x.n && k > 0 {
-					continue // empty
-				}
-				texts[k] = sequence{min(x.l, w.shapes.steps[least]+1+random.IntN(max(x.l-w.shapes.steps[least], 1))), random.IntN(1000)}
+		alone := func(q sequence) []float32 {
+			i := w.shapes.index[0][w.shapes.step[q.length]]
+			launch(i, func(int) sequence { return q })
+			return slices.Clone(p.row(w, w.shapes.all[i], 0, q.length))
+		}
+		for i, x := range w.shapes.all {
+			if w.shapes.refused(i) {
+				t.Errorf("%d x %d is refused", x.n, x.l)
+				continue
 			}
-			require.NoError(t, p.launch(w, i, func(place int) sequence { return texts[place] }))
-			rows := slices.Clone(w.pooled.floats()[:x.n*w.layout.pooled])
-			for k, q := range texts {
-				if q.length == 0 {
-					continue
+			for round := range 3 {
+				// Of the lengths that the shape is for; of all; half of the places empty.
+				least := 0
+				if step := w.shapes.stepOf(x.l); step > 0 && round != 1 {
+					least = w.shapes.steps[step-1]
 				}
-				if c := p.agreement(rows[k*w.layout.pooled:][:w.layout.pooled], alone(q)); c < 0.9999 {
-					t.Errorf("%d x %d, place %d, %d tokens: cosine to the same alone %.6f", x.n, x.l, k, q.length, c)
+				texts := make([]sequence, x.n)
+				for k := range texts {
+					if round < 2 || 2*k < x.n || k == 0 {
+						texts[k] = sequence{least + 1 + random.IntN(x.l-least), random.IntN(1000)}
+					}
+				}
+				launch(i, func(place int) sequence { return texts[place] })
+				rows := slices.Clone(w.pooled.floats()[:x.n*w.layout.pooled])
+				for k, q := range texts {
+					if q.length == 0 {
+						continue
+					}
+					if c := p.agreement(rows[k*w.layout.pooled:][:w.layout.pooled], alone(q)); c < 0.9999 {
+						t.Errorf("worker %d, %d x %d, place %d, %d tokens: cosine to the same alone %.6f", number, x.n, x.l, k, q.length, c)
+					}
 				}
 			}
 		}

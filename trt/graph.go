@@ -50,6 +50,13 @@ func (g *graph) input(name string, dtype nvinfer.DType, dims ...int) tensor {
 	return t
 }
 
+// named says that axes of inputs that have one name have one size.
+func (g *graph) named(input tensor, axis int, name string) {
+	if g.err == nil {
+		g.fail(g.net.Dimension(input, axis, name))
+	}
+}
+
 func (g *graph) output(x tensor, name string) {
 	if g.err == nil {
 		g.fail(g.net.Output(x, name))
@@ -187,7 +194,7 @@ func (g *graph) last(x tensor, rank, from, n int) tensor {
 		}
 		size = g.concat(0, g.gather(g.shape(x), g.indices(leading...), 0), size)
 	}
-	return g.add(nvinfer.Node{Kind: nvinfer.SliceDynamic, Inputs: []tensor{x, g.sizes(start...), size}, Ints: stride})
+	return g.add(nvinfer.Node{Kind: nvinfer.Slice, Inputs: []tensor{x, g.sizes(start...), size}, Ints: stride})
 }
 
 // strided takes numbers from, from + 2, ... of the last dimension: n of them.
@@ -199,7 +206,7 @@ func (g *graph) strided(x tensor, rank, from, n int) tensor {
 		leading[i] = i
 	}
 	size := g.concat(0, g.gather(g.shape(x), g.indices(leading...), 0), g.sizes(n))
-	return g.add(nvinfer.Node{Kind: nvinfer.SliceDynamic, Inputs: []tensor{x, g.sizes(start...), size}, Ints: stride})
+	return g.add(nvinfer.Node{Kind: nvinfer.Slice, Inputs: []tensor{x, g.sizes(start...), size}, Ints: stride})
 }
 
 // indices adds int32 numbers [n].

@@ -48,14 +48,14 @@ func planesOf(m *arch.Model) planes {
 // are [sequences * longest, width] in all that works token by token, and [sequences, longest, ...] round attention and pooling, without a
 // copy between the two. (Packed rows, gathered round attention alone, were measured to be slower on TensorRT-RTX: docs/measurements.md.)
 //
-// The stream and the matrix products are in the precision's 16-bit type (or float32); norms, softmax, rope, pooling and what
-// follows it are in float32.
+// The matrix products are in the precision's 16-bit type (or float32), and so is the stream, but for bfloat16's: of eight bits too much is
+// lost at each sum. Norms, softmax, rope, pooling and what follows it are in float32.
 type lowering struct {
 	g       *graph
 	m       *arch.Model
 	weights *weights.Set
 	form    form
-	dtype   nvinfer.DType // of the stream
+	dtype   nvinfer.DType // of matrix products
 	amax    func(key string) (float32, bool)
 	limits  engine.Limits
 
@@ -118,6 +118,9 @@ func (l *lowering) declare() {
 	l.planes, l.shared = planesOf(l.m), make(map[string]tensor)
 	tokens := g.input(inputTokens, nvinfer.Int32, l.planes.tokens, -1, -1)
 	sequences := g.input(inputSequences, nvinfer.Int32, l.planes.sequences, -1)
+	// Else every sum of what is made from both would have to find out at run time whether one of them is to be repeated.
+	g.named(tokens, 1, "sequences")
+	g.named(sequences, 1, "sequences")
 	rows := func(plane int) tensor {
 		if plane < 0 {
 			return 0
@@ -131,14 +134,7 @@ func (l *lowering) declare() {
 	}
 	shape := g.shape(tokens)
 	l.batch = g.gather(shape, g.indices(1, 2), 0)
-	numbers := make([]int, l.limits.MaxLength)
-	for i := range numbers {
-		numbers[i] = i
-	}
-	l.offsets = g.add(nvinfer.Node{
-		Kind: nvinfer.SliceDynamic, Ints: []int{1},
-		Inputs: []tensor{g.indices(numbers...), g.sizes(0), g.gather(shape, g.indices(2), 0)},
-	})
+	l.offsets = g.add(nvinfer.Node{Kind: nvinfer.Iota, Inputs: []tensor{g.gather(shape, g.indices(2), 0)}})
 }
 
 // grid views rows [sequences * longest, ...] as [sequences, longest, dims...].
@@ -174,7 +170,7 @@ func (l *lowering) embeddings() tensor {
 	if e.Projection != nil {
 		return l.linear(g.cast(x, l.dtype), calibration.EmbeddingProjection, *e.Projection)
 	}
-	return g.cast(x, l.dtype)
+	return l.streamed(x)
 }
 
 // ---- The residual stream ----
@@ -185,13 +181,21 @@ type residual struct {
 	pending  bool
 }
 
-// settle does a sum that no norm will do.
+// streamed is x, which is in float32, as the stream holds it.
+func (l *lowering) streamed(x tensor) tensor {
+	if l.dtype == nvinfer.BFloat16 {
+		return x
+	}
+	return l.g.cast(x, l.dtype)
+}
+
+// settle does a sum that no norm will do. It returns the stream for a product.
 func (l *lowering) settle(s *residual) tensor {
 	if s.pending {
-		s.x = l.g.cast(l.total(s), l.dtype)
+		s.x = l.streamed(l.total(s))
 	}
 	*s = residual{x: s.x}
-	return s.x
+	return l.g.cast(s.x, l.dtype)
 }
 
 // total is the stream in float32.
@@ -207,7 +211,7 @@ func (l *lowering) total(s *residual) tensor {
 func (l *lowering) normalise(s *residual, n *arch.Norm, keep bool) tensor {
 	sum := l.total(s)
 	if keep && s.pending {
-		*s = residual{x: l.g.cast(sum, l.dtype)}
+		*s = residual{x: l.streamed(sum)}
 	}
 	return l.norm(sum, n, 2)
 }
@@ -222,13 +226,13 @@ func (l *lowering) block(s *residual, norms arch.BlockNorms, f func(x tensor) te
 	}
 	s.delta, s.pending = f(x), true
 	if norms.After != nil {
-		s.delta = l.g.cast(l.norm(l.g.cast(s.delta, nvinfer.Float32), norms.After, 2), l.dtype)
+		s.delta = l.streamed(l.norm(l.g.cast(s.delta, nvinfer.Float32), norms.After, 2))
 	}
 	if norms.Inner != nil {
-		s.delta = l.g.cast(l.normalise(s, norms.Inner, false), l.dtype)
+		s.delta = l.streamed(l.normalise(s, norms.Inner, false))
 	}
 	if norms.Residual != nil {
-		*s = residual{x: l.g.cast(l.normalise(s, norms.Residual, false), l.dtype)}
+		*s = residual{x: l.streamed(l.normalise(s, norms.Residual, false))}
 	}
 }
 

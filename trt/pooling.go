@@ -35,7 +35,7 @@ func (l *lowering) head(hidden tensor) {
 		parts = append(parts, l.pool(hidden, mode))
 	}
 	pooled := l.chain(g.concat(1, parts...), h.Chain)
-	if h.Tokens != nil { // a product with a row for each token: in the stream's type
+	if h.Tokens != nil { // a product with a row for each token: in 16 bits, too
 		hidden = g.cast(l.linear(g.cast(hidden, l.dtype), calibration.TokenHead, h.Tokens.Maps()...), nvinfer.Float32)
 	}
 	l.outputs, l.token, l.pooled = engine.Pooled|engine.TokenVectors, l.widthOf(hidden, 2), l.widthOf(pooled, 2)
@@ -45,7 +45,7 @@ func (l *lowering) head(hidden tensor) {
 }
 
 // vocabulary is the masked-LM head and what SPLADE makes of it (https://arxiv.org/abs/2107.05720): max over the tokens of log(1 + relu(logits)),
-// float32 [sequences, vocabulary]. Its products have a row for each token, so they are in the stream's type. Log and bias do not change which
+// float32 [sequences, vocabulary]. Its products have a row for each token, so they are in the type of all others. Log and bias do not change which
 // token has most, so they come after the maximum.
 func (l *lowering) vocabulary(hidden tensor) tensor {
 	g, chain := l.g, l.m.Head.Chain

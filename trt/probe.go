@@ -10,6 +10,7 @@ import (
 
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/status"
+	"github.com/basetenlabs/bei-runtime/trt/nvinfer"
 )
 
 // probe compares what launches compute at warm-up: a sequence must have the same numbers in every shape, alone and among others, at once
@@ -106,7 +107,7 @@ func (p *probe) turn(w *worker, i, turn int) (bool, error) {
 	x := p.shapes.all[i]
 	lengths := p.lengths(x)
 	in := func(place int) sequence { return sequence{lengths[(place+turn)%len(lengths)], place % probeTexts} }
-	if err := p.launch(w, i, in); err != nil {
+	if _, err := p.launch(w, i, in); err != nil {
 		return false, err
 	}
 	for place := range x.n {
@@ -166,7 +167,7 @@ func (p *probe) settle() error {
 }
 
 // launch fills shape i with sequences, by their places.
-func (p *probe) launch(w *worker, i int, in func(place int) sequence) error {
+func (p *probe) launch(w *worker, i int, in func(place int) sequence) (nvinfer.LaunchKind, error) {
 	x, planes := p.shapes.all[i], p.layout.planes
 	tokens, sequences := w.tokens.ints()[:planes.tokens*x.cells()], w.sequences.ints()[:planes.sequences*x.n]
 	clear(tokens)
@@ -187,17 +188,18 @@ func (p *probe) launch(w *worker, i int, in func(place int) sequence) error {
 		if bytes := 4 * p.layout.token * x.cells(); w.vectors.bytes < bytes {
 			m, err := w.lane.Stage(bindTokenVectors, bytes)
 			if err != nil {
-				return err
+				return nvinfer.Plain, err
 			}
 			w.vectors = m
 		}
 	}
 	making.Lock()
 	defer making.Unlock()
-	if _, err := w.enqueue(i, 0, 0, vectors); err != nil {
-		return err
+	kind, err := w.enqueue(i, 0, 0, vectors)
+	if err != nil {
+		return kind, err
 	}
-	return w.lane.Wait()
+	return kind, w.lane.Wait()
 }
 
 // row is what is compared of a sequence: its vector, or its last token's where it has none.

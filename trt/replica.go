@@ -374,8 +374,8 @@ func (w *worker) setDims(x shape) {
 }
 
 // enqueue launches a shape whose inputs are staged from cell and sequence numbers on. Token vectors go to cell vectors of their
-// staging memory; -1: they are not wanted. captured: a CUDA graph was made.
-func (w *worker) enqueue(i, cell, sequence, vectors int) (captured bool, err error) {
+// staging memory; -1: they are not wanted.
+func (w *worker) enqueue(i, cell, sequence, vectors int) (nvinfer.LaunchKind, error) {
 	x, l := w.shapes.all[i], &w.launch
 	w.setDims(x)
 	l.Offsets[bindTokens], l.Bytes[bindTokens] = 4*w.layout.planes.tokens*cell, 4*w.layout.planes.tokens*x.cells()

@@ -62,6 +62,16 @@ func TestRandomBatches(t *testing.T) {
 	}
 }
 
+// TestWithoutGraphs: where TensorRT's graphs cannot be used, launches are right without, and none counts as a replay.
+func TestWithoutGraphs(t *testing.T) {
+	f := newFake(t, 1)
+	f.graphless = true
+	e := f.engine(f.options())
+	require.NoError(t, f.check(e, e.slots[0], f.sequences(newRandom(5), 8, 24)))
+	require.Positive(t, e.Stats()[0].Launches)
+	require.Equal(t, engine.Graphs{}, *e.Stats()[0].Graphs)
+}
+
 // TestSteadyStateAllocatesNothing counts Go's allocations and the lanes' of staging memory.
 func TestSteadyStateAllocatesNothing(t *testing.T) {
 	f := newFake(t, 1)

@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-#define BEI_TRT_VERSION 1 /* changes with the meaning of anything here */
+#define BEI_TRT_VERSION 2 /* changes with the meaning of anything here */
 #define BEI_TRT_MAX_DIMS 8
 #define BEI_TRT_MAX_INPUTS 16
 
@@ -83,8 +83,8 @@ enum {
   BEI_TRT_SOFTMAX,       /* x; ints: axis */
   BEI_TRT_REDUCE,        /* x; ints: nvinfer1::ReduceOperation, axis, keep dimensions */
   BEI_TRT_CONCAT,        /* x...; ints: axis */
-  BEI_TRT_SLICE,         /* x; ints: start..., size..., stride... (rank of x each) */
-  BEI_TRT_SLICE_DYNAMIC, /* x, int64 start, int64 size; ints: stride... */
+  BEI_TRT_SLICE,         /* x, int64 start, int64 size; ints: stride... */
+  BEI_TRT_IOTA,          /* int64 size [1]: int32 0, 1, 2, ... */
   BEI_TRT_CAST,          /* x; dtype */
   BEI_TRT_SELECT,        /* condition, a, b */
   BEI_TRT_NORMALIZATION, /* x, scale, bias; ints: axis; floats: eps. Layer norm over one axis */
@@ -154,6 +154,9 @@ typedef struct bei_trt_launch {
   int64_t graph; /* key of a CUDA graph of these very dims: captured at its first launch, replayed later; -1: none */
 } bei_trt_launch;
 
+/* What became of a launch. One whose graph could not be used is plain. */
+typedef enum bei_trt_launch_kind { BEI_TRT_PLAIN, BEI_TRT_CAPTURED, BEI_TRT_REPLAYED } bei_trt_launch_kind;
+
 typedef void (*bei_trt_log)(void *context, int32_t severity,
                             const char *text); /* severity of nvinfer1::ILogger: 0 worst */
 
@@ -165,6 +168,8 @@ typedef struct bei_trt_api {
 
   /* Networks. They need no device. Free blobs with blob_free. */
   int32_t (*network_new)(bei_trt_library *, bei_trt_network **, bei_trt_error *);
+  /* Dimensions of inputs that have one name are equal in each launch. */
+  int32_t (*network_dimension)(bei_trt_network *, int32_t input, int32_t axis, const char *name, bei_trt_error *);
   int32_t (*network_input)(bei_trt_network *, const char *name, int32_t dtype, const bei_trt_dims *, int32_t *tensor,
                            bei_trt_error *);
   int32_t (*network_add)(bei_trt_network *, const bei_trt_node *, int32_t *tensor, bei_trt_error *);
@@ -197,8 +202,8 @@ typedef struct bei_trt_api {
   int32_t (*lane_reserve)(bei_trt_lane *, const bei_trt_dims *, bei_trt_error *);
   /* Makes the staging memory of a binding that large. Nothing may be enqueued. What was in it is lost. */
   int32_t (*lane_host)(bei_trt_lane *, int32_t binding, size_t bytes, void **host, bei_trt_error *);
-  /* Enqueue puts a launch on the lane's stream, after earlier ones; wait blocks until all are done. captured: a graph was made. */
-  int32_t (*lane_enqueue)(bei_trt_lane *, const bei_trt_launch *, int32_t *captured, bei_trt_error *);
+  /* Enqueue puts a launch on the lane's stream, after earlier ones; wait blocks until all are done. kind: a bei_trt_launch_kind. */
+  int32_t (*lane_enqueue)(bei_trt_lane *, const bei_trt_launch *, int32_t *kind, bei_trt_error *);
   int32_t (*lane_wait)(bei_trt_lane *, bei_trt_error *);
   void (*lane_free)(bei_trt_lane *);
 } bei_trt_api;

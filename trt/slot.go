@@ -7,6 +7,7 @@ import (
 
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/status"
+	"github.com/basetenlabs/bei-runtime/trt/nvinfer"
 )
 
 // slot implements engine.Slot. It owns a batch, and borrows a worker for each run.
@@ -174,22 +175,22 @@ func (s *slot) launch(w *worker, groups []group, vectors bool) (int, error) {
 		if vectors {
 			at = cell
 		}
-		captured, err := w.enqueue(g.shape, cell, sequence, at)
+		kind, err := w.enqueue(g.shape, cell, sequence, at)
 		if err != nil {
 			return 0, s.drained(w, err)
 		}
-		s.count(w, g, captured)
+		s.count(w, g, kind)
 		cell, sequence, n = cell+x.cells(), sequence+x.n, n+1
 	}
 	return n, w.lane.Wait()
 }
 
-func (s *slot) count(w *worker, g group, captured bool) {
+func (s *slot) count(w *worker, g group, kind nvinfer.LaunchKind) {
 	tokens := 0
 	for _, length := range s.lengths[g.from:g.to] {
 		tokens += int(length)
 	}
-	s.engine.stats.launched(w.shapes.all[g.shape], tokens, g.shape < w.graphs, captured)
+	s.engine.stats.launched(w.shapes.all[g.shape], tokens, kind)
 }
 
 // drained waits for launches before one that failed: their memory is about to be used again.

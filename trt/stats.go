@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/trt/nvinfer"
 )
 
 // counters are engine.Stats in the making.
@@ -30,14 +31,14 @@ func (e *Engine) Stats() []engine.Stats {
 }
 
 // launched counts a launch of shape x, whose sequences have tokens tokens.
-func (c *counters) launched(x shape, tokens int, hasGraph, captured bool) {
+func (c *counters) launched(x shape, tokens int, kind nvinfer.LaunchKind) {
 	c.launches.Add(1)
 	c.tokens.Add(uint64(tokens))
 	c.padding.Add(uint64(x.cells() - tokens))
-	switch {
-	case captured:
+	switch kind {
+	case nvinfer.Captured:
 		c.captures.Add(1)
-	case hasGraph:
+	case nvinfer.Replayed:
 		c.replays.Add(1)
 	}
 }

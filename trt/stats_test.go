@@ -20,10 +20,10 @@ func TestStats(t *testing.T) {
 	e.slots = []engine.Slot{newSlot(e)}
 	s := e.slots[0].(*slot)
 	s.lengths = []int32{3, 5, 500}
-	w := &worker{shapes: e.replicas[0].shapes, graphs: 1}
-	s.count(w, group{shape: 0, from: 2, to: 3}, true)
-	s.count(w, group{shape: 0, from: 2, to: 3}, false)
-	s.count(w, group{shape: 1, from: 0, to: 2}, false) // too large for a graph
+	w := &worker{shapes: e.replicas[0].shapes}
+	s.count(w, group{shape: 0, from: 2, to: 3}, nvinfer.Captured)
+	s.count(w, group{shape: 0, from: 2, to: 3}, nvinfer.Replayed)
+	s.count(w, group{shape: 1, from: 0, to: 2}, nvinfer.Plain)
 
 	bytes := uint64(1000 + 4*512*(2+10) + 4*16*(1+8))
 	require.Equal(t, []engine.Stats{{

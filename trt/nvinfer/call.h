@@ -16,6 +16,10 @@ static inline int32_t call_network_input(const bei_trt_api *a, bei_trt_network *
                                          const bei_trt_dims *d, int32_t *t, bei_trt_error *e) {
   return a->network_input(n, name, dtype, d, t, e);
 }
+static inline int32_t call_network_dimension(const bei_trt_api *a, bei_trt_network *n, int32_t t, int32_t axis,
+                                             const char *name, bei_trt_error *e) {
+  return a->network_dimension(n, t, axis, name, e);
+}
 static inline int32_t call_network_add(const bei_trt_api *a, bei_trt_network *n, const bei_trt_node *node, int32_t *t,
                                        bei_trt_error *e) {
   return a->network_add(n, node, t, e);

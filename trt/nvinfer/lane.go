@@ -24,12 +24,12 @@ type Lane struct {
 	lane    *C.bei_trt_lane
 	inputs  int
 	// All in C memory: what C is given must hold no Go pointers, and launches allocate nothing.
-	launch   *C.bei_trt_launch
-	dims     []C.bei_trt_dims // [inputs]
-	offsets  []C.size_t       // [bindings]
-	bytes    []C.size_t       // [bindings]
-	captured *C.int32_t
-	failure  *C.bei_trt_error
+	launch  *C.bei_trt_launch
+	dims    []C.bei_trt_dims // [inputs]
+	offsets []C.size_t       // [bindings]
+	bytes   []C.size_t       // [bindings]
+	kind    *C.int32_t
+	failure *C.bei_trt_error
 }
 
 // NewLane makes a lane with memory for bindings, inputs first, and sets their Host. Reserve comes before its first launch.
@@ -54,7 +54,7 @@ func (p *Program) NewLane(bindings []Binding, inputs int) (*Lane, error) {
 	l.dims = unsafe.Slice((*C.bei_trt_dims)(C.calloc(C.size_t(max(inputs, 1)), C.sizeof_bei_trt_dims)), max(inputs, 1))
 	l.offsets = unsafe.Slice((*C.size_t)(C.calloc(C.size_t(n), C.sizeof_size_t)), n)
 	l.bytes = unsafe.Slice((*C.size_t)(C.calloc(C.size_t(n), C.sizeof_size_t)), n)
-	l.captured = (*C.int32_t)(C.calloc(1, C.sizeof_int32_t))
+	l.kind = (*C.int32_t)(C.calloc(1, C.sizeof_int32_t))
 	l.failure = (*C.bei_trt_error)(C.calloc(1, C.sizeof_bei_trt_error))
 	l.launch = (*C.bei_trt_launch)(C.calloc(1, C.sizeof_bei_trt_launch))
 	l.launch.dims, l.launch.host_offsets, l.launch.bytes = unsafe.SliceData(l.dims), unsafe.SliceData(l.offsets), unsafe.SliceData(l.bytes)
@@ -85,16 +85,25 @@ func (l *Lane) set(launch *Launch) error {
 	return nil
 }
 
-// Enqueue puts a launch on the stream, after earlier ones: copy in, compute, copy out. captured: a CUDA graph was made for it.
-func (l *Lane) Enqueue(launch *Launch) (captured bool, err error) {
+// LaunchKind is what became of a launch.
+type LaunchKind int32
+
+// A launch is Plain also where its graph could not be used.
+const (
+	Plain    LaunchKind = C.BEI_TRT_PLAIN
+	Captured LaunchKind = C.BEI_TRT_CAPTURED // its CUDA graph was made
+	Replayed LaunchKind = C.BEI_TRT_REPLAYED
+)
+
+// Enqueue puts a launch on the stream, after earlier ones: copy in, compute, copy out.
+func (l *Lane) Enqueue(launch *Launch) (LaunchKind, error) {
 	if err := l.set(launch); err != nil {
-		return false, err
+		return Plain, err
 	}
-	*l.captured = 0
-	if code := C.call_lane_enqueue(l.library.api, l.lane, l.launch, l.captured, l.failure); code != 0 {
-		return false, failure(code, l.failure, status.Inference)
+	if code := C.call_lane_enqueue(l.library.api, l.lane, l.launch, l.kind, l.failure); code != 0 {
+		return Plain, failure(code, l.failure, status.Inference)
 	}
-	return *l.captured != 0, nil
+	return LaunchKind(*l.kind), nil
 }
 
 // Wait blocks until all that is enqueued is done.
@@ -142,7 +151,7 @@ func (l *Lane) Free() {
 	C.free(unsafe.Pointer(unsafe.SliceData(l.dims)))
 	C.free(unsafe.Pointer(unsafe.SliceData(l.offsets)))
 	C.free(unsafe.Pointer(unsafe.SliceData(l.bytes)))
-	C.free(unsafe.Pointer(l.captured))
+	C.free(unsafe.Pointer(l.kind))
 	C.free(unsafe.Pointer(l.failure))
 	C.free(unsafe.Pointer(l.launch))
 }

@@ -60,7 +60,7 @@ const (
 	Reduce        Kind = C.BEI_TRT_REDUCE
 	Concat        Kind = C.BEI_TRT_CONCAT
 	Slice         Kind = C.BEI_TRT_SLICE
-	SliceDynamic  Kind = C.BEI_TRT_SLICE_DYNAMIC
+	Iota          Kind = C.BEI_TRT_IOTA
 	Cast          Kind = C.BEI_TRT_CAST
 	Select        Kind = C.BEI_TRT_SELECT
 	Normalization Kind = C.BEI_TRT_NORMALIZATION
@@ -150,6 +150,15 @@ func (n *Network) Input(name string, dtype DType, dims ...int) (Tensor, error) {
 		return C.call_network_input(n.library.api, n.network, cName, C.int32_t(dtype), &d, &t, e)
 	})
 	return Tensor(t), err
+}
+
+// Dimension names an axis of an input: axes of one name have one size in each launch.
+func (n *Network) Dimension(input Tensor, axis int, name string) error {
+	cName := C.CString(name)
+	defer C.free(unsafe.Pointer(cName))
+	return call(status.Start, func(e *C.bei_trt_error) C.int32_t {
+		return C.call_network_dimension(n.library.api, n.network, C.int32_t(input), C.int32_t(axis), cName, e)
+	})
 }
 
 // Add adds a node and returns its output.

@@ -30,13 +30,16 @@ HostMemory allocateHost(size_t bytes) {
   return HostMemory(made, cuda().cuMemFreeHost);
 }
 
+// Most bytes that a graph keeps of what its copies read: sizes are eight each.
+constexpr size_t kMostKept = 4096;
+
 // A CUDA graph of launches of some shapes. TensorRT copies sizes of the shapes to the device (copy_h2d in a plan's program), from
 // host memory of the context: what a graph's copy would read when it is replayed is those of the shapes that ran last without a graph.
-// So a graph keeps what its copies read when it was captured.
+// So a graph keeps what its copies read when it was captured. (A kernel that reads the host's memory by itself would not be seen.)
 class Graph {
 public:
-  // Of a captured one, which may be destroyed afterwards; nullptr where it does not stand on its own.
-  static std::unique_ptr<Graph> of(CUgraph captured);
+  // Of a captured one, which may be destroyed afterwards. nullptr where it does not stand on its own, for the reason that why says.
+  static std::unique_ptr<Graph> of(CUgraph captured, std::string &why);
   ~Graph();
   Graph(const Graph &) = delete;
   Graph &operator=(const Graph &) = delete;
@@ -44,46 +47,84 @@ public:
 
 private:
   CUgraphExec launches_ = nullptr;
-  std::vector<HostMemory> kept_;
+  HostMemory kept_ = HostMemory(nullptr, nullptr);
+  size_t used_ = 0;
 
   Graph() = default;
-  bool keepSource(CUgraphNode copy);
+  const char *admit(CUgraphNode node);
+  const char *admitCopy(CUgraphNode node);
+  void *keep(const void *from, size_t bytes);
 };
 
-bool isOnHost(CUmemorytype type, CUdeviceptr at) {
-  if (type != CU_MEMORYTYPE_UNIFIED)
-    return type == CU_MEMORYTYPE_HOST;
-  unsigned found = 0;
-  const CUresult result = cuda().cuPointerGetAttribute(&found, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, at);
+enum class Place { device, host, managed };
+
+// Where memory of a copy lies, which an address tells but not the copy: CUDA's addresses are unified.
+Place placeOf(CUmemorytype type, CUdeviceptr at) {
+  if (type == CU_MEMORYTYPE_HOST)
+    return Place::host;
+  if (type == CU_MEMORYTYPE_ARRAY)
+    return Place::device;
+  const Cuda &c = cuda();
+  unsigned found = 0, managed = 0;
+  const CUresult result = c.cuPointerGetAttribute(&found, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, at);
   if (result == CUDA_ERROR_INVALID_VALUE)
-    return true; // memory that CUDA does not know
+    return Place::host; // memory that CUDA does not know
   check(result, "asking where memory lies");
-  return found == CU_MEMORYTYPE_HOST;
+  if (c.cuPointerGetAttribute(&managed, CU_POINTER_ATTRIBUTE_IS_MANAGED, at) != CUDA_SUCCESS)
+    managed = 0;
+  return managed != 0 ? Place::managed : found == CU_MEMORYTYPE_HOST ? Place::host : Place::device;
 }
 
-// Returns false for a copy whose source cannot be kept: one to the host, or not of a single row.
-bool Graph::keepSource(CUgraphNode node) {
+// nullptr: there is no room.
+void *Graph::keep(const void *from, size_t bytes) {
+  if (kept_ == nullptr)
+    kept_ = allocateHost(kMostKept);
+  const size_t at = (used_ + 15) / 16 * 16;
+  if (at > kMostKept || bytes > kMostKept - at)
+    return nullptr;
+  used_ = at + bytes;
+  return memcpy(static_cast<char *>(kept_.get()) + at, from, bytes);
+}
+
+const char *Graph::admitCopy(CUgraphNode node) {
   const Cuda &c = cuda();
   CUDA_MEMCPY3D copy = {};
-  check(c.cuGraphMemcpyNodeGetParams(node, &copy), "reading a copy of a CUDA graph");
-  if (isOnHost(copy.dstMemoryType, copy.dstDevice))
-    return false;
-  if (!isOnHost(copy.srcMemoryType, copy.srcDevice))
-    return true;
-  if (copy.Height > 1 || copy.Depth > 1)
-    return false;
-  const void *from =
+  if (c.cuGraphMemcpyNodeGetParams(node, &copy) != CUDA_SUCCESS)
+    return "has a copy that cannot be read";
+  const Place from = placeOf(copy.srcMemoryType, copy.srcDevice), to = placeOf(copy.dstMemoryType, copy.dstDevice);
+  if (to != Place::device)
+    return "copies to the host";
+  if (from == Place::device || copy.WidthInBytes == 0)
+    return nullptr;
+  if (copy.Height > 1 || copy.Depth > 1 || copy.srcY != 0 || copy.srcZ != 0)
+    return "copies more than a row from the host";
+  const void *source =
       copy.srcMemoryType == CU_MEMORYTYPE_HOST ? copy.srcHost : reinterpret_cast<const void *>(copy.srcDevice);
-  kept_.push_back(allocateHost(copy.WidthInBytes));
-  memcpy(kept_.back().get(), static_cast<const char *>(from) + copy.srcXInBytes, copy.WidthInBytes);
+  copy.srcHost = keep(static_cast<const char *>(source) + copy.srcXInBytes, copy.WidthInBytes);
+  if (copy.srcHost == nullptr)
+    return "copies more than sizes from the host";
   copy.srcMemoryType = CU_MEMORYTYPE_HOST;
-  copy.srcHost = kept_.back().get();
   copy.srcXInBytes = 0;
-  check(c.cuGraphMemcpyNodeSetParams(node, &copy), "changing a copy of a CUDA graph");
-  return true;
+  return c.cuGraphMemcpyNodeSetParams(node, &copy) == CUDA_SUCCESS ? nullptr : "has a copy that cannot be changed";
 }
 
-std::unique_ptr<Graph> Graph::of(CUgraph captured) {
+// nullptr: the node may stay.
+const char *Graph::admit(CUgraphNode node) {
+  CUgraphNodeType type;
+  check(cuda().cuGraphNodeGetType(node, &type), "reading a node of a CUDA graph");
+  switch (type) {
+  case CU_GRAPH_NODE_TYPE_KERNEL:
+  case CU_GRAPH_NODE_TYPE_MEMSET:
+  case CU_GRAPH_NODE_TYPE_EMPTY:
+    return nullptr;
+  case CU_GRAPH_NODE_TYPE_MEMCPY:
+    return admitCopy(node);
+  default:
+    return "has nodes of other kinds than kernels and copies";
+  }
+}
+
+std::unique_ptr<Graph> Graph::of(CUgraph captured, std::string &why) {
   const Cuda &c = cuda();
   std::unique_ptr<Graph> made(new Graph);
   size_t count = 0;
@@ -91,10 +132,11 @@ std::unique_ptr<Graph> Graph::of(CUgraph captured) {
   std::vector<CUgraphNode> nodes(count);
   check(c.cuGraphGetNodes(captured, nodes.data(), &count), "listing the nodes of a CUDA graph");
   for (const CUgraphNode node : nodes) {
-    CUgraphNodeType type;
-    check(c.cuGraphNodeGetType(node, &type), "reading a node of a CUDA graph");
-    if (type == CU_GRAPH_NODE_TYPE_HOST || (type == CU_GRAPH_NODE_TYPE_MEMCPY && !made->keepSource(node)))
+    const char *reason = made->admit(node);
+    if (reason != nullptr) {
+      why = reason;
       return nullptr;
+    }
   }
   check(c.cuGraphInstantiate(&made->launches_, captured, 0), "instantiating a CUDA graph");
   return made;
@@ -119,6 +161,7 @@ struct bei_trt_lane {
   CUdeviceptr memory = 0; // the context's, of so many bytes
   size_t memoryBytes = 0;
   std::map<int64_t, std::unique_ptr<bei::Graph>> graphs; // nullptr: launches of that key go without
+  bool warned = false;                                   // of such
 
   ~bei_trt_lane();
   void shape(const bei_trt_dims *dims);
@@ -126,7 +169,7 @@ struct bei_trt_lane {
   void copy(const bei_trt_launch &launch, size_t from, size_t to);
   void compute();
   void wait();
-  bool enqueue(const bei_trt_launch &launch);
+  bei_trt_launch_kind enqueue(const bei_trt_launch &launch);
   std::unique_ptr<bei::Graph> capture();
   void reserve(const bei_trt_dims *dims);
   void resizeHost(bei::Binding &binding, size_t bytes);
@@ -220,35 +263,41 @@ std::unique_ptr<bei::Graph> bei_trt_lane::capture() {
   }
   bei::check(c.cuStreamEndCapture(stream, &graph), "capturing a CUDA graph");
   const std::unique_ptr<CUgraph_st, decltype(c.cuGraphDestroy)> captured(graph, c.cuGraphDestroy);
-  std::unique_ptr<bei::Graph> made = bei::Graph::of(graph);
-  if (made == nullptr)
-    program->library->logger.log(nvinfer1::ILogger::Severity::kWARNING,
-                                 "a CUDA graph reads or writes host memory: launches of its shapes go without");
+  std::string why;
+  std::unique_ptr<bei::Graph> made = bei::Graph::of(graph, why);
+  if (made == nullptr && !warned) {
+    warned = true;
+    why = "a CUDA graph of TensorRT " + why + ": launches of its shapes, and maybe of others, go without graphs";
+    program->library->logger.log(nvinfer1::ILogger::Severity::kWARNING, why.c_str());
+  }
   return made;
 }
 
-bool bei_trt_lane::enqueue(const bei_trt_launch &launch) {
+bei_trt_launch_kind bei_trt_lane::enqueue(const bei_trt_launch &launch) {
   const bei::Cuda &c = bei::cuda();
   const size_t in = static_cast<size_t>(inputs);
-  bool captured = false;
   const auto found = launch.graph >= 0 ? graphs.find(launch.graph) : graphs.end();
+  bei_trt_launch_kind kind = BEI_TRT_PLAIN;
   if (found != graphs.end() && found->second != nullptr) {
     copy(launch, 0, in);
     bei::check(c.cuGraphLaunch(found->second->launches(), stream), "launching a CUDA graph");
+    kind = BEI_TRT_REPLAYED;
   } else {
+    // Earlier launches may still have to read the sizes that this one's replace.
+    bei::check(c.cuStreamSynchronize(stream), "running the engine");
     prepare(launch.dims);
     copy(launch, 0, in);
     compute();
     if (launch.graph >= 0 && found == graphs.end()) {
       // TensorRT wants a plain run of the shapes before they are captured: this was it.
       bei::check(c.cuStreamSynchronize(stream), "running the engine");
-      graphs[launch.graph] = capture();
-      captured = true;
+      std::unique_ptr<bei::Graph> &made = graphs[launch.graph] = capture();
+      kind = made != nullptr ? BEI_TRT_CAPTURED : BEI_TRT_PLAIN;
     }
   }
   copy(launch, in, bindings.size());
   bei::check(c.cuEventRecord(done, stream), "recording the end of a launch");
-  return captured;
+  return kind;
 }
 
 void bei_trt_lane::reserve(const bei_trt_dims *dims) {
@@ -345,12 +394,10 @@ int32_t laneHost(bei_trt_lane *lane, int32_t binding, size_t bytes, void **host,
   });
 }
 
-int32_t laneEnqueue(bei_trt_lane *lane, const bei_trt_launch *launch, int32_t *captured, bei_trt_error *error) {
+int32_t laneEnqueue(bei_trt_lane *lane, const bei_trt_launch *launch, int32_t *kind, bei_trt_error *error) {
   return guard(error, [&] {
     const Current current(lane->program->device);
-    const bool made = lane->enqueue(*launch);
-    if (captured != nullptr)
-      *captured = made ? 1 : 0;
+    *kind = lane->enqueue(*launch);
   });
 }
 

@@ -90,14 +90,19 @@ public:
       return concat();
     case BEI_TRT_SLICE: {
       const int32_t rank = input(0).getDimensions().nbDims;
-      return made(n_.addSlice(input(0), part(0, rank), part(rank, rank), part(2 * rank, rank)));
-    }
-    case BEI_TRT_SLICE_DYNAMIC: {
-      const int32_t rank = input(0).getDimensions().nbDims;
       nvinfer1::ISliceLayer *layer = n_.addSlice(input(0), part(0, rank), part(0, rank), part(0, rank));
       ITensor *out = made(layer);
       layer->setInput(1, input(1));
       layer->setInput(2, input(2));
+      return out;
+    }
+    case BEI_TRT_IOTA: {
+      nvinfer1::IFillLayer *layer =
+          n_.addFill(nvinfer1::Dims{1, {1}}, nvinfer1::FillOperation::kLINSPACE, DataType::kINT32);
+      ITensor *out = made(layer);
+      layer->setInput(0, input(0));
+      layer->setAlphaInt64(0);
+      layer->setBetaInt64(1);
       return out;
     }
     case BEI_TRT_CAST:
@@ -282,14 +287,25 @@ int32_t networkInput(bei_trt_network *network, const char *name, int32_t dtype, 
   });
 }
 
-int32_t networkAdd(bei_trt_network *network, const bei_trt_node *node, int32_t *tensor, bei_trt_error *error) {
-  return guard(error, [&] { *tensor = number(network, Adding(*network, *node).tensor()); });
-}
-
 ITensor &tensorOf(bei_trt_network *network, int32_t tensor) {
   if (tensor < 0 || static_cast<size_t>(tensor) >= network->tensors.size())
     fail(BEI_TRT_FAILED, "tensor %d of %zu", tensor, network->tensors.size());
   return *network->tensors[static_cast<size_t>(tensor)];
+}
+
+int32_t networkDimension(bei_trt_network *network, int32_t input, int32_t axis, const char *name,
+                         bei_trt_error *error) {
+  return guard(error, [&] {
+    ITensor &t = tensorOf(network, input);
+    t.setDimensionName(axis, name);
+    const char *set = t.getDimensionName(axis); // the setter tells nobody of a failure
+    if (set == nullptr || strcmp(set, name) != 0)
+      fail(BEI_TRT_FAILED, "TensorRT does not name axis %d of tensor %d", axis, input);
+  });
+}
+
+int32_t networkAdd(bei_trt_network *network, const bei_trt_node *node, int32_t *tensor, bei_trt_error *error) {
+  return guard(error, [&] { *tensor = number(network, Adding(*network, *node).tensor()); });
 }
 
 int32_t networkOutput(bei_trt_network *network, int32_t tensor, const char *name, bei_trt_error *error) {
@@ -361,6 +377,7 @@ void networkFree(bei_trt_network *network) { delete network; }
 void fillNetworks(bei_trt_api &api) {
   api.network_new = networkNew;
   api.network_input = networkInput;
+  api.network_dimension = networkDimension;
   api.network_add = networkAdd;
   api.network_output = networkOutput;
   api.network_tensor = networkTensor;
