@@ -1,6 +1,7 @@
 package tokenize
 
 import (
+	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -20,7 +21,7 @@ const (
 	miniLMDir  = "../../.deps/models/all-MiniLM-L6-v2"
 )
 
-// fixture is testdata/tokenizer/fixture.json; its generate.py tells the fields.
+// fixture is testdata/tokenizer/fixture.json.gz; its generate.py tells the fields.
 type fixture struct {
 	MiniLM string       `json:"minilm_sha256"`
 	Texts  []string     `json:"texts"`
@@ -51,14 +52,17 @@ type decodeCase struct {
 }
 
 func loadFixture(t testing.TB) *fixture {
-	data, err := os.ReadFile(filepath.Join(fixtureDir, "fixture.json"))
+	file, err := os.Open(filepath.Join(fixtureDir, "fixture.json.gz"))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, file.Close()) }()
+	data, err := gzip.NewReader(file)
 	require.NoError(t, err)
 	var f fixture
-	require.NoError(t, json.Unmarshal(data, &f))
+	require.NoError(t, json.NewDecoder(data).Decode(&f))
 	model, err := os.ReadFile(filepath.Join(miniLMDir, FileName))
 	require.NoError(t, err, "run make setup")
 	sum := sha256.Sum256(model)
-	require.Equal(t, f.MiniLM, hex.EncodeToString(sum[:]), "fixture.json was made from another tokenizer.json")
+	require.Equal(t, f.MiniLM, hex.EncodeToString(sum[:]), "fixture.json.gz was made from another tokenizer.json")
 	return &f
 }
 

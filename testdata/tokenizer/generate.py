@@ -1,4 +1,4 @@
-"""Makes fixture.json: what Hugging Face tokenizers answers for hundreds of texts and pairs, and for ids to decode.
+"""Makes fixture.json.gz: what Hugging Face tokenizers answers for hundreds of texts and pairs, and for ids to decode.
 
     .deps/venv-golden/bin/python testdata/tokenizer/generate.py --minilm .deps/models/all-MiniLM-L6-v2/tokenizer.json
 
@@ -20,6 +20,7 @@ A max_length below the number of special tokens has no case: upstream's subtract
 """
 
 import argparse
+import gzip
 import hashlib
 import itertools
 import json
@@ -171,8 +172,8 @@ def main() -> None:
     parts = [f"{json.dumps(key)}:{json.dumps(value)}" for key, value in head.items()]
     for key, values in lists.items():
         parts.append(f"{json.dumps(key)}:[\n" + ",\n".join(json.dumps(value, **compact) for value in values) + "\n]")
-    path = HERE / "fixture.json"
-    path.write_text("{" + ",\n".join(parts) + "}\n", encoding="utf-8")
+    path = HERE / "fixture.json.gz"
+    path.write_bytes(gzip.compress(("{" + ",\n".join(parts) + "}\n").encode(), 9, mtime=0))
     print(f"{len(fixture.texts)} texts, {len(fixture.encode_cases)} to encode, {len(fixture.decode_cases)} to decode, {path.stat().st_size} bytes")
 
 
