@@ -26,14 +26,14 @@ func formOf(f nvinfer.Features) form {
 func (l *lowering) attention(x tensor, layer int, a *arch.Attention) tensor {
 	g := l.g
 	width := (a.Heads + 2*a.KVHeads) * a.HeadDim
-	qkv := l.linear(x, calibration.AttentionQKV(layer), a.QKV...)
+	qkv, j := l.product(x, calibration.AttentionQKV(layer), a.QKV...)
 	if got := l.widthOf(qkv, 2); g.err == nil && (got != width || a.KVHeads < 1 || a.HeadDim < 1 || a.Heads%a.KVHeads != 0) {
 		g.fail(status.Errorf(status.Start, "%d columns of query, key and value do not fit %d heads, %d kv heads of size %d", got, a.Heads, a.KVHeads, a.HeadDim))
 	}
 	if g.err != nil {
 		return 0
 	}
-	y := l.attend(l.heads(qkv, a))
+	y := l.attend(l.heads(qkv, j, a))
 	// [sequences, heads, longest, head_dim] -> [rows, width]
 	return l.linear(g.reshape(g.transpose(y, 0, 2, 1, 3), -1, a.Heads*a.HeadDim), calibration.AttentionOut(layer), a.Out)
 }
@@ -47,15 +47,22 @@ type headed struct {
 
 // heads makes them from rows [rows, query | key | value]: norms, rope and scale in float32, in one chain for all heads, of which TensorRT makes
 // one kernel, and one more for a mean. Of three chains it makes up to six, which wait for each other.
-func (l *lowering) heads(qkv tensor, a *arch.Attention) headed {
+func (l *lowering) heads(qkv tensor, j joined, a *arch.Attention) headed {
 	g, all := l.g, a.Heads+2*a.KVHeads
 	scaled, normed := l.fused(a) && a.Scale != 1, a.QKNorm != nil
 	if n := a.QKNorm; normed && (n.FullWidth || n.Q.Kind != n.K.Kind || n.Q.Eps != n.K.Eps) {
+		if bias, ok := l.bias(j, l.dtype); ok {
+			qkv, j = g.sum(qkv, bias), joined{}
+		}
 		qkv, normed = l.normaliseApart(qkv, a), false
 	}
 	x := g.reshape(qkv, 0, all, a.HeadDim)
-	if normed || a.Rope != nil || scaled {
+	bias, biased := l.bias(j, nvinfer.Float32)
+	if normed || a.Rope != nil || scaled || biased {
 		wide := g.cast(x, nvinfer.Float32)
+		if biased {
+			wide = g.sum(wide, g.reshape(bias, 1, all, a.HeadDim))
+		}
 		y := wide
 		if normed {
 			y = l.normaliseHeads(y, a)
