@@ -175,7 +175,9 @@ func (e *Engine) openSessions(model []byte, o Options) error {
 		}
 		session := new(ort.Session)
 		if err = builder.Share(e.weights, folder); err == nil {
+			engine.Making.Lock()
 			session, err = builder.Session(model)
+			engine.Making.Unlock()
 		}
 		builder.Free()
 		if err != nil {
@@ -340,7 +342,7 @@ func (s *slot) runDevice(ctx context.Context) (engine.Output, error) {
 		return out, nil
 	}
 	if c := s.device.graphFor(b); c != nil {
-		return s.replay(c)
+		return s.replay(ctx, c)
 	}
 	padding := 0
 	if e.info.Limits.Padded {

@@ -28,8 +28,8 @@ func buckets(l engine.Limits, align int) []bucket {
 	for _, t := range bucketTokens {
 		for i, n := range bucketSequences {
 			enough := i > 0 && bucketSequences[i-1] > l.MaxSequences // with fewer
-			if t <= l.MaxTokens && !enough && t >= 2*n {
-				longest := min(t-n+1, l.MaxLength)
+			longest := min(t-n+1, l.MaxLength)
+			if t <= l.MaxTokens && !enough && t >= 2*n && t <= n*longest {
 				list = append(list, bucket{t, n, (longest + align - 1) / align * align})
 			}
 		}
@@ -101,7 +101,7 @@ func (d *deviceRun) graphFor(b *engine.Batch) *captured {
 }
 
 // replay computes the slot's batch by a graph.
-func (s *slot) replay(c *captured) (engine.Output, error) {
+func (s *slot) replay(ctx context.Context, c *captured) (engine.Output, error) {
 	e, b, d := s.engine, s.batch, s.device
 	if err := d.write(c, b); err != nil {
 		return engine.Output{}, err
@@ -109,7 +109,7 @@ func (s *slot) replay(c *captured) (engine.Output, error) {
 	e.stats.launched(b.Tokens(), c.tokens-b.Tokens())
 	e.stats.replays.Add(1)
 	var err error
-	d.do(func() { err = c.graph.Launch() })
+	d.do(func() { err = c.graph.Launch(ctx) })
 	if err != nil {
 		return engine.Output{}, e.deviceError(err)
 	}
@@ -143,15 +143,18 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 	d.filled = engine.NewBatch(engine.Limits{MaxTokens: bucketTokens[len(bucketTokens)-1], MaxSequences: bucketSequences[len(bucketSequences)-1]})
 	tokens, gains := 0, true
 	for _, k := range buckets(e.info.Limits, d.graph.align) {
-		if ctx.Err() != nil {
-			return status.Errorf(status.Cancelled, "opening the engine: %w", context.Cause(ctx))
-		}
 		first := k.tokens != tokens // of so many tokens
 		if first && !gains {
 			break
 		}
 		tokens = k.tokens
 		c, err := d.captureOne(ctx, k, e.info.PooledWidth)
+		if err != nil && ctx.Err() == nil { // memory may have been allocated meanwhile, which no capture bears
+			c, err = d.captureOne(ctx, k, e.info.PooledWidth)
+		}
+		if ctx.Err() != nil {
+			return status.Errorf(status.Cancelled, "opening the engine: %w", context.Cause(ctx))
+		}
 		if err != nil {
 			if lost := e.deviceError(err); status.CodeOf(lost) == status.Unhealthy {
 				return lost
@@ -175,10 +178,9 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 
 // captureOne makes the graph of a bucket.
 func (d *deviceRun) captureOne(ctx context.Context, k bucket, width int) (c *captured, err error) {
-	one := engine.NewBatch(engine.Limits{MaxTokens: 1, MaxSequences: 1})
-	one.InputIDs, one.TypeIDs, one.PositionIDs = append(one.InputIDs, 0), append(one.TypeIDs, 0), append(one.PositionIDs, int32(d.graph.firstPosition))
-	one.EndSequence(engine.Pooled, 0)
-	k.fill(d.filled, one, d.graph.firstPosition)
+	none := engine.NewBatch(engine.Limits{})
+	none.Outputs = engine.Pooled
+	k.fill(d.filled, none, d.graph.firstPosition)
 	l, err := k.lay(d.filled, d.graph)
 	if err != nil {
 		return nil, err
@@ -188,7 +190,9 @@ func (d *deviceRun) captureOne(ctx context.Context, k bucket, width int) (c *cap
 		return nil, err
 	}
 	place(c.memory, c.inputs, c.output)
-	if err = d.write(c, one); err == nil {
+	if err = d.write(c, none); err == nil {
+		engine.Making.Lock()
+		defer engine.Making.Unlock()
 		d.do(func() { c.graph, err = d.runner.Capture(ctx, d.session, c.inputs, c.output) })
 	}
 	if err != nil {
@@ -201,7 +205,7 @@ func (d *deviceRun) captureOne(ctx context.Context, k bucket, width int) (c *cap
 func (d *deviceRun) gains(ctx context.Context, c *captured) (ok bool, err error) {
 	least := func(run func() error) time.Duration {
 		var times []time.Duration
-		for range 3 {
+		for range 5 {
 			begin := time.Now()
 			if err == nil {
 				err = run()
@@ -212,7 +216,7 @@ func (d *deviceRun) gains(ctx context.Context, c *captured) (ok bool, err error)
 	}
 	d.do(func() {
 		plain := least(func() error { return d.runner.RunTensors(ctx, d.session, c.inputs, c.output) })
-		replayed := least(c.graph.Launch)
+		replayed := least(func() error { return c.graph.Launch(ctx) })
 		ok = float64(replayed) < leastGain*float64(plain)
 	})
 	return ok, err

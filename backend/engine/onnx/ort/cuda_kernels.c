@@ -51,7 +51,7 @@ char *bei_cuda_find(int32_t ordinal, const char *name, bei_cuda_function **out) 
   int result = driver->library_kernel(&of, loaded, name);
   if (result == 0)
     result = driver->kernel_function(out, of);
-  bei_cuda_leave(ordinal);
+  bei_cuda_leave();
   return bei_cuda_failed(name, result);
 }
 

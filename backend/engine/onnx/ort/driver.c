@@ -6,9 +6,11 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { MAX_DEVICES = 64 };
+
 static bei_cuda_driver driver;
 static bool is_open;
-static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER; // guards both, until is_open
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER; // guards both until is_open, and contexts
 
 char *bei_cuda_failed(const char *doing, int result) {
   if (result == 0)
@@ -58,28 +60,33 @@ char *bei_cuda_open(const bei_cuda_driver **out) {
   return error;
 }
 
-char *bei_cuda_enter(int32_t ordinal) {
-  const bei_cuda_driver *d;
-  char *error = bei_cuda_open(&d);
-  if (error != NULL)
-    return error;
-  int device;
-  bei_cuda_context primary;
-  int result = d->device_get(&device, ordinal);
-  if (result == 0)
-    result = d->retain(&primary, device);
-  if (result == 0) {
-    result = d->push(primary);
-    if (result != 0)
-      d->release(device);
+// A device's primary context, which is retained for good: the last one to release it would take all memory and streams with it.
+static char *context_of(int32_t ordinal, bei_cuda_context *out) {
+  static bei_cuda_context contexts[MAX_DEVICES]; // guarded by mutex
+  if (ordinal < 0 || ordinal >= MAX_DEVICES)
+    return strdup("there is no such CUDA device");
+  pthread_mutex_lock(&mutex);
+  int result = 0, device;
+  if (contexts[ordinal] == NULL) {
+    result = driver.device_get(&device, ordinal);
+    if (result == 0)
+      result = driver.retain(&contexts[ordinal], device);
   }
+  *out = contexts[ordinal];
+  pthread_mutex_unlock(&mutex);
   return bei_cuda_failed("the device's context", result);
 }
 
-void bei_cuda_leave(int32_t ordinal) {
+char *bei_cuda_enter(int32_t ordinal) {
+  const bei_cuda_driver *d;
+  bei_cuda_context primary = NULL;
+  char *error = bei_cuda_open(&d);
+  if (error == NULL)
+    error = context_of(ordinal, &primary);
+  return error != NULL ? error : bei_cuda_failed("making the device's context current", d->push(primary));
+}
+
+void bei_cuda_leave(void) {
   bei_cuda_context popped;
-  int device;
   driver.pop(&popped);
-  if (driver.device_get(&device, ordinal) == 0)
-    driver.release(device);
 }

@@ -60,7 +60,6 @@ enum { BEI_CUDA_INVALID_VALUE = 1 };
   X(device_get, "cuDeviceGet", (int *device, int ordinal))                                                             \
   X(device_uuid, "cuDeviceGetUuid_v2", (unsigned char uuid[16], int device))                                           \
   X(retain, "cuDevicePrimaryCtxRetain", (bei_cuda_context * out, int device))                                          \
-  X(release, "cuDevicePrimaryCtxRelease_v2", (int device))                                                             \
   X(push, "cuCtxPushCurrent_v2", (bei_cuda_context pushed))                                                            \
   X(pop, "cuCtxPopCurrent_v2", (bei_cuda_context * popped))                                                            \
   X(allocate, "cuMemAlloc_v2", (bei_cuda_address * out, size_t bytes))                                                 \
@@ -97,6 +96,6 @@ char *bei_cuda_failed(const char *doing, int result);
 
 // Makes a device's primary context, which is the CUDA provider's, current; leave makes the one before current again.
 char *bei_cuda_enter(int32_t ordinal);
-void bei_cuda_leave(int32_t ordinal);
+void bei_cuda_leave(void);
 
 #endif

@@ -90,7 +90,7 @@ static char *upload(bei_ort_weights *weights, const tensors *from, size_t total)
     error = copy_constants(weights, from, (char *)(uintptr_t)weights->memory, info, driver);
   if (info != NULL)
     bei_ort_api->ReleaseMemoryInfo(info);
-  bei_cuda_leave(weights->device);
+  bei_cuda_leave();
   return error;
 }
 
@@ -131,7 +131,7 @@ void bei_ort_weights_free(bei_ort_weights *weights) {
     char *error = bei_cuda_enter(weights->device);
     if (error == NULL) {
       driver->free(weights->memory);
-      bei_cuda_leave(weights->device);
+      bei_cuda_leave();
     }
     free(error); // the context is gone, and the memory with it
   }
@@ -367,7 +367,7 @@ char *bei_ort_graph_new(bei_ort_session *session, bei_ort_run *run, const bei_or
     graph->in = span_of(inputs, input_count);
     graph->out = span_of(outputs, output_count);
     error = record(graph, run, inputs, outputs, &v);
-    bei_cuda_leave(session->device);
+    bei_cuda_leave();
   }
   bei_ort_leave(&inside);
   if (error != NULL)
@@ -387,7 +387,7 @@ char *bei_ort_graph_launch(bei_ort_graph *graph) {
     if (result == 0)
       result = graph->driver->stream_wait(graph->session->stream);
     error = bei_cuda_failed("launching a CUDA graph", result);
-    bei_cuda_leave(graph->session->device);
+    bei_cuda_leave();
   }
   bei_ort_leave(&inside);
   return error;
@@ -403,7 +403,7 @@ void bei_ort_graph_free(bei_ort_graph *graph) {
       graph->driver->graph_exec_free(graph->launches);
     if (graph->memory != 0)
       graph->driver->free(graph->memory);
-    bei_cuda_leave(graph->session->device);
+    bei_cuda_leave();
   }
   free(error); // the context is gone, and all with it
   bei_ort_leave(&inside);

@@ -101,7 +101,7 @@ static char *new_stream(int32_t device, bei_cuda_stream *out) {
   if (error != NULL)
     return error;
   error = bei_cuda_failed("creating a stream", driver->stream_new(out, BEI_CUDA_STREAM_NON_BLOCKING));
-  bei_cuda_leave(device);
+  bei_cuda_leave();
   return error;
 }
 
@@ -113,7 +113,7 @@ static void free_stream(int32_t device, bei_cuda_stream stream) {
   char *error = bei_cuda_enter(device);
   if (error == NULL) {
     driver->stream_free(stream);
-    bei_cuda_leave(device);
+    bei_cuda_leave();
   }
   free(error); // the context is gone, and the stream with it
 }
@@ -161,11 +161,13 @@ char *bei_ort_has_provider(const char *name, int32_t *out) {
 
 char *bei_ort_builder_cuda(bei_ort_builder *builder, int32_t device, const char *const *keys, const char *const *values,
                            size_t count) {
+  enum { MOST_OPTIONS = 8 };
   OrtCUDAProviderOptionsV2 *options;
+  if (count > MOST_OPTIONS)
+    return strdup("too many options of the CUDA provider");
   TRY(CreateCUDAProviderOptions(&options));
   char id[16];
   snprintf(id, sizeof id, "%d", (int)device);
-  const char *id_key = "device_id", *id_value = id;
   bei_cuda_stream stream = NULL;
   char *error = new_stream(device, &stream);
   if (error != NULL) {
@@ -174,9 +176,13 @@ char *bei_ort_builder_cuda(bei_ort_builder *builder, int32_t device, const char 
   }
   builder->device = device;
   builder->stream = stream;
-  OrtStatus *status = bei_ort_api->UpdateCUDAProviderOptions(options, &id_key, &id_value, 1);
-  if (status == NULL)
-    status = bei_ort_api->UpdateCUDAProviderOptions(options, keys, values, count);
+  const char *all_keys[MOST_OPTIONS + 1] = {"device_id"}, *all_values[MOST_OPTIONS + 1] = {id};
+  for (size_t i = 0; i < count; i++) {
+    all_keys[i + 1] = keys[i];
+    all_values[i + 1] = values[i];
+  }
+  // In one call: each sets what it is not given to its default.
+  OrtStatus *status = bei_ort_api->UpdateCUDAProviderOptions(options, all_keys, all_values, count + 1);
   if (status == NULL)
     status = bei_ort_api->UpdateCUDAProviderOptionsWithValue(options, "user_compute_stream", stream);
   if (status == NULL)

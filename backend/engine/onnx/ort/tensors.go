@@ -79,8 +79,13 @@ func (r *Runner) Capture(ctx context.Context, s *Session, inputs, outputs []Tens
 	})
 }
 
-// Launch runs the graph and waits for it.
-func (g *Graph) Launch() error { return check(status.Inference, "run", C.bei_ort_graph_launch(g.c)) }
+// Launch runs the graph and waits for it. It is not begun once ctx has ended: then Launch returns Cancelled or Timeout.
+func (g *Graph) Launch(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return ended(ctx)
+	}
+	return check(status.Inference, "run", C.bei_ort_graph_launch(g.c))
+}
 
 // Close frees the graph. Calling it twice is harmless.
 func (g *Graph) Close() {
