@@ -2,7 +2,10 @@ package onnx_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -114,6 +117,39 @@ func TestCUDAForms(t *testing.T) {
 			}
 		})
 	}
+}
+
+// usedMegabytes is the memory that is taken of each device.
+func usedMegabytes(t *testing.T) []int {
+	out, err := exec.CommandContext(t.Context(), "nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits").Output()
+	require.NoError(t, err)
+	var used []int
+	for _, line := range strings.Fields(string(out)) {
+		n, err := strconv.Atoi(line)
+		require.NoError(t, err)
+		used = append(used, n)
+	}
+	return used
+}
+
+// An engine lies on the device that it is asked for. Nothing else may use the devices meanwhile.
+func TestCUDASecondDeviceAllocations(t *testing.T) {
+	requireGPU(t)
+	before := usedMegabytes(t)
+	if len(before) < 2 || os.Getenv("CUDA_VISIBLE_DEVICES") != "" {
+		t.Skip("needs two CUDA devices")
+	}
+	c := suite.MiniLM(t)
+	o := options(t)
+	o.Device, o.DeviceID, o.Threads = onnx.CUDA, 1, 0
+	e, err := onnx.Open(t.Context(), c.Model, c.Weights, o)
+	require.NoError(t, err)
+	after := usedMegabytes(t)
+	t.Log(before, after)
+	require.Greater(t, after[1]-before[1], 100)
+	require.Less(t, after[0]-before[0], 100)
+	require.NoError(t, suite.Verify(e, &c, suite.Precisions[onnx.Float16]))
+	require.NoError(t, e.Close())
 }
 
 func TestCUDADeviceThatIsNotThere(t *testing.T) {
