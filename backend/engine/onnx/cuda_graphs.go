@@ -108,9 +108,7 @@ func (s *slot) replay(ctx context.Context, c *captured) (engine.Output, error) {
 	}
 	e.stats.launched(b.Tokens(), c.tokens-b.Tokens())
 	e.stats.replays.Add(1)
-	var err error
-	d.do(func() { err = c.graph.Launch(ctx) })
-	if err != nil {
+	if err := c.graph.Launch(ctx); err != nil {
 		return engine.Output{}, e.deviceError(err)
 	}
 	n := b.Sequences() * e.info.PooledWidth

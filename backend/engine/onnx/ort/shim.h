@@ -111,8 +111,8 @@ typedef struct bei_ort_graph bei_ort_graph;
 
 // Captures a run of such tensors as a CUDA graph: copying inputs to the device, computing, copying outputs back. Their memory must stay
 // until the graph is freed; inputs should lie side by side there, and so should outputs, since all between the first and the last is copied.
-// What an input that is read on the CPU says now is what every launch reads. The calling thread has run the session before, and launches
-// the graph. bei_ort_graph_free comes before bei_ort_session_free.
+// What an input that is read on the CPU says now is what every launch reads. The calling thread has run the session before; launches may
+// come from any, while nothing else runs in the session. bei_ort_graph_free comes before bei_ort_session_free.
 char *bei_ort_graph_new(bei_ort_session *session, bei_ort_run *run, const bei_ort_tensor *inputs, size_t input_count,
                         const bei_ort_tensor *outputs, size_t output_count, bei_ort_graph **out);
 char *bei_ort_graph_launch(bei_ort_graph *graph); // and waits

@@ -65,8 +65,8 @@ func (r *Runner) RunTensors(ctx context.Context, s *Session, inputs, outputs []T
 	})
 }
 
-// Graph is a CUDA graph of a run of certain tensors, whose memory it reads and writes at each launch. Capture and launches are of one
-// thread, which has run the session before.
+// Graph is a CUDA graph of a run of certain tensors, whose memory it reads and writes at each launch. The thread that captures it has run the
+// session before; launches may come from any, while nothing else runs in the session.
 type Graph struct{ c *C.bei_ort_graph }
 
 // Capture makes a graph of a run. Inputs should lie side by side in memory, and outputs, too: all between the first and the last of
