@@ -220,6 +220,14 @@ class RunTest(unittest.TestCase):
             self.assertEqual((variables["BEI_TENSORRT_LIB"], variables["BEI_GPU_TESTS"]), ("/other", "1"))
             self.assertNotIn("BEI_GPU_TESTS", run_tests.environment({}, gpu=False))
 
+    def test_processes_are_dealt_among_gpus(self):
+        given = {"BEI_GPU_TESTS": "2"}
+        found = [run_tests.dealt(given, k, 2) for k in range(3)]
+        self.assertEqual([variables["CUDA_VISIBLE_DEVICES"] for variables in found], ["0", "1", "0"])
+        self.assertEqual({variables["BEI_GPU_TESTS"] for variables in found}, {"1"})
+        for alone, gpus in ((given, 1), ({}, 2), ({**given, "CUDA_VISIBLE_DEVICES": "1"}, 2)):
+            self.assertEqual(run_tests.dealt(alone, 1, gpus), alone)
+
     def test_split_names_every_form_of_attention(self):
         with open(os.path.join(pack_gpu.ROOT, "backend", "engine", "onnx", "cuda_attention.go"), encoding="utf-8") as file:
             forms = set(re.findall(r'attentionForm += "(\w+)"', file.read()))

@@ -6,9 +6,10 @@
 
 scripts/pack_gpu.py puts it at the root of what it packs. Each top-level test runs in a process of its own, and those of SPLIT in
 several: one for each of the named subtests and one for all others, so that none is left out; those of PARTS in several again, each with
-a part of the models. Those of ALONE, which measure time or
-memory, run one after another when all others are done. The variables BEI_GPU_TESTS (the number of GPUs), NVIDIA_TF32_OVERRIDE=0, BEI_ROOT, BEI_DIST,
-BEI_TRT_SHIM_DIR, BEI_TENSORRT_LIB, BEI_ONNXRUNTIME_CPU_LIB and LD_LIBRARY_PATH are set, the last with the folders of CUDA and cuDNN
+a part of the models. Those of ALONE, which measure time or memory or need several GPUs, run one after another when all others are done,
+with all GPUs; the others are dealt among the GPUs, of which each sees one, unless CUDA_VISIBLE_DEVICES is set. The variables
+BEI_GPU_TESTS (the number of GPUs that a process sees), NVIDIA_TF32_OVERRIDE=0, BEI_ROOT, BEI_DIST, BEI_TRT_SHIM_DIR,
+BEI_TENSORRT_LIB, BEI_ONNXRUNTIME_CPU_LIB and LD_LIBRARY_PATH are set, the last with the folders of CUDA and cuDNN
 beside this Python's torch; values that are set already win. The results go to --json (default: results.json beside this file), which is
 written anew as each process ends, also before a signal (SIGINT, SIGTERM, SIGHUP) ends this one and the tests that run:
 
@@ -52,7 +53,7 @@ SPLIT = {
 # Tests over many models, and among how many processes these are dealt.
 PARTS = {"trt": {"TestGPU": 5, "TestGPUCosines": 15}, "onnx": {"TestCUDA": 3, "TestCUDACosines": 5}}
 
-# Tests that measure time or memory.
+# Tests that measure time or memory, or need several GPUs.
 ALONE = re.compile(r"SteadyState|Idle|Resident|Allocations|ReleasesEverything|Replicas")
 
 EVENT = re.compile(r"^=== (?:RUN|PAUSE|CONT|NAME) *(\S*)$")  # NAME without one: what follows is no test's
@@ -156,6 +157,13 @@ def environment(given, gpu):
     folders += [folder for folder in ("/usr/local/cuda/lib64",) if os.path.isdir(folder)]
     variables["LD_LIBRARY_PATH"] = ":".join(folders)
     return variables
+
+
+def dealt(variables, number, gpus):
+    """The variables for process number of those that run side by side."""
+    if gpus < 2 or "CUDA_VISIBLE_DEVICES" in variables or "BEI_GPU_TESTS" not in variables:
+        return variables
+    return {**variables, "CUDA_VISIBLE_DEVICES": str(number % gpus), "BEI_GPU_TESTS": "1"}
 
 
 def list_tests(binary, folder, variables):
@@ -283,8 +291,8 @@ def main():
     shards.sort(key=lambda shard: "/" not in shard.run)  # the long ones first
     found, gpus, deadline = [], machine(), begin + options.seconds
 
-    def run(shard):
-        return run_shard(shard, folders[shard.binary], variables, options.timeout, deadline, options.keep)
+    def run(shard, given):
+        return run_shard(shard, folders[shard.binary], given, options.timeout, deadline, options.keep)
 
     def report_of(found):
         tests = merge(found)
@@ -293,7 +301,8 @@ def main():
 
     for alone, jobs in ((False, max(1, options.jobs)), (True, 1)):
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-            running = [pool.submit(run, shard) for shard in shards if bool(ALONE.search(shard.run)) == alone]
+            turn = [shard for shard in shards if bool(ALONE.search(shard.run)) == alone]
+            running = [pool.submit(run, shard, variables if alone else dealt(variables, k, len(gpus))) for k, shard in enumerate(turn)]
             for done in concurrent.futures.as_completed(running):
                 found += done.result()
                 write_json(options.json, report_of(found))  # what is known survives whatever ends this process
