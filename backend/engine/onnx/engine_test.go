@@ -2,6 +2,9 @@ package onnx_test
 
 import (
 	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -50,6 +53,39 @@ func TestMiniLM(t *testing.T) {
 	e := open(t, c.Model, c.Weights, engine.Limits{})
 	require.NoError(t, suite.Verify(e, &c, suite.Exact))
 	require.NoError(t, e.Close())
+}
+
+// TestFirstEnginesAtOnce opens the first engines of a process from several threads.
+func TestFirstEnginesAtOnce(t *testing.T) {
+	const child = "BEI_TEST_FIRST_ENGINES"
+	if os.Getenv(child) == "" {
+		for range 40 { // one in 80 failed before it was seen to
+			c := exec.Command(os.Args[0], "-test.run=^TestFirstEnginesAtOnce$")
+			c.Env = append(os.Environ(), child+"=1")
+			out, err := c.CombinedOutput()
+			require.NoError(t, err, "%s", out)
+		}
+		return
+	}
+	c := suite.Folder(t, filepath.Join(suite.Root(t), "testdata", "models", "bert-max-sharded"), arch.Options{})
+	o := options(t)
+	errs := make([]error, 8)
+	var begin, done sync.WaitGroup
+	begin.Add(1)
+	for i := range errs {
+		done.Go(func() {
+			begin.Wait()
+			e, err := onnx.Open(t.Context(), c.Model, c.Weights, o)
+			if errs[i] = err; err == nil {
+				errs[i] = e.Close()
+			}
+		})
+	}
+	begin.Done()
+	done.Wait()
+	for _, err := range errs {
+		require.NoError(t, err)
+	}
 }
 
 // inBFloat16 says that it computes in bfloat16.

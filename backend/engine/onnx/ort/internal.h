@@ -44,6 +44,9 @@ typedef struct bei_ops bei_ops;
 OrtStatus *bei_ops_register(OrtSessionOptions *options, int32_t threads, bei_ops **out);
 // Registers the domains bei.float32, bei.float16 and bei.bfloat16, whose operators run on a CUDA device, too. Once.
 OrtStatus *bei_ops_register_cuda(bei_ops *ops, OrtSessionOptions *options, int32_t device);
+// A session of options that ops is registered with, which sees to it that no other is made beside the first with a domain.
+OrtStatus *bei_ops_make_session(const bei_ops *ops, const void *model, size_t bytes, const OrtSessionOptions *options,
+                                OrtSession **out);
 void bei_ops_free(bei_ops *ops); // NULL is allowed
 
 #endif

@@ -1,5 +1,6 @@
 #include "ops.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,11 @@ typedef struct {
 } op;
 
 enum { NUM_DOMAINS = 4, NUM_OPS = 5 };
+
+// ONNX Runtime keeps the names of domains in one map of the process, which the making of any session reads, and that of the first session with a
+// name writes, without a lock: CreateCustomRegistry in onnxruntime/core/session/custom_ops.cc. So that one is made alone.
+static pthread_rwlock_t making = PTHREAD_RWLOCK_INITIALIZER;
+static bool named[NUM_DOMAINS]; // guarded by making
 
 struct bei_ops {
   OrtCustomOpDomain *domains[NUM_DOMAINS];
@@ -269,4 +275,27 @@ void bei_ops_free(bei_ops *ops) {
     if (ops->domains[i] != NULL)
       bei_ort_api->ReleaseCustomOpDomain(ops->domains[i]);
   free(ops);
+}
+
+static bool all_named(const bei_ops *ops) {
+  for (size_t i = 0; i < NUM_DOMAINS; i++)
+    if (ops->domains[i] != NULL && !named[i])
+      return false;
+  return true;
+}
+
+OrtStatus *bei_ops_make_session(const bei_ops *ops, const void *model, size_t bytes, const OrtSessionOptions *options,
+                                OrtSession **out) {
+  pthread_rwlock_rdlock(&making);
+  const bool alone = !all_named(ops);
+  if (alone) {
+    pthread_rwlock_unlock(&making);
+    pthread_rwlock_wrlock(&making);
+  }
+  OrtStatus *status = bei_ort_api->CreateSessionFromArray(bei_ort_env, model, bytes, options, out);
+  if (alone && status == NULL)
+    for (size_t i = 0; i < NUM_DOMAINS; i++)
+      named[i] = named[i] || ops->domains[i] != NULL;
+  pthread_rwlock_unlock(&making);
+  return status;
 }

@@ -172,7 +172,7 @@ static char *create(bei_ort_builder *builder, const void *model, size_t bytes, O
                                 t->count));
   }
   float_mode mode = flush_subnormals(); // set_denormal_as_zero changes this thread's mode, too
-  OrtStatus *status = bei_ort_api->CreateSessionFromArray(bei_ort_env, model, bytes, builder->options, out);
+  OrtStatus *status = bei_ops_make_session(builder->ops, model, bytes, builder->options, out);
   restore_mode(mode);
   trim();
   return bei_ort_error(status);
