@@ -56,23 +56,21 @@ private:
   void *keep(const void *from, size_t bytes);
 };
 
-enum class Place { device, host, managed };
-
-// Where memory of a copy lies, which an address tells but not the copy: CUDA's addresses are unified.
-Place placeOf(CUmemorytype type, CUdeviceptr at) {
+// Whether memory of a copy lies on the device alone, which an address tells but not the copy: CUDA's addresses are unified.
+bool onDevice(CUmemorytype type, CUdeviceptr at) {
   if (type == CU_MEMORYTYPE_HOST)
-    return Place::host;
+    return false;
   if (type == CU_MEMORYTYPE_ARRAY)
-    return Place::device;
+    return true;
   const Cuda &c = cuda();
   unsigned found = 0, managed = 0;
   const CUresult result = c.cuPointerGetAttribute(&found, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, at);
   if (result == CUDA_ERROR_INVALID_VALUE)
-    return Place::host; // memory that CUDA does not know
+    return false; // memory that CUDA does not know
   check(result, "asking where memory lies");
   if (c.cuPointerGetAttribute(&managed, CU_POINTER_ATTRIBUTE_IS_MANAGED, at) != CUDA_SUCCESS)
     managed = 0;
-  return managed != 0 ? Place::managed : found == CU_MEMORYTYPE_HOST ? Place::host : Place::device;
+  return managed == 0 && found != CU_MEMORYTYPE_HOST;
 }
 
 // nullptr: there is no room.
@@ -91,10 +89,9 @@ const char *Graph::admitCopy(CUgraphNode node) {
   CUDA_MEMCPY3D copy = {};
   if (c.cuGraphMemcpyNodeGetParams(node, &copy) != CUDA_SUCCESS)
     return "has a copy that cannot be read";
-  const Place from = placeOf(copy.srcMemoryType, copy.srcDevice), to = placeOf(copy.dstMemoryType, copy.dstDevice);
-  if (to != Place::device)
+  if (!onDevice(copy.dstMemoryType, copy.dstDevice))
     return "copies to the host";
-  if (from == Place::device || copy.WidthInBytes == 0)
+  if (onDevice(copy.srcMemoryType, copy.srcDevice) || copy.WidthInBytes == 0)
     return nullptr;
   if (copy.Height > 1 || copy.Depth > 1 || copy.srcY != 0 || copy.srcZ != 0)
     return "copies more than a row from the host";
