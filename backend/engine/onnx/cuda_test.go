@@ -137,7 +137,7 @@ func TestCUDASecondDeviceAllocations(t *testing.T) {
 	requireGPU(t)
 	before := usedMegabytes(t)
 	if len(before) < 2 || os.Getenv("CUDA_VISIBLE_DEVICES") != "" {
-		t.Skip("needs two CUDA devices")
+		t.Skip("needs two CUDA devices, and CUDA_VISIBLE_DEVICES unset: nvidia-smi lists all of them")
 	}
 	c := suite.MiniLM(t)
 	o := options(t)

@@ -3,7 +3,6 @@ package onnx_test
 import (
 	"os"
 	"os/exec"
-	"path/filepath"
 	"sync"
 	"testing"
 
@@ -67,7 +66,7 @@ func TestFirstEnginesAtOnce(t *testing.T) {
 		}
 		return
 	}
-	c := suite.Folder(t, filepath.Join(suite.Root(t), "testdata", "models", "bert-max-sharded"), arch.Options{})
+	c := tiny(t, "bert-max-sharded", arch.Options{})
 	o := options(t)
 	errs := make([]error, 8)
 	var begin, done sync.WaitGroup

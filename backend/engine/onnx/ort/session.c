@@ -127,20 +127,10 @@ char *bei_ort_has_provider(const char *name, int32_t *out) {
 
 char *bei_ort_builder_cuda(bei_ort_builder *builder, int32_t device, const char *const *keys, const char *const *values,
                            size_t count) {
-  enum { MOST_OPTIONS = 8 };
   OrtCUDAProviderOptionsV2 *options;
-  if (count > MOST_OPTIONS)
-    return strdup("too many options of the CUDA provider");
   TRY(CreateCUDAProviderOptions(&options));
-  char id[16];
-  snprintf(id, sizeof id, "%d", (int)device);
-  const char *all_keys[MOST_OPTIONS + 1] = {"device_id"}, *all_values[MOST_OPTIONS + 1] = {id};
-  for (size_t i = 0; i < count; i++) {
-    all_keys[i + 1] = keys[i];
-    all_values[i + 1] = values[i];
-  }
-  // In one call: each sets what it is not given to its default.
-  OrtStatus *status = bei_ort_api->UpdateCUDAProviderOptions(options, all_keys, all_values, count + 1);
+  // Once: each call sets what it is not given to its default.
+  OrtStatus *status = bei_ort_api->UpdateCUDAProviderOptions(options, keys, values, count);
   if (status == NULL)
     status = bei_ort_api->SessionOptionsAppendExecutionProvider_CUDA_V2(builder->options, options);
   bei_ort_api->ReleaseCUDAProviderOptions(options);

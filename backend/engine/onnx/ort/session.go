@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"unsafe"
@@ -46,8 +47,12 @@ func NewBuilder(threads int) (*Builder, error) {
 // and, with it, CUDA: NoBackend says what is missing.
 func (b *Builder) CUDA(device int, options map[string]string) error {
 	var keys, values []*C.char
+	add := func(key, value string) {
+		keys, values = append(keys, C.CString(key)), append(values, C.CString(value))
+	}
+	add("device_id", strconv.Itoa(device))
 	for k, v := range options {
-		keys, values = append(keys, C.CString(k)), append(values, C.CString(v))
+		add(k, v)
 	}
 	defer func() {
 		for i := range keys {

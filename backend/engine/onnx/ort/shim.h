@@ -32,7 +32,7 @@ void bei_ort_builder_free(bei_ort_builder *builder);
 
 // Whether the loaded library was built with an execution provider ("CUDAExecutionProvider").
 char *bei_ort_has_provider(const char *name, int32_t *out);
-// Makes the session run on a CUDA device, with options of OrtCUDAProviderOptionsV2 besides it: count keys and values.
+// Makes the session run on a CUDA device, with options of OrtCUDAProviderOptionsV2, its device_id among them: count keys and values.
 char *bei_ort_builder_cuda(bei_ort_builder *builder, int32_t device, const char *const *keys, const char *const *values,
                            size_t count);
 
