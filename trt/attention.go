@@ -1,6 +1,7 @@
 package trt
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -25,58 +26,159 @@ func formOf(f nvinfer.Features) form {
 func (l *lowering) attention(x tensor, layer int, a *arch.Attention) tensor {
 	g := l.g
 	width := (a.Heads + 2*a.KVHeads) * a.HeadDim
-	qkv := l.linear(x, calibration.AttentionQKV(layer), a.QKV...)
+	qkv, j := l.product(x, calibration.AttentionQKV(layer), a.QKV...)
 	if got := l.widthOf(qkv, 2); g.err == nil && (got != width || a.KVHeads < 1 || a.HeadDim < 1 || a.Heads%a.KVHeads != 0) {
 		g.fail(status.Errorf(status.Start, "%d columns of query, key and value do not fit %d heads, %d kv heads of size %d", got, a.Heads, a.KVHeads, a.HeadDim))
 	}
 	if g.err != nil {
 		return 0
 	}
-	query, keys := a.Heads*a.HeadDim, a.KVHeads*a.HeadDim
-	q, k, v := g.last(qkv, 2, 0, query), g.last(qkv, 2, query, keys), g.last(qkv, 2, query+keys, keys)
-	if a.QKNorm != nil || a.Rope != nil {
-		q, k = l.prepare(q, a, a.Heads, qNorm(a)), l.prepare(k, a, a.KVHeads, kNorm(a))
-	}
-	y := l.attend(l.split(q, a.Heads, a.HeadDim), l.split(k, a.KVHeads, a.HeadDim), l.split(v, a.KVHeads, a.HeadDim), a)
+	y := l.attend(l.heads(qkv, j, a))
 	// [sequences, heads, longest, head_dim] -> [rows, width]
-	return l.linear(g.reshape(g.transpose(y, 0, 2, 1, 3), -1, query), calibration.AttentionOut(layer), a.Out)
+	return l.linear(g.reshape(g.transpose(y, 0, 2, 1, 3), -1, a.Heads*a.HeadDim), calibration.AttentionOut(layer), a.Out)
 }
 
-func qNorm(a *arch.Attention) *arch.Norm {
-	if a.QKNorm == nil {
-		return nil
-	}
-	return &a.QKNorm.Q
+// headed are the inputs of attention: q [sequences, heads, longest, dim], k and v [sequences, kv heads, longest, dim]; for IAttention, which does
+// not scale, queries are scaled.
+type headed struct {
+	*arch.Attention
+	q, k, v tensor
 }
 
-func kNorm(a *arch.Attention) *arch.Norm {
-	if a.QKNorm == nil {
-		return nil
-	}
-	return &a.QKNorm.K
-}
-
-// split lays rows [rows, heads * dim] out as [sequences, heads, longest, dim].
-func (l *lowering) split(x tensor, heads, dim int) tensor {
-	return l.g.transpose(l.grid(x, heads, dim), 0, 2, 1, 3)
-}
-
-// prepare normalises and rotates queries or keys [rows, heads * dim], in float32.
-func (l *lowering) prepare(x tensor, a *arch.Attention, heads int, n *arch.Norm) tensor {
-	g := l.g
-	wide := g.cast(x, nvinfer.Float32)
-	if n != nil && a.QKNorm.FullWidth {
-		wide, n = l.norm(wide, n, 2), nil
-	}
-	if n != nil || a.Rope != nil {
-		wide = g.reshape(wide, 0, heads, a.HeadDim)
-		wide = l.norm(wide, n, 3)
-		if a.Rope != nil {
-			wide = l.rotate(wide, a.Rope, a.HeadDim)
+// heads makes them from rows [rows, query | key | value]: norms, rope and scale in float32, in one chain for all heads, of which TensorRT makes
+// one kernel, and one more for a mean. Of three chains it makes up to six, which wait for each other.
+func (l *lowering) heads(qkv tensor, j joined, a *arch.Attention) headed {
+	g, all := l.g, a.Heads+2*a.KVHeads
+	scaled, normed := l.fused(a) && a.Scale != 1, a.QKNorm != nil
+	if n := a.QKNorm; normed && (n.FullWidth || n.Q.Kind != n.K.Kind || n.Q.Eps != n.K.Eps) {
+		if bias, ok := l.bias(j, l.dtype); ok {
+			qkv, j = g.sum(qkv, bias), joined{}
 		}
-		wide = g.reshape(wide, 0, heads*a.HeadDim)
+		qkv, normed = l.normaliseApart(qkv, a), false
 	}
-	return g.cast(wide, l.dtype)
+	x := g.reshape(qkv, 0, all, a.HeadDim)
+	bias, biased := l.bias(j, nvinfer.Float32)
+	if normed || a.Rope != nil || scaled || biased {
+		wide := g.cast(x, nvinfer.Float32)
+		if biased {
+			wide = g.sum(wide, g.reshape(bias, 1, all, a.HeadDim))
+		}
+		y := wide
+		if normed {
+			y = l.normaliseHeads(y, a)
+		}
+		if a.Rope != nil {
+			y = l.rotate(y, a.Rope, a.HeadDim)
+		}
+		if scaled {
+			y = g.prod(y, l.perHead(fmt.Sprintf("scale %b", a.Scale), a, 1, func() ([]float32, []float32, error) {
+				return []float32{a.Scale}, []float32{1}, nil
+			}))
+		}
+		if normed || a.Rope != nil {
+			y = g.choose(l.turned(a), y, wide)
+		}
+		x = g.cast(y, l.dtype)
+	}
+	cells := l.grid(x, all, a.HeadDim) // [sequences, longest, all heads, dim]
+	part := func(from, n int) tensor { return g.transpose(g.headsOf(cells, from, n, a.HeadDim), 0, 2, 1, 3) }
+	return headed{a, part(0, a.Heads), part(a.Heads, a.KVHeads), part(a.Heads+a.KVHeads, a.KVHeads)}
+}
+
+// perHead is a float32 constant [1, all heads, width]: rows for queries, for keys, and ones for values.
+func (l *lowering) perHead(key string, a *arch.Attention, width int, rows func() (q, k []float32, err error)) tensor {
+	key = fmt.Sprintf("%s for %d and %d heads", key, a.Heads, a.KVHeads)
+	all := a.Heads + 2*a.KVHeads
+	return l.g.constant(key, nvinfer.Float32, []int{1, all, width}, func() ([]byte, error) {
+		q, k, err := rows()
+		if err != nil {
+			return nil, err
+		}
+		numbers := make([]float32, 0, all*width)
+		for h := range all {
+			switch {
+			case h < a.Heads:
+				numbers = append(numbers, q...)
+			case h < a.Heads+a.KVHeads:
+				numbers = append(numbers, k...)
+			default:
+				numbers = append(numbers, filled(width, 1)...)
+			}
+		}
+		if len(numbers) != all*width {
+			return nil, status.Errorf(status.Start, "%s have %d and %d numbers, not %d", key, len(q), len(k), width)
+		}
+		return float32Bytes(numbers), nil
+	})
+}
+
+// turned says which heads have norms and rope: queries and keys. Bool [1, all heads, 1].
+func (l *lowering) turned(a *arch.Attention) tensor {
+	all := a.Heads + 2*a.KVHeads
+	return l.g.constant(fmt.Sprintf("turned %d of %d", all-a.KVHeads, all), nvinfer.Bool, []int{1, all, 1}, func() ([]byte, error) {
+		return append(bytes.Repeat([]byte{1}, all-a.KVHeads), make([]byte, a.KVHeads)...), nil
+	})
+}
+
+// normaliseHeads is the norm of each head of x [rows, all heads, dim], with the weights of queries and keys. Of values it is nonsense.
+func (l *lowering) normaliseHeads(x tensor, a *arch.Attention) tensor {
+	n := a.QKNorm
+	y := l.norm(x, &arch.Norm{Kind: n.Q.Kind, Eps: n.Q.Eps}, 3)
+	read := func(t arch.Tensor, absent float32, plus float32) ([]float32, error) {
+		if t.Absent() {
+			return filled(a.HeadDim, absent), nil
+		}
+		stored, err := l.open(t)
+		if err != nil {
+			return nil, err
+		}
+		numbers := stored.AppendFloat32(nil)
+		for i := range numbers {
+			numbers[i] += plus
+		}
+		return numbers, nil
+	}
+	both := func(q, k arch.Tensor, absent float32, plus func(n *arch.Norm) float32) func() ([]float32, []float32, error) {
+		return func() ([]float32, []float32, error) {
+			first, err := read(q, absent, plus(&n.Q))
+			if err != nil {
+				return nil, nil, err
+			}
+			second, err := read(k, absent, plus(&n.K))
+			return first, second, err
+		}
+	}
+	if !n.Q.Weight.Absent() || !n.K.Weight.Absent() {
+		one := func(n *arch.Norm) float32 {
+			if n.OnePlusWeight {
+				return 1
+			}
+			return 0
+		}
+		y = l.g.prod(y, l.perHead(fmt.Sprintf("norms %s %s", n.Q.Weight.Name, n.K.Weight.Name), a, a.HeadDim, both(n.Q.Weight, n.K.Weight, 1, one)))
+	}
+	if !n.Q.Bias.Absent() || !n.K.Bias.Absent() {
+		zero := func(*arch.Norm) float32 { return 0 }
+		y = l.g.sum(y, l.perHead(fmt.Sprintf("norms %s %s", n.Q.Bias.Name, n.K.Bias.Name), a, a.HeadDim, both(n.Q.Bias, n.K.Bias, 0, zero)))
+	}
+	return y
+}
+
+// normaliseApart normalises queries and keys of rows [rows, query | key | value] where one chain cannot: over all heads at once, or each in its
+// own way.
+func (l *lowering) normaliseApart(qkv tensor, a *arch.Attention) tensor {
+	g, query, keys := l.g, a.Heads*a.HeadDim, a.KVHeads*a.HeadDim
+	norm := func(x tensor, heads int, n *arch.Norm) tensor {
+		wide := g.cast(x, nvinfer.Float32)
+		if a.QKNorm.FullWidth {
+			wide = l.norm(wide, n, 2)
+		} else {
+			wide = g.reshape(l.norm(g.reshape(wide, 0, heads, a.HeadDim), n, 3), 0, heads*a.HeadDim)
+		}
+		return g.cast(wide, l.dtype)
+	}
+	return g.concat(1, norm(g.last(qkv, 2, 0, query), a.Heads, &a.QKNorm.Q), norm(g.last(qkv, 2, query, keys), a.KVHeads, &a.QKNorm.K),
+		g.last(qkv, 2, query+keys, keys))
 }
 
 // rotate is rope on x [rows, heads, dim] in float32.
@@ -122,16 +224,22 @@ func (l *lowering) table(name string, f func(float64) float64, r *arch.Rope) ten
 	return t
 }
 
-// attend is attention over padded q [sequences, heads, longest, dim], k and v [sequences, kv heads, longest, dim].
-func (l *lowering) attend(q, k, v tensor, a *arch.Attention) tensor {
-	g := l.g
+// fused reports that IAttention can express the layer.
+func (l *lowering) fused(a *arch.Attention) bool {
 	plain := a.Softcap == 0 && a.AlibiSlopes == nil && a.RelativeBias == nil && a.Disentangled == nil
-	windowed := a.WindowLeft >= 0 || (a.WindowRight >= 0 && !a.Causal)
-	// Fused kernels in 16 bit take heads of whole 16 bytes; TensorRT-RTX 1.6 fails to build others, instead of decomposing them.
-	fits := l.dtype == nvinfer.Float32 || a.HeadDim%8 == 0
-	if plain && fits && l.form.fused {
-		// IAttention does not scale. Scaling the query rounds it once more, so the factor is applied in float32.
-		q = g.cast(g.prod(g.cast(q, nvinfer.Float32), g.scalar(a.Scale, 4)), l.dtype)
+	return plain && l.form.fused && l.fits(a)
+}
+
+// fits: fused kernels in 16 bit take heads of whole 16 bytes; TensorRT-RTX 1.6 fails to build others, instead of decomposing them.
+func (l *lowering) fits(a *arch.Attention) bool {
+	return l.dtype == nvinfer.Float32 || a.HeadDim%8 == 0
+}
+
+// attend is attention, [sequences, heads, longest, dim].
+func (l *lowering) attend(h headed) tensor {
+	g, a, q, k, v := l.g, h.Attention, h.q, h.k, h.v
+	if l.fused(a) {
+		windowed := a.WindowLeft >= 0 || (a.WindowRight >= 0 && !a.Causal)
 		n := nvinfer.Node{Kind: nvinfer.Attention, Inputs: []tensor{q, k, v}, Ints: []int{0, 1, 0}}
 		switch {
 		case a.Causal && !windowed: // cells beyond a sequence's end come after all its own
@@ -141,13 +249,12 @@ func (l *lowering) attend(q, k, v tensor, a *arch.Attention) tensor {
 			n.Inputs, n.Ints[2] = append(n.Inputs, l.lengths), 2
 			l.note("attention: fused, lengths")
 		default:
-			n.Inputs, n.Ints[2] = append(n.Inputs, l.mask(a)), 1
+			n.Inputs, n.Ints[2] = append(n.Inputs, l.added(a)), 1
 			l.note("attention: fused, mask")
 		}
 		return g.add(n)
 	}
-	l.note("attention: written out")
-	if fits {
+	if l.fits(a) {
 		return l.writtenOut(q, k, v, a, l.dtype)
 	}
 	// Products of such heads in 16 bit come out wrong, too: docs/measurements.md.
@@ -313,6 +420,23 @@ func (l *lowering) mask(a *arch.Attention) tensor {
 		own := g.binary(nvinfer.Equal, l.distance(), g.integer(0, 2))
 		t = g.binary(nvinfer.Or, t, g.reshapeTo(own, g.concat(0, g.sizes(1, 1), g.shape(l.distance()))))
 	}
+	l.shared[key] = t
+	return t
+}
+
+// added is the mask as what is added to scores. From one of bools TensorRT-RTX makes a list of blocks to be seen, in eight kernels, and copies a size
+// from the host for it (Graph in shim/lane.cpp).
+func (l *lowering) added(a *arch.Attention) tensor {
+	mask := l.mask(a)
+	key := fmt.Sprint("added ", mask)
+	if t, ok := l.shared[key]; ok {
+		return t
+	}
+	hidden := float32(-1e30)
+	if l.dtype == nvinfer.Float16 {
+		hidden = -65504
+	}
+	t := l.g.cast(l.g.choose(mask, l.g.scalar(0, 4), l.g.scalar(hidden, 4)), l.dtype)
 	l.shared[key] = t
 	return t
 }

@@ -38,21 +38,6 @@ func TestPlans(t *testing.T) {
 	}
 }
 
-// TestPlansCopySizes: a masked model's plan holds its program as text, with the copy of a size from host memory that a CUDA graph must keep
-// (Graph in shim/lane.cpp). Where that is gone, look what graphs depend on then.
-func TestPlansCopySizes(t *testing.T) {
-	lib := rtx(t)
-	c := suite.MiniLM(t)
-	d := design{
-		model: c.Model, precision: "float16", form: formOf(lib.Features),
-		limits: engine.Limits{MaxTokens: 2048, MaxSequences: 64, MaxLength: c.Model.MaxLength, BestTokens: 512},
-	}
-	p, err := d.build(lib, c.Weights)
-	require.NoError(t, err)
-	plansBuilt.Add(1)
-	require.True(t, bytes.Contains(p.bytes, []byte(`copy={ name="copy_h2d`)))
-}
-
 func planCases(t *testing.T) []suite.Case {
 	return append(suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier, arch.HeadSparse), suite.Synthetic(t)...)
 }
@@ -73,6 +58,8 @@ func checkPlan(t *testing.T, lib *nvinfer.Library, c suite.Case, precision strin
 		require.Equal(t, len(calibration.Keys(c.Model)), p.notes["float8 products"], about)
 	}
 	require.ElementsMatch(t, wantedTensors(&d, p), p.tensors, about)
+	// A plan holds its program as text. Sizes that it copies from host memory are what CUDA graphs must keep (Graph in shim/lane.cpp).
+	require.False(t, bytes.Contains(p.bytes, []byte(`copy={ name="copy_h2d`)), "%s: it copies sizes from the host", about)
 }
 
 // allMultiples reports that every product of the model's trunk has dimensions that are multiples of n.

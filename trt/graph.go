@@ -209,6 +209,12 @@ func (g *graph) strided(x tensor, rank, from, n int) tensor {
 	return g.add(nvinfer.Node{Kind: nvinfer.Slice, Inputs: []tensor{x, g.sizes(start...), size}, Ints: stride})
 }
 
+// headsOf takes heads [from, from + n) of x [sequences, longest, heads, dim].
+func (g *graph) headsOf(x tensor, from, n, dim int) tensor {
+	size := g.concat(0, g.gather(g.shape(x), g.indices(0, 1), 0), g.sizes(n, dim))
+	return g.add(nvinfer.Node{Kind: nvinfer.Slice, Inputs: []tensor{x, g.sizes(0, 0, from, 0), size}, Ints: ones(4)})
+}
+
 // indices adds int32 numbers [n].
 func (g *graph) indices(numbers ...int) tensor {
 	return g.constant(fmt.Sprint("indices ", numbers), nvinfer.Int32, []int{len(numbers)}, func() ([]byte, error) {

@@ -317,14 +317,23 @@ const float8Step = 16
 
 // linear is the product of rows with the weights of maps, joined, plus their biases. key names the product for calibration.
 func (l *lowering) linear(x tensor, key string, maps ...arch.Linear) tensor {
+	y, j := l.product(x, key, maps...)
+	if bias, ok := l.bias(j, l.dtype); ok && l.g.err == nil {
+		y = l.g.sum(y, bias)
+	}
+	return y
+}
+
+// product is linear without the biases.
+func (l *lowering) product(x tensor, key string, maps ...arch.Linear) (tensor, joined) {
 	g := l.g
 	if g.err != nil {
-		return 0
+		return 0, joined{}
 	}
 	j, err := join(maps...)
 	if err != nil {
 		g.fail(err)
-		return 0
+		return 0, joined{}
 	}
 	if width := l.widthOf(x, 2); g.err == nil && width != j.in {
 		g.fail(status.Errorf(status.Start, "weight %q takes %d columns; it is given %d", maps[0].Weight.Name, j.in, width))
@@ -338,10 +347,7 @@ func (l *lowering) linear(x tensor, key string, maps ...arch.Linear) tensor {
 	} else {
 		y = g.matmul(x, l.matrix(j, l.dtype), 0, 1)
 	}
-	if bias, ok := l.bias(j, l.dtype); ok {
-		y = g.sum(y, bias)
-	}
-	return y
+	return y, j
 }
 
 // float8 returns the largest input of a product that is to be in FP8.

@@ -193,8 +193,8 @@ func (p *probe) launch(w *worker, i int, in func(place int) sequence) (nvinfer.L
 			w.vectors = m
 		}
 	}
-	making.Lock()
-	defer making.Unlock()
+	engine.Making.Lock()
+	defer engine.Making.Unlock()
 	kind, err := w.enqueue(i, 0, 0, vectors)
 	if err != nil {
 		return kind, err

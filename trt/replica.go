@@ -7,7 +7,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine"
@@ -118,7 +117,9 @@ type sizes struct {
 
 // openReplica loads the plan, makes its workers and warms them up: afterwards no launch makes kernels, graphs or device memory.
 func openReplica(ctx context.Context, d driver, device nvinfer.Device, plan, kernels []byte, l layout, s sizes, to listener) (*replica, error) {
+	engine.Making.Lock()
 	p, err := d.Load(plan, nvinfer.ProgramOptions{Device: device.Index, Cache: kernels})
+	engine.Making.Unlock()
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +185,9 @@ func (r *replica) open(ctx context.Context, l layout, s sizes) (*worker, error) 
 	if l.outputs&byRow != 0 {
 		bindings = append(bindings, nvinfer.Binding{Name: outputPooled, DeviceBytes: 4 * l.pooled * most, HostBytes: 4 * l.pooled * w.count})
 	}
+	engine.Making.Lock()
 	lane, err := r.program.Lane(bindings, inputCount)
+	engine.Making.Unlock()
 	if err != nil {
 		return nil, status.Errorf(status.CodeOf(err), "%s: %w", r.name(), err)
 	}
@@ -278,10 +281,6 @@ func (r *replica) keep(contexts map[shape]uint64, l layout, s sizes) error {
 // costRounds is how often each shape is timed.
 const costRounds = 3
 
-// making is held while a launch may make kernels: TensorRT-RTX 1.6 fails ("No plan found to execute") where two contexts of a process
-// make some at the same time.
-var making sync.Mutex
-
 // warmUp launches every shape on every worker, which makes its kernels and captures its graph, measures each on the first, and takes those
 // out of use that compute other numbers than the rest. Workers share the kernels, so that those after the first take little time. At the
 // end each graph is launched once more, as runs will launch it: when the worker's context has had all other shapes.
@@ -342,8 +341,9 @@ func (r *replica) warmUp(ctx context.Context, l layout, to listener) error {
 
 // measure launches a shape of full sequences that often, or until ctx ends, and returns the least time.
 func (w *worker) measure(ctx context.Context, i, rounds int) (time.Duration, error) {
-	making.Lock()
-	defer making.Unlock()
+	// TensorRT-RTX 1.6 fails, too ("No plan found to execute"), where two contexts of a process make kernels at the same time.
+	engine.Making.Lock()
+	defer engine.Making.Unlock()
 	x := w.shapes.all[i]
 	clear(w.tokens.ints()[:w.layout.planes.tokens*x.cells()])
 	lengths := w.sequences.ints()[:w.layout.planes.sequences*x.n]

@@ -4,6 +4,7 @@ package engine
 
 import (
 	"context"
+	"sync"
 
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
@@ -53,6 +54,10 @@ type Batch struct {
 	MaxLength   int     // tokens of the longest sequence
 	Outputs     Outputs // what the run must compute: the union over its sequences
 }
+
+// Making is held by what CUDA does not allow beside a capture of a graph in the process, and by captures: making sessions, execution contexts
+// and kernels, which wait for the whole device.
+var Making sync.Mutex
 
 // NewBatch returns an empty batch with room for what limits allow, in Go memory.
 func NewBatch(l Limits) *Batch {

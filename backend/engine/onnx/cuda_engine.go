@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -80,28 +82,56 @@ type deviceGraph struct {
 	block  int // rows of a page
 	align  int // the longest sequence counts as a multiple of it
 	// positions is what position ids are below; 0: the graph has none.
-	positions int
+	positions     int
+	firstPosition int // of a sequence
 }
 
-// loadCUDA is load for a GPU.
-func (e *Engine) loadCUDA(m *arch.Model, w *weights.Set, o Options) error {
+// newCUDABuilder starts a session on the GPU, or one that emulates it.
+func newCUDABuilder(o Options) (*ort.Builder, error) {
 	builder, err := ort.NewBuilder(o.Threads)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer builder.Free()
 	if !o.emulate {
-		err := builder.CUDA(o.DeviceID, map[string]string{"use_tf32": "0"}) // float32 is float32
+		err = builder.CUDA(o.DeviceID, map[string]string{"use_tf32": "0"}) // float32 is float32
 		if err == nil {
 			err = ort.LoadCUDAKernels()
 		}
-		if err != nil {
-			return err
-		}
 	}
-	if err := builder.CUDAOperators(o.DeviceID); err != nil {
-		return err
+	if err == nil {
+		err = builder.CUDAOperators(o.DeviceID)
 	}
+	if err != nil {
+		builder.Free()
+		return nil, err
+	}
+	return builder, nil
+}
+
+// loadCUDA is load for a GPU: a session for each slot, over the same weights.
+func (e *Engine) loadCUDA(m *arch.Model, w *weights.Set, o Options) error {
+	model, err := e.lowerCUDA(m, w, o)
+	if err == nil {
+		err = e.openSessions(model, o)
+	}
+	if err == nil && !o.emulate {
+		var uuid string
+		uuid, err = ort.CUDAUUID(o.DeviceID)
+		e.info.DeviceUUIDs = []string{uuid}
+	}
+	if err != nil {
+		return e.failed(err)
+	}
+	return nil
+}
+
+// lowerCUDA lowers the model, puts its weights on the device and returns the graph.
+func (e *Engine) lowerCUDA(m *arch.Model, w *weights.Set, o Options) ([]byte, error) {
+	builder, err := newCUDABuilder(o)
+	if err != nil {
+		return nil, err
+	}
+	defer builder.Free()
 	g := newGraph(precisions[o.Precision], opsetsOfCUDA...)
 	b := &binder{g: g, set: w, session: builder, bound: make(map[string]string), device: true}
 	defer b.release()
@@ -109,29 +139,53 @@ func (e *Engine) loadCUDA(m *arch.Model, w *weights.Set, o Options) error {
 	c := newCUDAOperators(l, o.attention, o.emulate)
 	l.operators = c
 	if err := l.lower(); err != nil {
-		return err
+		return nil, err
 	}
 	l.describe(&e.info)
 	e.info.Details["attention"] = strings.Join(slices.Sorted(maps.Keys(c.forms)), ", ")
 	if c.padded {
 		e.info.Limits = paddedLimits(e.info.Limits, o, c.scores)
 	}
-	e.graph = &deviceGraph{inputs: g.inputs, block: c.block, align: 1}
+	e.graph = &deviceGraph{inputs: g.inputs, block: c.block, align: 1, firstPosition: m.Embeddings.PositionOffset}
 	if slices.ContainsFunc(g.inputs, func(v value) bool { return v.name == positionIDs }) {
 		e.graph.positions = l.positions
 	}
 	if c.forms[string(formMulti)] {
 		e.graph.align = rowsOfBias
 	}
-	if e.session, err = builder.Session(g.encode()); err != nil || o.emulate {
-		return err
+	e.weights, err = builder.Weights()
+	return g.encode(), err
+}
+
+// openSessions makes a session of the graph for each slot.
+func (e *Engine) openSessions(model []byte, o Options) error {
+	// ONNX Runtime wants a file where the graph says that external numbers are.
+	folder, err := os.MkdirTemp("", "bei-")
+	if err == nil {
+		defer func() { _ = os.RemoveAll(folder) }()
+		err = os.WriteFile(filepath.Join(folder, externalFile), nil, 0o600)
 	}
-	uuid, err := ort.CUDAUUID(o.DeviceID)
 	if err != nil {
-		e.session.Close()
+		return status.Errorf(status.Start, "a temporary folder: %w", err)
 	}
-	e.info.DeviceUUIDs = []string{uuid}
-	return err
+	for range o.Slots {
+		builder, err := newCUDABuilder(o)
+		if err != nil {
+			return err
+		}
+		session := new(ort.Session)
+		if err = builder.Share(e.weights, folder); err == nil {
+			engine.Making.Lock()
+			session, err = builder.Session(model)
+			engine.Making.Unlock()
+		}
+		builder.Free()
+		if err != nil {
+			return err
+		}
+		e.sessions = append(e.sessions, session)
+	}
+	return nil
 }
 
 // paddedLimits bounds the tokens of a run where scores of attention are held in memory, unless the options say otherwise.
@@ -154,6 +208,9 @@ type deviceRun struct {
 	runner  *ort.Runner
 	memory  []byte // of inputs and outputs, page-locked; as much as runs have needed so far
 	work    chan func()
+
+	graphs []*captured   // ascending by tokens
+	filled *engine.Batch // scratch: a batch with what fills it up for one of them
 }
 
 func newDeviceRun(g *deviceGraph, s *ort.Session, r *ort.Runner) *deviceRun {
@@ -177,7 +234,13 @@ func (d *deviceRun) do(f func()) {
 }
 
 func (d *deviceRun) close() {
-	d.do(func() { d.session.FreeHostMemory(d.memory) })
+	d.do(func() {
+		for _, c := range d.graphs {
+			c.graph.Close()
+			d.session.FreeHostMemory(c.memory)
+		}
+		d.session.FreeHostMemory(d.memory)
+	})
 	close(d.work)
 }
 
@@ -204,30 +267,37 @@ func (d *deviceRun) grow(bytes int) error {
 	return err
 }
 
-// run computes the outputs, whose Data it sets.
-func (d *deviceRun) run(ctx context.Context, l *layout, outputs []ort.Tensor) error {
+// inputs are those of a run, without memory.
+func (d *deviceRun) inputs(l *layout) []ort.Tensor {
 	inputs := make([]ort.Tensor, len(d.graph.inputs))
-	total := 0
 	for i, v := range d.graph.inputs {
 		inputs[i] = ort.Tensor{Name: v.name, Type: v.dtype, Dims: l.dims(v)}
-		_, room := alignedBytes(v.dtype, inputs[i].Dims)
-		total += room
 	}
-	for _, t := range outputs {
-		_, room := alignedBytes(t.Type, t.Dims)
-		total += room
-	}
-	if err := d.grow(max(total, alignment)); err != nil {
-		return err
-	}
+	return inputs
+}
+
+// place gives tensors their memory, one after another, and returns how much that is. Without memory it only counts.
+func place(memory []byte, lists ...[]ort.Tensor) int {
 	at := 0
-	for _, list := range [][]ort.Tensor{inputs, outputs} {
+	for _, list := range lists {
 		for i := range list {
 			bytes, room := alignedBytes(list[i].Type, list[i].Dims)
-			list[i].Data = d.memory[at : at+bytes : at+bytes]
+			if memory != nil {
+				list[i].Data = memory[at : at+bytes : at+bytes]
+			}
 			at += room
 		}
 	}
+	return max(at, alignment)
+}
+
+// run computes the outputs, whose Data it sets.
+func (d *deviceRun) run(ctx context.Context, l *layout, outputs []ort.Tensor) error {
+	inputs := d.inputs(l)
+	if err := d.grow(place(nil, inputs, outputs)); err != nil {
+		return err
+	}
+	place(d.memory, inputs, outputs)
 	for i, v := range d.graph.inputs {
 		l.write(v, inputs[i].Data)
 	}
@@ -270,6 +340,9 @@ func (s *slot) runDevice(ctx context.Context) (engine.Output, error) {
 		return out, nil
 	case len(outputs) == 0:
 		return out, nil
+	}
+	if c := s.device.graphFor(b); c != nil {
+		return s.replay(ctx, c)
 	}
 	padding := 0
 	if e.info.Limits.Padded {

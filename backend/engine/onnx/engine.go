@@ -63,13 +63,14 @@ const (
 
 // Engine implements engine.Engine.
 type Engine struct {
-	info    engine.Info
-	slots   []engine.Slot
-	session *ort.Session
-	graph   *deviceGraph // nil on the CPU
-	lost    atomic.Pointer[error]
-	maxima  *maxima // nil: not opened for calibration
-	stats   counters
+	info     engine.Info
+	slots    []engine.Slot
+	sessions []*ort.Session // one for all slots, or for each on CUDA
+	weights  *ort.Weights   // that they share there
+	graph    *deviceGraph   // nil on the CPU
+	lost     atomic.Pointer[error]
+	maxima   *maxima // nil: not opened for calibration
+	stats    counters
 
 	running sync.RWMutex // runs hold it for reading, Close for writing
 	closed  bool
@@ -114,20 +115,27 @@ func Open(ctx context.Context, m *arch.Model, w *weights.Set, o Options) (engine
 	if err != nil {
 		return nil, err
 	}
-	for range o.Slots {
-		s := &slot{engine: e, batch: engine.NewBatch(e.info.Limits)}
+	for i := range o.Slots {
+		s := &slot{engine: e, batch: engine.NewBatch(e.info.Limits), session: e.sessions[i%len(e.sessions)]}
 		e.slots = append(e.slots, s)
 		if s.runner, err = ort.NewRunner(); err != nil {
 			return nil, e.failed(err)
 		}
 		if e.graph != nil {
-			s.device = newDeviceRun(e.graph, e.session, s.runner)
+			s.device = newDeviceRun(e.graph, s.session, s.runner)
 		}
 	}
-	if err := e.slots[0].(*slot).check(ctx); err != nil {
-		return nil, e.failed(err)
+	for i := range e.sessions {
+		s := e.slots[i].(*slot)
+		err := s.check(ctx)
+		if err == nil && o.Device == CUDA && !o.emulate {
+			err = s.capture(ctx, o.Logger)
+		}
+		if err != nil {
+			return nil, e.failed(err)
+		}
 	}
-	e.stats = counters{}
+	e.stats.reset()
 	if e.maxima != nil { // the check's token is none of the caller's
 		_, _, err = Maxima(e)
 	}
@@ -159,7 +167,8 @@ func (e *Engine) load(m *arch.Model, w *weights.Set, o Options) error {
 	if o.Calibrate {
 		e.maxima = &maxima{keys: l.keys, amax: make([]float32, len(l.keys))}
 	}
-	e.session, err = builder.Session(g.encode())
+	session, err := builder.Session(g.encode())
+	e.sessions = append(e.sessions, session)
 	return err
 }
 
@@ -202,6 +211,9 @@ func (e *Engine) Close() error {
 			r.Close()
 		}
 	}
-	e.session.Close()
+	for _, s := range e.sessions {
+		s.Close()
+	}
+	e.weights.Close()
 	return nil
 }

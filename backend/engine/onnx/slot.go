@@ -11,10 +11,11 @@ import (
 
 // slot implements engine.Slot.
 type slot struct {
-	engine *Engine
-	batch  *engine.Batch
-	runner *ort.Runner
-	device *deviceRun // nil on the CPU
+	engine  *Engine
+	batch   *engine.Batch
+	session *ort.Session
+	runner  *ort.Runner
+	device  *deviceRun // nil on the CPU
 	// Memory of the outputs, as much as runs have needed so far.
 	pooled, tokenVectors, sparse, maxima []float32
 }
@@ -52,7 +53,7 @@ func (s *slot) Run(ctx context.Context) (engine.Output, error) {
 			seen = grow(&s.maxima, len(e.maxima.keys))
 		}
 		e.stats.launched(b.Tokens(), 0)
-		err := s.runner.Run(ctx, e.session, &ort.Packed{
+		err := s.runner.Run(ctx, s.session, &ort.Packed{
 			InputIDs: b.InputIDs, TypeIDs: b.TypeIDs, PositionIDs: b.PositionIDs, CuSeqLens: b.CuSeqLens, PoolSkip: b.PoolSkip,
 			Pooled: out.Pooled, PooledWidth: e.info.PooledWidth, TokenVectors: out.TokenVectors, TokenWidth: e.info.TokenWidth,
 			Sparse: out.Sparse, SparseWidth: e.info.SparseWidth,

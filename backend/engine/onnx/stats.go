@@ -7,7 +7,10 @@ import (
 )
 
 // counters are engine.Stats in the making. A run is one launch of the graph.
-type counters struct{ runs, tokens, padding atomic.Uint64 }
+type counters struct {
+	runs, tokens, padding, replays atomic.Uint64
+	graphs                         atomic.Int64 // that were captured for each slot
+}
 
 var _ engine.Reporter = (*Engine)(nil)
 
@@ -15,10 +18,21 @@ var _ engine.Reporter = (*Engine)(nil)
 func (e *Engine) Stats() []engine.Stats {
 	c := &e.stats
 	runs := c.runs.Load()
-	return []engine.Stats{{
+	s := engine.Stats{
 		Engine: e.info.Name, Runs: runs, Launches: runs, Tokens: c.tokens.Load(), PaddingTokens: c.padding.Load(),
 		Replicas: []engine.Replica{{Device: e.info.Device, Serving: e.Health() == nil}},
-	}}
+	}
+	if c.graphs.Load() > 0 {
+		s.Graphs = &engine.Graphs{Replays: c.replays.Load()}
+	}
+	return []engine.Stats{s}
+}
+
+// reset forgets the runs of opening.
+func (c *counters) reset() {
+	for _, n := range []*atomic.Uint64{&c.runs, &c.tokens, &c.padding, &c.replays} {
+		n.Store(0)
+	}
 }
 
 func (c *counters) launched(tokens, padding int) {

@@ -1,11 +1,8 @@
-// The kernels of ../cuda/kernels.cu on a device, through CUDA's driver, which is opened at run time.
+// The kernels of ../cuda/kernels.cu on a device.
 #ifndef BEI_ORT_CUDA_KERNELS_H
 #define BEI_ORT_CUDA_KERNELS_H
 
-#include <stddef.h>
-#include <stdint.h>
-
-typedef struct bei_cuda_function bei_cuda_function;
+#include "driver.h"
 
 // Loads the kernels' PTX, text that ends with NUL: once for the process, for good. The driver compiles it when a session is made.
 // Returns NULL, or a text that the caller frees.

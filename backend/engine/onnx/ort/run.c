@@ -37,6 +37,8 @@ static char *run_options(bei_ort_run *run) {
   TRY(CreateRunOptions(&run->options));
   TRY(CreateRunOptions(&run->shrinking));
   TRY(AddRunConfigEntry(run->shrinking, "memory.enable_memory_arena_shrinkage", "cpu:0"));
+  TRY(CreateRunOptions(&run->capturing));
+  TRY(AddRunConfigEntry(run->capturing, "disable_synchronize_execution_providers", "1"));
   return NULL;
 }
 
@@ -60,6 +62,8 @@ void bei_ort_run_free(bei_ort_run *run) {
     bei_ort_api->ReleaseRunOptions(run->options);
   if (run->shrinking != NULL)
     bei_ort_api->ReleaseRunOptions(run->shrinking);
+  if (run->capturing != NULL)
+    bei_ort_api->ReleaseRunOptions(run->capturing);
   free(run);
 }
 

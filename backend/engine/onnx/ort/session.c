@@ -6,7 +6,7 @@
 
 // ---- Tensors ----
 
-static void tensors_free(tensors *t) {
+void bei_ort_tensors_free(tensors *t) {
   for (size_t i = 0; i < t->count; i++) {
     free(t->names[i]);
     bei_ort_api->ReleaseValue(t->values[i]);
@@ -30,21 +30,23 @@ static char *tensors_grow(tensors *t) {
   return NULL;
 }
 
-static char *tensors_add(tensors *t, const char *name, int32_t type, const int64_t *dims, size_t rank, const void *data,
-                         size_t bytes) {
+char *bei_ort_tensors_append(tensors *t, const char *name, OrtValue *value) {
   char *error = t->count == t->room ? tensors_grow(t) : NULL;
-  if (error != NULL)
-    return error;
-  OrtValue *value;
-  TRY(CreateTensorWithDataAsOrtValue(bei_ort_cpu, (void *)data, bytes, dims, rank, type, &value)); // never written to
-  char *copy = strdup(name);
+  char *copy = error == NULL ? strdup(name) : NULL;
   if (copy == NULL) {
     bei_ort_api->ReleaseValue(value);
-    return bei_ort_no_memory();
+    return error != NULL ? error : bei_ort_no_memory();
   }
   t->names[t->count] = copy;
   t->values[t->count++] = value;
   return NULL;
+}
+
+static char *tensors_add(tensors *t, const char *name, int32_t type, const int64_t *dims, size_t rank, const void *data,
+                         size_t bytes) {
+  OrtValue *value;
+  TRY(CreateTensorWithDataAsOrtValue(bei_ort_cpu, (void *)data, bytes, dims, rank, type, &value)); // never written to
+  return bei_ort_tensors_append(t, name, value);
 }
 
 // ---- Builder ----
@@ -91,14 +93,40 @@ char *bei_ort_builder_new(int32_t threads, bei_ort_builder **out) {
   return NULL;
 }
 
+static char *new_stream(int32_t device, bei_cuda_stream *out) {
+  const bei_cuda_driver *driver;
+  char *error = bei_cuda_open(&driver);
+  if (error == NULL)
+    error = bei_cuda_enter(device);
+  if (error != NULL)
+    return error;
+  error = bei_cuda_failed("creating a stream", driver->stream_new(out, BEI_CUDA_STREAM_NON_BLOCKING));
+  bei_cuda_leave();
+  return error;
+}
+
+static void free_stream(int32_t device, bei_cuda_stream stream) {
+  const bei_cuda_driver *driver;
+  if (stream == NULL)
+    return;
+  free(bei_cuda_open(&driver)); // it is open
+  char *error = bei_cuda_enter(device);
+  if (error == NULL) {
+    driver->stream_free(stream);
+    bei_cuda_leave();
+  }
+  free(error); // the context is gone, and the stream with it
+}
+
 void bei_ort_builder_free(bei_ort_builder *builder) {
   if (builder == NULL)
     return;
-  tensors_free(&builder->constants);
-  tensors_free(&builder->bound);
+  bei_ort_tensors_free(&builder->constants);
+  bei_ort_tensors_free(&builder->bound);
   if (builder->options != NULL)
     bei_ort_api->ReleaseSessionOptions(builder->options);
   bei_ops_free(builder->ops);
+  free_stream(builder->device, builder->stream);
   free(builder);
 }
 
@@ -112,6 +140,12 @@ char *bei_ort_builder_bind(bei_ort_builder *builder, const char *name, int32_t t
   if (builder->bound.count == BEI_ORT_MAX_BOUND)
     return strdup("too many bound inputs");
   return tensors_add(&builder->bound, name, type, dims, rank, data, bytes);
+}
+
+char *bei_ort_builder_share(bei_ort_builder *builder, const bei_ort_weights *weights, const char *folder) {
+  builder->shared = weights;
+  TRY(AddSessionConfigEntry(builder->options, "session.model_external_initializers_file_folder_path", folder));
+  return NULL;
 }
 
 char *bei_ort_has_provider(const char *name, int32_t *out) {
@@ -129,13 +163,21 @@ char *bei_ort_builder_cuda(bei_ort_builder *builder, int32_t device, const char 
                            size_t count) {
   OrtCUDAProviderOptionsV2 *options;
   TRY(CreateCUDAProviderOptions(&options));
+  bei_cuda_stream stream = NULL;
+  char *error = new_stream(device, &stream);
+  if (error != NULL) {
+    bei_ort_api->ReleaseCUDAProviderOptions(options);
+    return error;
+  }
+  builder->device = device;
+  builder->stream = stream;
   // Once: each call sets what it is not given to its default.
   OrtStatus *status = bei_ort_api->UpdateCUDAProviderOptions(options, keys, values, count);
   if (status == NULL)
+    status = bei_ort_api->UpdateCUDAProviderOptionsWithValue(options, "user_compute_stream", stream);
+  if (status == NULL)
     status = bei_ort_api->SessionOptionsAppendExecutionProvider_CUDA_V2(builder->options, options);
   bei_ort_api->ReleaseCUDAProviderOptions(options);
-  if (status == NULL)
-    builder->device = device;
   return bei_ort_error(status);
 }
 
@@ -157,7 +199,10 @@ static void trim(void) {
 
 static char *create(bei_ort_builder *builder, const void *model, size_t bytes, OrtSession **out) {
   const tensors *t = &builder->constants;
-  if (t->count > 0) {
+  const tensors *shared = builder->shared != NULL ? &builder->shared->values : NULL;
+  for (size_t i = 0; shared != NULL && i < shared->count; i++)
+    TRY(AddInitializer(builder->options, shared->names[i], shared->values[i]));
+  if (shared == NULL && t->count > 0) {
     TRY(AddExternalInitializers(builder->options, (const char *const *)t->names, (const OrtValue *const *)t->values,
                                 t->count));
   }
@@ -190,6 +235,9 @@ char *bei_ort_session_new(bei_ort_builder *builder, const void *model, size_t by
     return error;
   }
   bei_ort_watch_exit();
+  session->device = builder->device;
+  session->stream = builder->stream;
+  builder->stream = NULL;
   session->ops = builder->ops;
   session->bound = builder->bound;
   builder->ops = NULL;
@@ -206,7 +254,8 @@ void bei_ort_session_free(bei_ort_session *session) {
   bei_ort_api->ReleaseSession(session->session);
   bei_ort_leave(&inside);
   bei_ops_free(session->ops);
-  tensors_free(&session->bound);
+  free_stream(session->device, session->stream);
+  bei_ort_tensors_free(&session->bound);
   free(session);
   trim();
 }

@@ -144,7 +144,32 @@ func (b *Builder) Bind(name string, dtype DataType, dims []int64, data []byte) e
 		C.size_t(len(dims)), unsafe.Pointer(unsafe.SliceData(data)), C.size_t(len(data))))
 }
 
-// Session is a loaded model. Runs may go on at once.
+// Weights are constants on a device that several sessions read.
+type Weights struct{ c *C.bei_ort_weights }
+
+// Weights copies what Add was given to the builder's device: CUDA's, or the CPU. The data are not read any more afterwards.
+func (b *Builder) Weights() (*Weights, error) {
+	w := new(Weights)
+	return w, check(status.Start, "weights on the device", C.bei_ort_weights_new(b.c, &w.c))
+}
+
+// Close frees the weights, after the sessions that share them. Calling it twice is harmless; nil is allowed.
+func (w *Weights) Close() {
+	if w != nil {
+		C.bei_ort_weights_free(w.c)
+		w.c = nil
+	}
+}
+
+// Share gives the session weights instead of Add. folder holds a file of the name that the model gives as the place of external numbers,
+// until Session returns; it may be empty.
+func (b *Builder) Share(w *Weights, folder string) error {
+	path := C.CString(folder)
+	defer C.free(unsafe.Pointer(path))
+	return check(status.Start, "sharing weights", C.bei_ort_builder_share(b.c, w.c, path))
+}
+
+// Session is a loaded model. Runs may go on at once; on CUDA they take turns on its one stream.
 type Session struct{ c *C.bei_ort_session }
 
 // Session creates the session from a serialised ModelProto. Only Free may follow on the builder.

@@ -9,6 +9,7 @@
 #include <xmmintrin.h>
 #endif
 
+#include "driver.h"
 #include "internal.h"
 
 // Named tensors over memory of others.
@@ -22,7 +23,9 @@ struct bei_ort_builder {
   OrtSessionOptions *options;
   bei_ops *ops;
   tensors constants, bound;
-  int32_t device; // of CUDA; -1: the CPU
+  const bei_ort_weights *shared; // NULL: constants
+  int32_t device;                // of CUDA; -1: the CPU
+  bei_cuda_stream stream;        // of the session on CUDA
 };
 
 struct bei_ort_session {
@@ -31,12 +34,26 @@ struct bei_ort_session {
   tensors bound;
   bei_ort_host host;
   atomic_bool ran; // at least once
+  int32_t device;  // as the builder's
+  bei_cuda_stream stream;
+};
+
+struct bei_ort_weights {
+  tensors values;
+  int32_t device;
+  bei_cuda_address memory; // of all of them
+  void *host;              // the same on the CPU
 };
 
 struct bei_ort_run {
   OrtRunOptions *options;
   OrtRunOptions *shrinking; // the same, and gives memory back at the end
+  OrtRunOptions *capturing; // the same, and does not wait for the device
 };
+
+void bei_ort_tensors_free(tensors *t);
+// value: owned from now on, also where this fails.
+char *bei_ort_tensors_append(tensors *t, const char *name, OrtValue *value);
 
 #define TRY(call)                                                                                                      \
   do {                                                                                                                 \

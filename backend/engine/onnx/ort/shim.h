@@ -49,6 +49,15 @@ char *bei_ort_cuda_uuid(int32_t device, unsigned char uuid[16]);
 char *bei_ort_builder_add(bei_ort_builder *builder, const char *name, int32_t type, const int64_t *dims, size_t rank,
                           const void *data, size_t bytes);
 
+// The external initializers of a builder on its device, for several sessions: a CUDA graph keeps the addresses of activations, which is safe
+// where a session has one stream. The numbers that the builder was given are not read any more afterwards.
+typedef struct bei_ort_weights bei_ort_weights;
+char *bei_ort_weights_new(const bei_ort_builder *from, bei_ort_weights **out);
+void bei_ort_weights_free(bei_ort_weights *weights); // after the sessions that have them; NULL is allowed
+// Makes weights, instead of bei_ort_builder_add, the external initializers. folder: one with a file of the name that the model gives as the
+// place of external numbers, which may be empty: ONNX Runtime looks for it and does not read it.
+char *bei_ort_builder_share(bei_ort_builder *builder, const bei_ort_weights *weights, const char *folder);
+
 // Binds an input of the model to memory that every run reads in place. At most BEI_ORT_MAX_BOUND. data must stay
 // readable until the session is freed.
 enum { BEI_ORT_MAX_BOUND = 8 };
@@ -95,5 +104,18 @@ typedef struct {
 // most BEI_ORT_MAX_TENSORS of both together. The tensors are read during the call only.
 char *bei_ort_run_tensors(bei_ort_session *session, bei_ort_run *run, const bei_ort_tensor *inputs, size_t input_count,
                           const bei_ort_tensor *outputs, size_t output_count);
+
+// ---- CUDA graphs ------------------------------------------------------------------------------------------------------
+
+typedef struct bei_ort_graph bei_ort_graph;
+
+// Captures a run of such tensors as a CUDA graph: copying inputs to the device, computing, copying outputs back. Their memory must stay
+// until the graph is freed; inputs should lie side by side there, and so should outputs, since all between the first and the last is copied.
+// What an input that is read on the CPU says now is what every launch reads. The calling thread has run the session before; launches may
+// come from any, while nothing else runs in the session. bei_ort_graph_free comes before bei_ort_session_free.
+char *bei_ort_graph_new(bei_ort_session *session, bei_ort_run *run, const bei_ort_tensor *inputs, size_t input_count,
+                        const bei_ort_tensor *outputs, size_t output_count, bei_ort_graph **out);
+char *bei_ort_graph_launch(bei_ort_graph *graph); // and waits
+void bei_ort_graph_free(bei_ort_graph *graph);    // NULL is allowed
 
 #endif

@@ -8,6 +8,8 @@ import (
 	"context"
 	"sync"
 	"unsafe"
+
+	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
 // Tensor is an input or output of a run, over memory of Session.HostMemory.
@@ -35,11 +37,10 @@ func cName(name string) *C.char {
 	return names.c[name]
 }
 
-// RunTensors computes outputs from inputs, for sessions without bound inputs. When ctx ends, the run ends between two
-// nodes of the graph and RunTensors returns Cancelled or Timeout. Errors of the library are Inference.
-func (r *Runner) RunTensors(ctx context.Context, s *Session, inputs, outputs []Tensor) error {
-	list := make([]C.bei_ort_tensor, 0, len(inputs)+len(outputs)) // it points to C memory only
-	for _, tensors := range [][]Tensor{inputs, outputs} {
+// tensors are in C's form; they point to C memory only.
+func tensors(lists ...[]Tensor) []C.bei_ort_tensor {
+	var list []C.bei_ort_tensor
+	for _, tensors := range lists {
 		for _, t := range tensors {
 			c := C.bei_ort_tensor{
 				name: cName(t.Name), data: unsafe.Pointer(unsafe.SliceData(t.Data)), bytes: C.size_t(len(t.Data)),
@@ -51,8 +52,43 @@ func (r *Runner) RunTensors(ctx context.Context, s *Session, inputs, outputs []T
 			list = append(list, c)
 		}
 	}
+	return list
+}
+
+// RunTensors computes outputs from inputs, for sessions without bound inputs. When ctx ends, the run ends between two
+// nodes of the graph and RunTensors returns Cancelled or Timeout. Errors of the library are Inference.
+func (r *Runner) RunTensors(ctx context.Context, s *Session, inputs, outputs []Tensor) error {
+	list := tensors(inputs, outputs)
 	return r.watched(ctx, func() *C.char {
 		first := unsafe.SliceData(list)
 		return C.bei_ort_run_tensors(s.c, r.c, first, C.size_t(len(inputs)), (*C.bei_ort_tensor)(unsafe.Add(unsafe.Pointer(first), len(inputs)*C.sizeof_bei_ort_tensor)), C.size_t(len(outputs)))
 	})
+}
+
+// Graph is a CUDA graph of a run of certain tensors, whose memory it reads and writes at each launch. The thread that captures it has run the
+// session before; launches may come from any, while nothing else runs in the session.
+type Graph struct{ c *C.bei_ort_graph }
+
+// Capture makes a graph of a run. Inputs should lie side by side in memory, and outputs, too: all between the first and the last of
+// them is copied. Close comes before the session's, and before that of the memory.
+func (r *Runner) Capture(ctx context.Context, s *Session, inputs, outputs []Tensor) (*Graph, error) {
+	g := new(Graph)
+	in, out := tensors(inputs), tensors(outputs)
+	return g, r.watched(ctx, func() *C.char {
+		return C.bei_ort_graph_new(s.c, r.c, unsafe.SliceData(in), C.size_t(len(in)), unsafe.SliceData(out), C.size_t(len(out)), &g.c)
+	})
+}
+
+// Launch runs the graph and waits for it. It is not begun once ctx has ended: then Launch returns Cancelled or Timeout.
+func (g *Graph) Launch(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return ended(ctx)
+	}
+	return check(status.Inference, "run", C.bei_ort_graph_launch(g.c))
+}
+
+// Close frees the graph. Calling it twice is harmless.
+func (g *Graph) Close() {
+	C.bei_ort_graph_free(g.c)
+	g.c = nil
 }

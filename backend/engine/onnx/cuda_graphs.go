@@ -1,0 +1,221 @@
+package onnx
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
+	"github.com/basetenlabs/bei-runtime/backend/status"
+)
+
+// bucket is the size of runs that a CUDA graph has been captured for. Launching the kernels of a small run one by one takes longer than they do;
+// a graph launches them at once. What a batch has less than its bucket is filled up with sequences of their own, which nobody sees.
+type bucket struct{ tokens, sequences, longest int }
+
+// Buckets of more tokens are not tried: there the device is what is waited for. Their numbers of sequences leave room for one that fills up.
+var (
+	bucketTokens    = []int{32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048}
+	bucketSequences = []int{2, 3, 5, 9, 17, 33}
+)
+
+// buckets lists those within limits, ascending by tokens and then by sequences.
+func buckets(l engine.Limits, align int) []bucket {
+	var list []bucket
+	for _, t := range bucketTokens {
+		for i, n := range bucketSequences {
+			enough := i > 0 && bucketSequences[i-1] > l.MaxSequences // with fewer
+			longest := min(t-n+1, l.MaxLength)
+			if t <= l.MaxTokens && !enough && t >= 2*n && t <= n*longest {
+				list = append(list, bucket{t, n, (longest + align - 1) / align * align})
+			}
+		}
+	}
+	return list
+}
+
+// fits reports that such a batch, each of whose sequences has tokens, can be filled up to the bucket.
+func (k bucket) fits(tokens, sequences, longest int) bool {
+	rest, fillers := k.tokens-tokens, k.sequences-sequences
+	return fillers >= 0 && rest >= fillers && rest <= fillers*k.longest && longest <= k.longest
+}
+
+// fill makes dst of b and of sequences that fill it up to the bucket, which b fits.
+func (k bucket) fill(dst, b *engine.Batch, firstPosition int) {
+	dst.Reset()
+	dst.InputIDs, dst.TypeIDs = append(dst.InputIDs, b.InputIDs...), append(dst.TypeIDs, b.TypeIDs...)
+	dst.PositionIDs = append(dst.PositionIDs, b.PositionIDs...)
+	dst.CuSeqLens = append(dst.CuSeqLens[:0], b.CuSeqLens...)
+	dst.PoolSkip, dst.Outputs = append(dst.PoolSkip, b.PoolSkip...), b.Outputs
+	for left := k.sequences - b.Sequences(); left > 0; left-- {
+		// As much as leaves a token for each that follows.
+		for t := range min(k.tokens-dst.Tokens()-(left-1), k.longest) {
+			dst.InputIDs, dst.TypeIDs = append(dst.InputIDs, 0), append(dst.TypeIDs, 0)
+			dst.PositionIDs = append(dst.PositionIDs, int32(firstPosition+t))
+		}
+		dst.EndSequence(b.Outputs, 0)
+	}
+}
+
+// captured is a graph, with the memory that it reads and writes.
+type captured struct {
+	bucket
+	graph  *ort.Graph
+	memory []byte
+	inputs []ort.Tensor
+	output []ort.Tensor // one
+}
+
+// lay is lay for a batch that was filled up to the bucket: what differs between such batches has its greatest size.
+func (k bucket) lay(filled *engine.Batch, g *deviceGraph) (*layout, error) {
+	l, err := lay(filled, g)
+	if err != nil {
+		return nil, err
+	}
+	l.pages = k.tokens/l.block + k.sequences
+	l.sizes[longest.name], l.sizes["blocks"] = k.longest, (k.longest+l.block-1)/l.block
+	return l, nil
+}
+
+// graphFor is the least graph for a batch; nil: there is none.
+func (d *deviceRun) graphFor(b *engine.Batch) *captured {
+	if len(d.graphs) == 0 || b.Outputs != engine.Pooled || b.Tokens() > d.graphs[len(d.graphs)-1].tokens {
+		return nil
+	}
+	most := 0
+	for i := range b.Sequences() {
+		length := int(b.CuSeqLens[i+1] - b.CuSeqLens[i])
+		if length == 0 {
+			return nil
+		}
+		most = max(most, length)
+	}
+	i := slices.IndexFunc(d.graphs, func(c *captured) bool { return c.fits(b.Tokens(), b.Sequences(), most) })
+	if i < 0 {
+		return nil
+	}
+	return d.graphs[i]
+}
+
+// replay computes the slot's batch by a graph.
+func (s *slot) replay(ctx context.Context, c *captured) (engine.Output, error) {
+	e, b, d := s.engine, s.batch, s.device
+	if err := d.write(c, b); err != nil {
+		return engine.Output{}, err
+	}
+	e.stats.launched(b.Tokens(), c.tokens-b.Tokens())
+	e.stats.replays.Add(1)
+	if err := c.graph.Launch(ctx); err != nil {
+		return engine.Output{}, e.deviceError(err)
+	}
+	n := b.Sequences() * e.info.PooledWidth
+	return engine.Output{Pooled: view[float32](c.output[0].Data)[:n:n]}, nil
+}
+
+// write fills the memory of a graph's inputs.
+func (d *deviceRun) write(c *captured, b *engine.Batch) error {
+	c.fill(d.filled, b, d.graph.firstPosition)
+	l, err := c.lay(d.filled, d.graph)
+	if err != nil {
+		return err
+	}
+	for i, v := range d.graph.inputs {
+		l.write(v, c.inputs[i].Data)
+	}
+	return nil
+}
+
+// leastGain is how much less than a plain run's time that of a graph is, where one is worth its memory.
+const leastGain = 0.9
+
+// capture makes the slot's graphs: of each bucket, until they gain nothing. Where ONNX Runtime cannot be captured runs go without, and the log
+// says so.
+func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) error {
+	e, d := s.engine, s.device
+	if e.info.Limits.Padded || e.info.Outputs&engine.Pooled == 0 {
+		return nil
+	}
+	d.filled = engine.NewBatch(engine.Limits{MaxTokens: bucketTokens[len(bucketTokens)-1], MaxSequences: bucketSequences[len(bucketSequences)-1]})
+	tokens, gains := 0, true
+	for _, k := range buckets(e.info.Limits, d.graph.align) {
+		first := k.tokens != tokens // of so many tokens
+		if first && !gains {
+			break
+		}
+		tokens = k.tokens
+		c, err := d.captureOne(ctx, k, e.info.PooledWidth)
+		if err != nil && ctx.Err() == nil { // memory may have been allocated meanwhile, which no capture bears
+			c, err = d.captureOne(ctx, k, e.info.PooledWidth)
+		}
+		if ctx.Err() != nil {
+			return status.Errorf(status.Cancelled, "opening the engine: %w", context.Cause(ctx))
+		}
+		if err != nil {
+			if lost := e.deviceError(err); status.CodeOf(lost) == status.Unhealthy {
+				return lost
+			}
+			if log != nil {
+				log(ort.Warning, fmt.Sprintf("runs of %d tokens and more are launched without CUDA graphs: %v", k.tokens, err))
+			}
+			break
+		}
+		d.graphs = append(d.graphs, c)
+		if first {
+			if gains, err = d.gains(ctx, c); err != nil {
+				return e.deviceError(err)
+			}
+		}
+	}
+	e.stats.graphs.Store(int64(len(d.graphs)))
+	e.info.Details["graphs"] = strconv.Itoa(len(d.graphs))
+	return nil
+}
+
+// captureOne makes the graph of a bucket.
+func (d *deviceRun) captureOne(ctx context.Context, k bucket, width int) (c *captured, err error) {
+	none := engine.NewBatch(engine.Limits{})
+	none.Outputs = engine.Pooled
+	k.fill(d.filled, none, d.graph.firstPosition)
+	l, err := k.lay(d.filled, d.graph)
+	if err != nil {
+		return nil, err
+	}
+	c = &captured{bucket: k, inputs: d.inputs(l), output: []ort.Tensor{{Name: outputPooled, Type: ort.Float32, Dims: []int{k.sequences, width}}}}
+	if c.memory, err = d.session.HostMemory(place(nil, c.inputs, c.output)); err != nil {
+		return nil, err
+	}
+	place(c.memory, c.inputs, c.output)
+	if err = d.write(c, none); err == nil {
+		engine.Making.Lock()
+		defer engine.Making.Unlock()
+		d.do(func() { c.graph, err = d.runner.Capture(ctx, d.session, c.inputs, c.output) })
+	}
+	if err != nil {
+		d.session.FreeHostMemory(c.memory)
+	}
+	return c, err
+}
+
+// gains reports that a graph takes less time than a plain run of the same.
+func (d *deviceRun) gains(ctx context.Context, c *captured) (ok bool, err error) {
+	least := func(run func() error) time.Duration {
+		var times []time.Duration
+		for range 5 {
+			begin := time.Now()
+			if err == nil {
+				err = run()
+			}
+			times = append(times, time.Since(begin))
+		}
+		return slices.Min(times)
+	}
+	d.do(func() {
+		plain := least(func() error { return d.runner.RunTensors(ctx, d.session, c.inputs, c.output) })
+		replayed := least(func() error { return c.graph.Launch(ctx) })
+		ok = float64(replayed) < leastGain*float64(plain)
+	})
+	return ok, err
+}

@@ -1,0 +1,189 @@
+package onnx
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/basetenlabs/bei-runtime/backend/arch"
+	"github.com/basetenlabs/bei-runtime/backend/engine"
+	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
+	"github.com/basetenlabs/bei-runtime/backend/engine/suite"
+)
+
+// TestBuckets: a batch that is no larger than buckets are has one, and what fills it up fits it.
+func TestBuckets(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	for _, l := range []engine.Limits{{MaxTokens: 32768, MaxSequences: 1024, MaxLength: 512}, {MaxTokens: 300, MaxSequences: 6, MaxLength: 17}} {
+		list := buckets(l, 8)
+		require.NotEmpty(t, list)
+		none := engine.NewBatch(engine.Limits{})
+		for _, k := range list {
+			filled := engine.NewBatch(engine.Limits{MaxTokens: 2048, MaxSequences: 33})
+			k.fill(filled, none, 0)
+			require.Equal(t, []int{k.tokens, k.sequences}, []int{filled.Tokens(), filled.Sequences()}, "what a graph is captured with")
+		}
+		b, filled := engine.NewBatch(l), engine.NewBatch(engine.Limits{MaxTokens: 2048, MaxSequences: 33})
+		used := make(map[bucket]int)
+		for range 3000 {
+			b.Reset()
+			most := 0
+			for range 1 + random.IntN(min(32, l.MaxSequences-1)) {
+				n := 1 + random.IntN(1+random.IntN(min(l.MaxLength, 90)))
+				most = max(most, n)
+				for i := range n {
+					b.InputIDs, b.TypeIDs, b.PositionIDs = append(b.InputIDs, int32(i)), append(b.TypeIDs, 1), append(b.PositionIDs, int32(2+i))
+				}
+				b.EndSequence(engine.Pooled, 1)
+			}
+			d := &deviceRun{}
+			for _, k := range list {
+				d.graphs = append(d.graphs, &captured{bucket: k})
+			}
+			c := d.graphFor(b)
+			if c == nil {
+				require.Greater(t, b.Tokens()+9, list[len(list)-1].tokens, "%d tokens in %d sequences", b.Tokens(), b.Sequences())
+				continue
+			}
+			used[c.bucket]++
+			c.fill(filled, b, 2)
+			require.Equal(t, []int{c.tokens, c.sequences}, []int{filled.Tokens(), filled.Sequences()})
+			require.Equal(t, b.InputIDs, filled.InputIDs[:b.Tokens()])
+			require.Equal(t, b.CuSeqLens, filled.CuSeqLens[:b.Sequences()+1])
+			require.Len(t, filled.PoolSkip, c.sequences)
+			blocks := 0
+			for i := range filled.Sequences() {
+				n := int(filled.CuSeqLens[i+1] - filled.CuSeqLens[i])
+				require.True(t, n > 0 && n <= c.longest, "%d of %d", n, c.longest)
+				blocks += (n + 15) / 16
+			}
+			laid, err := c.lay(filled, &deviceGraph{block: 16, align: 8, positions: 514})
+			require.NoError(t, err)
+			require.GreaterOrEqual(t, laid.pages, blocks)
+		}
+		require.Greater(t, len(used), len(list)/5)
+	}
+	d := &deviceRun{graphs: []*captured{{bucket: bucket{32, 2, 31}}}}
+	b := engine.NewBatch(engine.Limits{MaxTokens: 8, MaxSequences: 2})
+	b.InputIDs = append(b.InputIDs, 1)
+	b.EndSequence(engine.Pooled, 0)
+	require.NotNil(t, d.graphFor(b))
+	b.EndSequence(engine.Pooled, 0)
+	require.Nil(t, d.graphFor(b), "a sequence without tokens")
+	b.Reset()
+	b.InputIDs = append(b.InputIDs, 1)
+	b.EndSequence(engine.TokenVectors, 0)
+	require.Nil(t, d.graphFor(b), "rows of tokens")
+}
+
+// TestFilledRuns: sequences have the same vectors in a batch that is filled up to a bucket. (The fused forms of attention have no kernels on the CPU.)
+func TestFilledRuns(t *testing.T) {
+	for _, c := range suite.Golden(t, arch.HeadEmbedding) {
+		if c.Name != "bert-mean" && c.Name != "qwen3-embedding" && c.Name != "xlm-roberta-cls" && c.Name != "llama-lasttoken" {
+			continue
+		}
+		for _, form := range []attentionForm{formProducts, formMulti} {
+			t.Run(c.Name+" "+string(form), func(t *testing.T) {
+				o := Options{Device: CUDA, Precision: Float32, emulate: true, attention: form, Library: os.Getenv(ort.LibraryVariable)}
+				if o.Library == "" {
+					o.Library = suite.Dependency(t, "onnxruntime/libonnxruntime.so.1")
+				}
+				opened, err := Open(t.Context(), c.Model, c.Weights, o)
+				require.NoError(t, err)
+				e := opened.(*Engine)
+				defer func() { require.NoError(t, e.Close()) }()
+				s := e.slots[1].(*slot)
+				want, err := suite.Compute(t.Context(), s, e.info, c.Sequences, engine.Pooled)
+				require.NoError(t, err)
+				b, d := s.batch, s.device
+				k := bucket{tokens: b.Tokens() + 70, sequences: b.Sequences() + 4, longest: (e.info.Limits.MaxLength + 7) / 8 * 8}
+				d.filled = engine.NewBatch(engine.Limits{MaxTokens: k.tokens, MaxSequences: k.sequences})
+				k.fill(d.filled, b, e.graph.firstPosition)
+				l, err := k.lay(d.filled, d.graph)
+				require.NoError(t, err)
+				out := []ort.Tensor{{Name: outputPooled, Type: ort.Float32, Dims: []int{k.sequences, e.info.PooledWidth}}}
+				d.do(func() { err = d.run(t.Context(), l, out) })
+				require.NoError(t, err)
+				rows := view[float32](out[0].Data)
+				for i, r := range want {
+					for j, x := range r.Pooled {
+						require.InDelta(t, x, rows[i*e.info.PooledWidth+j], 1e-5, "sequence %d", i)
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestCUDAReplays compares runs by graphs with plain ones, on both slots at once, with the real MiniLM in float16.
+func TestCUDAReplays(t *testing.T) {
+	if os.Getenv("BEI_GPU_TESTS") == "" {
+		t.Skip("needs a CUDA device: set BEI_GPU_TESTS=1")
+	}
+	c := suite.MiniLM(t)
+	o := Options{Device: CUDA, Precision: Float16, Library: suite.Dependency(t, "gpu/onnxruntime/libonnxruntime.so.1")}
+	o.Logger = func(severity ort.Severity, message string) {
+		t.Log(severity, message)
+		if severity > ort.Warning || strings.Contains(message, "CUDA graphs") {
+			t.Error("no message of that kind is expected")
+		}
+	}
+	t.Cleanup(func() { ort.SetLogger(nil) })
+	opened, err := Open(t.Context(), c.Model, c.Weights, o)
+	require.NoError(t, err)
+	e := opened.(*Engine)
+	defer func() { require.NoError(t, e.Close()) }()
+	t.Log(e.info.Details)
+	var tests errgroup.Group
+	for number, s := range e.slots {
+		tests.Go(func() error {
+			s := s.(*slot)
+			random := rand.New(rand.NewPCG(5, uint64(number)))
+			used := make(map[bucket]int)
+			for range 500 {
+				var batch []suite.Sequence
+				for range 1 + random.IntN(1+random.IntN(32)) {
+					q := c.Sequences[random.IntN(len(c.Sequences))]
+					n := 1 + random.IntN(len(q.IDs))
+					batch = append(batch, suite.Sequence{IDs: q.IDs[:n], Types: q.Types[:n], Positions: q.Positions[:n]})
+				}
+				replayed, err := suite.Compute(t.Context(), s, e.info, batch, engine.Pooled)
+				if err != nil {
+					return err
+				}
+				if g := s.device.graphFor(s.batch); g != nil {
+					used[g.bucket]++
+				}
+				graphs := s.device.graphs
+				s.device.graphs = nil
+				plain, err := suite.Compute(t.Context(), s, e.info, batch, engine.Pooled)
+				s.device.graphs = graphs
+				if err != nil {
+					return err
+				}
+				for i := range batch {
+					want := make([]float64, len(plain[i].Pooled))
+					for k, x := range plain[i].Pooled {
+						want[k] = float64(x)
+					}
+					if err := (suite.Bounds{MinCosine: 0.99999, MaxError: 0.01}).Compare(replayed[i].Pooled, want); err != nil {
+						return fmt.Errorf("sequence %d of %d, %d tokens, in a run of %d: %w", i, len(batch), len(batch[i].IDs), s.batch.Tokens(), err)
+					}
+				}
+			}
+			if len(used) < 10 {
+				return fmt.Errorf("%d of %d graphs were used", len(used), len(s.device.graphs))
+			}
+			return nil
+		})
+	}
+	require.NoError(t, tests.Wait())
+	stats := e.Stats()[0]
+	t.Logf("%+v, %+v", stats, *stats.Graphs)
+	require.Positive(t, stats.Graphs.Replays)
+}
