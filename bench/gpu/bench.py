@@ -65,10 +65,9 @@ def iterations(seconds: list[float], turn: float) -> int:
     return min(max(round(turn / statistics.median(seconds)), LEAST_ITERATIONS), MOST_ITERATIONS)
 
 
-def rounds(groups: list[contenders.Group], names: list[str], arguments: argparse.Namespace, deadline: float) -> tuple[dict, dict, int]:
-    """Lets the contenders take turns. Returns seconds by tables.key, modes by (contender, batch), and the number of whole rounds."""
+def rounds(groups: list[contenders.Group], names: list[str], arguments: argparse.Namespace, deadline: float) -> tuple[dict, int]:
+    """Lets the contenders take turns. Returns seconds by tables.key, and the number of whole rounds."""
     seconds: dict[str, list[float]] = {}
-    modes: dict[tuple[str, str], str] = {}
     for number in range(arguments.rounds):
         progress(f"round {number + 1} of {arguments.rounds}")
         for batch in names:
@@ -76,7 +75,7 @@ def rounds(groups: list[contenders.Group], names: list[str], arguments: argparse
             for k in range(len(jobs)):
                 group, kind, in_flight = jobs[(number + k) % len(jobs)]
                 if time.monotonic() > deadline:
-                    return seconds, modes, number
+                    return seconds, number
                 if not group.works(batch):
                     continue
                 name = tables.key(group.name, batch, kind, in_flight)
@@ -86,9 +85,7 @@ def rounds(groups: list[contenders.Group], names: list[str], arguments: argparse
                 answer = group.ask(batch, job)
                 if answer:
                     seconds.setdefault(name, []).extend(answer["seconds"])
-                    if "mode" in answer:
-                        modes[group.name, batch] = f"mode {answer['mode']}"
-    return seconds, modes, arguments.rounds
+    return seconds, arguments.rounds
 
 
 def compare(groups: list[contenders.Group], folder: pathlib.Path, arguments: argparse.Namespace) -> tuple[dict, str, float | None]:
@@ -118,7 +115,7 @@ def ask_vectors(group: contenders.Group, names: list[str], errors: dict[str, str
     answers = {}
     for batch in names:
         worker = next((worker for name, worker in group.workers.items() if group.works(name)), None)
-        if group.name == "compile":
+        if group.name in contenders.COMPILED:
             worker = group.workers[batch] if group.works(batch) else None
         if worker is None:
             errors[group.name] = next(iter(group.failures.values()), f"it has compiled none of {', '.join(names)}")
@@ -186,7 +183,6 @@ def measure(shape: str, arguments: argparse.Namespace, deadline: float) -> dict:
     settings = {
         "bei": str(arguments.bei), "flags": arguments.flags, "device": arguments.device, "dtype": dtype,
         "compile_processes": arguments.compile_processes,
-        "compile_modes": arguments.compile_modes,
     }  # fmt: skip
     try:
         options = ["--dtype", dtype, "--device", arguments.device]
@@ -208,7 +204,7 @@ def measure(shape: str, arguments: argparse.Namespace, deadline: float) -> dict:
             for batch, why in group.failures.items():
                 progress(f"{group.name} {batch}: {why}")
         agreements, reference, likeness = compare(groups, folder, arguments)
-        seconds, modes, whole = rounds(groups, names, arguments, deadline)
+        seconds, whole = rounds(groups, names, arguments, deadline)
     finally:
         for group in groups:
             group.close()
@@ -217,7 +213,6 @@ def measure(shape: str, arguments: argparse.Namespace, deadline: float) -> dict:
         "contenders": {
             group.name: {
                 "ready": group.ready, "failures": group.failures, "agreement": agreements[group.name], "command": group.command,
-                "modes": {batch: mode for (name, batch), mode in modes.items() if name == group.name},
             }
             for group in groups
         },
@@ -264,8 +259,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--prepare-seconds", type=float, default=300, help="time for plans and compilers of a model (default %(default)s)")
     add("--compile-seconds", type=float, default=200, help="time in which torch.compile may begin with another shape (default %(default)s)")
     add("--compile-processes", type=int, default=len(BATCHES), help="processes that share the shapes of torch.compile (default %(default)s)")
-    add("--compile-modes", type=words, default=["default", "reduce-overhead"], help="modes of torch.compile, of which the fastest counts "
-        "for each batch (default: default,reduce-overhead)")
     add("--vectors", type=words, default=["mixed8:16-256", "8x128"], metavar="BATCHES", help="whose vectors are compared, torch.compile's "
         "of measured batches only (default: mixed8:16-256,8x128)")
     add("--peak", type=int, default=8192, help="rows of the matrices whose product is the peak (default %(default)s)")
@@ -287,8 +280,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     for name in arguments.models:
         if name not in models.SHAPES:
             parser.error(f"model {name!r} is unknown; known: {', '.join(models.SHAPES)}")
-    if not all((arguments.models, arguments.contenders, arguments.batches, arguments.vectors, arguments.compile_modes)) or arguments.rounds < 1 or arguments.compile_processes < 1:
-        parser.error("it needs at least one model, contender, batch, batch of vectors, mode, round and process")
+    if not all((arguments.models, arguments.contenders, arguments.batches, arguments.vectors)) or arguments.rounds < 1 or arguments.compile_processes < 1:
+        parser.error("it needs at least one model, contender, batch, batch of vectors, round and process")
     try:
         for name in [*arguments.batches, *arguments.in_flight, *arguments.vectors]:
             token_batches.lengths(name)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import batches as token_batches
 from contender import Contender
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -20,8 +21,10 @@ BEI = {
     "ort-cpu": "--engine onnxruntime --device cpu",
     "mock": """--engine mock --options '{"mock": {"max_length": 512, "us_per_token": 0.1}}'""",
 }
-TORCH = ("eager", "compile")
-DEFAULT = ["trt-fp16", "trt-fp8", "ort-cuda", "eager", "compile"]
+COMPILED = ("compile", "compile-graphs")
+TORCH = ("eager", *COMPILED)
+DEFAULT = ["trt-fp16", "trt-fp8", "ort-cuda", *TORCH]
+GRAPH_TOKENS = 4096  # of torch's CUDA graphs: with more the host is never what limits
 LABELS = {
     "trt-fp16": "TensorRT fp16",
     "trt-fp8": "TensorRT fp8",
@@ -30,6 +33,7 @@ LABELS = {
     "mock": "mock",
     "eager": "torch eager",
     "compile": "torch.compile",
+    "compile-graphs": "torch.compile, reduce-overhead",
 }
 
 # What a worker that is lost, or no worker of ours, raises.
@@ -113,14 +117,23 @@ class Group:
 
 def make(name: str, folder: pathlib.Path, batches: list[str], settings: dict) -> Group:
     """The contender of that name for the model in folder. settings: bei (the program), flags (by name, added ones), device, dtype (of
-    torch), compile_processes, compile_seconds, compile_modes."""
+    torch), compile_processes, compile_seconds."""
     flags = settings["flags"].get(name, BEI.get(name))
     if flags is not None:
         return Group(name, [settings["bei"], "bench", str(folder), "--worker", *shlex.split(flags)], batches)
     options = ["--dtype", settings["dtype"], "--device", settings["device"], "--compile-seconds", str(settings["compile_seconds"])]
-    options += ["--compile-modes", ",".join(settings["compile_modes"])]
     command = [sys.executable, str(HERE / "torch_worker.py"), name, str(folder), *options]
-    return Group(name, command, batches, settings["compile_processes"] if name == "compile" else 1)
+    small = [batch for batch in batches if name != "compile-graphs" or padded_tokens(batch) <= GRAPH_TOKENS]
+    group = Group(name, command, small, settings["compile_processes"] if name in COMPILED else 1)
+    for batch in batches:
+        if batch not in small:
+            group.failures[batch] = f"CUDA graphs are compared up to {GRAPH_TOKENS} padded tokens"
+    return group
+
+
+def padded_tokens(batch: str) -> int:
+    lengths = token_batches.lengths(batch)
+    return len(lengths) * max(lengths)
 
 
 def once(kind: str, arguments: list[str], seconds: float, jobs: list[dict]) -> list[dict]:

@@ -81,9 +81,10 @@ def targets(result: dict) -> list[dict]:
     """The targets, each with its value (None: a contender is missing) and whether it is met (None as well)."""
     found = []
     for model in result["models"]:
-        compiled = median(model, "compile", LATENCY_BATCH)
         if LATENCY_BATCH in model["batches"]:
-            found += ratio_target(model, "time against torch.compile's", LATENCY_BATCH, compiled, LATENCY_LIMIT, "at most")
+            for name in contenders.COMPILED:
+                peer = median(model, name, LATENCY_BATCH)
+                found += ratio_target(model, f"time against that of {label(name)}", LATENCY_BATCH, peer, LATENCY_LIMIT, "at most")
         if model["model_type"] == "bert" and MIXED_BATCH in model["batches"]:
             peer = torch_best(model, MIXED_BATCH)
             found += ratio_target(model, "tokens/s against torch's best", MIXED_BATCH, peer, MIXED_LIMIT, "at least")
@@ -132,7 +133,7 @@ def speed_rows(model: dict) -> list[str]:
             peak = f"{size['flops'] / t / model['peak_flops']:.1%}" if model["peak_flops"] else ""
             against = f"{best / t:.2f}x" if best else ""
             wrong = "" if agrees(contender) else "its vectors are not the reference's"
-            notes = [note for note in (contender["modes"].get(batch), wrong, why) if note]
+            notes = [note for note in (wrong, why) if note]
             spread = f"{1e3 * min(seconds):.3f} to {1e3 * max(seconds):.3f}"
             rows.append(f"{begin} | {1e3 * t:.3f} ({spread}) | {size['tokens'] / t:,.0f} | {peak} | {against} | {cell('; '.join(notes))} |")
     return rows

@@ -1,13 +1,13 @@
 """torch as a contender, in its own process, with the protocol of `bei bench --worker`: a JSON object a line on stdin and stdout.
 
-    torch_worker.py eager|compile|reference|peak FOLDER [--dtype float16] [--device cuda] [--compile-seconds 240]
+    torch_worker.py eager|compile|compile-graphs|reference|peak FOLDER [--dtype float16] [--device cuda] [--compile-seconds 240]
 
-eager      transformers' AutoModel with SDPA attention. A batch is padded to its longest, with a mask; without one where all
-           lengths are equal, which is the faster form.
-compile    the same, compiled for each shape in --compile-modes, of which the fastest is what counts; reduce-overhead (CUDA
-           graphs) for up to 4096 padded tokens only. New shapes are refused when --compile-seconds are spent.
-reference  eager in fp32 without TF32: for {"vectors": BATCH}.
-peak       no model: {"peak": 8192} answers the FLOP/s of a matrix product of that size.
+eager           transformers' AutoModel with SDPA attention. A batch is padded to its longest, with a mask; without one where all
+                lengths are equal, which is the faster form.
+compile         the same, compiled for each shape. New shapes are refused when --compile-seconds are spent.
+compile-graphs  that in mode reduce-overhead, which replays CUDA graphs.
+reference       eager in fp32 without TF32: for {"vectors": BATCH}.
+peak            no model: {"peak": 8192} answers the FLOP/s of a matrix product of that size.
 
 A time is from token ids in host memory to normalised vectors in host memory, everything on the device done.
 """
@@ -26,9 +26,7 @@ import time
 import batches
 
 WARM_UPS = 2
-GRAPH_TOKENS = 4096  # above it the host is never what limits
-CHOICE_CALLS = 10
-MODES = "default,reduce-overhead"
+COMPILE_MODES = {"compile": "default", "compile-graphs": "reduce-overhead"}
 
 
 def load(folder: pathlib.Path, dtype: str, device: str):
@@ -46,13 +44,14 @@ def load(folder: pathlib.Path, dtype: str, device: str):
 
 
 class Contender:
-    def __init__(self, kind: str, folder: pathlib.Path, dtype: str, device: str, compile_seconds: float, modes: list[str]):
+    def __init__(self, kind: str, folder: pathlib.Path, dtype: str, device: str, compile_seconds: float):
         import torch
         import transformers
 
-        self.torch, self.kind, self.device, self.compile_seconds, self.modes = torch, kind, device, compile_seconds, modes
+        self.torch, self.device, self.compile_seconds = torch, device, compile_seconds
+        self.mode = COMPILE_MODES.get(kind)
         torch.set_grad_enabled(False)
-        if kind == "compile":  # beyond the limit it would run uncompiled without a word
+        if self.mode:  # beyond the limit it would run uncompiled without a word
             torch._dynamo.config.recompile_limit = 256
             torch._dynamo.config.fail_on_recompile_limit_hit = True
         if kind == "reference":
@@ -63,8 +62,7 @@ class Contender:
         pooling = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
         self.mean = pooling.get("pooling_mode_mean_tokens", False)
         self.cached: dict[str, tuple] = {}
-        self.compiled: dict[str, dict] = {}  # by batch: functions by mode
-        self.chosen: dict[str, str] = {}  # by batch: the faster mode
+        self.compiled: dict = {}  # functions, by batch
         self.spent = 0.0
         name = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
         self.ready = {
@@ -116,44 +114,29 @@ class Contender:
                 seconds.append(time.perf_counter() - start)
         return seconds
 
-    def prepare(self, name: str) -> None:
-        """Compiles for a batch's shape, unless that was done."""
-        if self.kind != "compile" or name in self.compiled:
-            return
-        if self.spent > self.compile_seconds:
-            raise RuntimeError(f"not compiled: {self.spent:.0f} s went into the shapes before, the limit is {self.compile_seconds:.0f} s")
-        start, functions = time.perf_counter(), {}
-        for mode in self.modes:
-            if mode == "reduce-overhead" and (self.device == "cpu" or self.inputs(name)[0].numel() > GRAPH_TOKENS):
-                continue
-            functions[mode] = self.torch.compile(self.forward, mode=mode, dynamic=False)
-            for _ in range(3):  # CUDA graphs are recorded in the second call
-                self.call(name, functions[mode])
-        self.spent += time.perf_counter() - start
-        self.compiled[name] = functions
-
     def function(self, name: str):
-        """What runs a batch; of compiled forms the faster one, found when it is first measured."""
-        if self.kind != "compile":
+        """What runs a batch, compiled where that is the contender."""
+        if not self.mode:
             return self.forward
-        self.prepare(name)
-        functions = self.compiled[name]
-        if name not in self.chosen:
-            times = {mode: statistics.median(self.timed(name, function, CHOICE_CALLS)) for mode, function in functions.items()}
-            self.chosen[name] = min(times, key=times.get)
-        return functions[self.chosen[name]]
+        if name not in self.compiled:
+            if self.spent > self.compile_seconds:
+                raise RuntimeError(f"not compiled: {self.spent:.0f} s went into the shapes before, the limit is {self.compile_seconds:.0f} s")
+            start, function = time.perf_counter(), self.torch.compile(self.forward, mode=self.mode, dynamic=False)
+            for _ in range(3):  # CUDA graphs are recorded in the second call
+                self.call(name, function)
+            self.spent += time.perf_counter() - start
+            self.compiled[name] = function
+        return self.compiled[name]
 
     def answer(self, job: dict) -> dict:
         if "prepare" in job:
-            self.prepare(job["prepare"])
-            self.call(job["prepare"], next(iter(self.compiled[job["prepare"]].values())) if self.compiled else self.forward)
+            self.call(job["prepare"], self.function(job["prepare"]))
             return {"compile_seconds": self.spent}
         if "vectors" in job:
-            rows = self.call(job["vectors"], self.forward if self.kind != "compile" else self.function(job["vectors"]))
+            rows = self.call(job["vectors"], self.function(job["vectors"]))
             return {"float32": base64.b64encode(rows.numpy().astype("<f4").tobytes()).decode(), "rows": len(rows)}
         name = job["batch"]
-        answer = {"seconds": self.timed(name, self.function(name), job.get("iterations", 1)), "tokens": sum(batches.lengths(name))}
-        return answer | ({"mode": self.chosen[name]} if name in self.chosen else {})
+        return {"seconds": self.timed(name, self.function(name), job.get("iterations", 1)), "tokens": sum(batches.lengths(name))}
 
 
 class Peak:
@@ -185,12 +168,11 @@ def main() -> int:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=("eager", "compile", "reference", "peak"))
+    parser.add_argument("kind", choices=("eager", *COMPILE_MODES, "reference", "peak"))
     parser.add_argument("folder", type=pathlib.Path, nargs="?", help="the model's folder")
     parser.add_argument("--dtype", default="float16", choices=("float32", "float16", "bfloat16"))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--compile-seconds", type=float, default=240, help="time for compiling all shapes (default %(default)s)")
-    parser.add_argument("--compile-modes", default=MODES, help="modes of torch.compile to choose from (default %(default)s)")
     arguments = parser.parse_args()
 
     def say(message: dict) -> None:
@@ -202,8 +184,7 @@ def main() -> int:
         elif arguments.folder is None:
             parser.error("the model's folder is missing")
         else:
-            modes = arguments.compile_modes.split(",")
-            contender = Contender(arguments.kind, arguments.folder, arguments.dtype, arguments.device, arguments.compile_seconds, modes)
+            contender = Contender(arguments.kind, arguments.folder, arguments.dtype, arguments.device, arguments.compile_seconds)
     except Exception as error:  # whatever it is, the other program reads it here only
         say({"error": f"{type(error).__name__}: {error}"})
         if isinstance(error, ImportError):  # says all
