@@ -6,12 +6,15 @@ char *bei_ort_host_new(bei_ort_session *session, size_t bytes, void **out) {
   bei_ort_inside inside;
   if (!bei_ort_enter(&inside, NULL))
     return strdup(BEI_ORT_EXITING);
-  char *error = NULL;
   void *data = NULL;
-  if (session->host.allocator != NULL)
-    error = bei_ort_error(bei_ort_api->AllocatorAlloc(session->host.allocator, bytes, &data));
-  else
-    data = malloc(bytes);
+  char *error = bei_ort_enter_device(session->device);
+  if (error == NULL) {
+    if (session->host.allocator != NULL)
+      error = bei_ort_error(bei_ort_api->AllocatorAlloc(session->host.allocator, bytes, &data));
+    else
+      data = malloc(bytes);
+    bei_ort_leave_device(session->device);
+  }
   bei_ort_leave(&inside);
   if (error == NULL && data == NULL)
     error = bei_ort_no_memory();
@@ -24,10 +27,14 @@ void bei_ort_host_free(bei_ort_session *session, void *data) {
   bei_ort_inside inside;
   if (data == NULL || !bei_ort_enter(&inside, NULL))
     return; // a process that exits frees it all
+  char *error = bei_ort_enter_device(session->device);
   if (session->host.allocator != NULL)
     free(bei_ort_error(bei_ort_api->AllocatorFree(session->host.allocator, data)));
   else
     free(data);
+  if (error == NULL)
+    bei_ort_leave_device(session->device);
+  free(error); // the device is lost
   bei_ort_leave(&inside);
 }
 

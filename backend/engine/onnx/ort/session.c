@@ -93,18 +93,6 @@ char *bei_ort_builder_new(int32_t threads, bei_ort_builder **out) {
   return NULL;
 }
 
-static char *new_stream(int32_t device, bei_cuda_stream *out) {
-  const bei_cuda_driver *driver;
-  char *error = bei_cuda_open(&driver);
-  if (error == NULL)
-    error = bei_cuda_enter(device);
-  if (error != NULL)
-    return error;
-  error = bei_cuda_failed("creating a stream", driver->stream_new(out, BEI_CUDA_STREAM_NON_BLOCKING));
-  bei_cuda_leave();
-  return error;
-}
-
 static void free_stream(int32_t device, bei_cuda_stream stream) {
   const bei_cuda_driver *driver;
   if (stream == NULL)
@@ -159,26 +147,36 @@ char *bei_ort_has_provider(const char *name, int32_t *out) {
   return bei_ort_error(bei_ort_api->ReleaseAvailableProviders(names, count));
 }
 
-char *bei_ort_builder_cuda(bei_ort_builder *builder, int32_t device, const char *const *keys, const char *const *values,
-                           size_t count) {
+static char *add_provider(bei_ort_builder *builder, const bei_cuda_driver *driver, const char *const *keys,
+                          const char *const *values, size_t count) {
+  char *error =
+      bei_cuda_failed("creating a stream", driver->stream_new(&builder->stream, BEI_CUDA_STREAM_NON_BLOCKING));
+  if (error != NULL)
+    return error;
   OrtCUDAProviderOptionsV2 *options;
   TRY(CreateCUDAProviderOptions(&options));
-  bei_cuda_stream stream = NULL;
-  char *error = new_stream(device, &stream);
-  if (error != NULL) {
-    bei_ort_api->ReleaseCUDAProviderOptions(options);
-    return error;
-  }
-  builder->device = device;
-  builder->stream = stream;
   // Once: each call sets what it is not given to its default.
   OrtStatus *status = bei_ort_api->UpdateCUDAProviderOptions(options, keys, values, count);
   if (status == NULL)
-    status = bei_ort_api->UpdateCUDAProviderOptionsWithValue(options, "user_compute_stream", stream);
-  if (status == NULL)
+    status = bei_ort_api->UpdateCUDAProviderOptionsWithValue(options, "user_compute_stream", builder->stream);
+  if (status == NULL) // allocates memory for a moment, on the current device
     status = bei_ort_api->SessionOptionsAppendExecutionProvider_CUDA_V2(builder->options, options);
   bei_ort_api->ReleaseCUDAProviderOptions(options);
   return bei_ort_error(status);
+}
+
+char *bei_ort_builder_cuda(bei_ort_builder *builder, int32_t device, const char *const *keys, const char *const *values,
+                           size_t count) {
+  const bei_cuda_driver *driver;
+  char *error = bei_cuda_open(&driver);
+  if (error == NULL)
+    error = bei_cuda_enter(device);
+  if (error != NULL)
+    return error;
+  builder->device = device;
+  error = add_provider(builder, driver, keys, values, count);
+  bei_cuda_leave();
+  return error;
 }
 
 char *bei_ort_builder_cuda_operators(bei_ort_builder *builder, int32_t device) {
@@ -213,6 +211,20 @@ static char *create(bei_ort_builder *builder, const void *model, size_t bytes, O
   return bei_ort_error(status);
 }
 
+static char *open_session(bei_ort_builder *builder, const void *model, size_t bytes, bei_ort_session *session) {
+  char *error = bei_ort_enter_device(builder->device);
+  if (error != NULL)
+    return error;
+  error = create(builder, model, bytes, &session->session);
+  if (error == NULL && builder->device >= 0) {
+    error = bei_ort_error(bei_ort_host_open(session->session, builder->device, &session->host));
+    if (error != NULL)
+      bei_ort_api->ReleaseSession(session->session);
+  }
+  bei_ort_leave_device(builder->device);
+  return error;
+}
+
 char *bei_ort_session_new(bei_ort_builder *builder, const void *model, size_t bytes, bei_ort_session **out) {
   bei_ort_session *session = calloc(1, sizeof *session);
   if (session == NULL)
@@ -220,12 +232,7 @@ char *bei_ort_session_new(bei_ort_builder *builder, const void *model, size_t by
   bei_ort_inside inside;
   char *error;
   if (bei_ort_enter(&inside, NULL)) {
-    error = create(builder, model, bytes, &session->session);
-    if (error == NULL && builder->device >= 0) {
-      error = bei_ort_error(bei_ort_host_open(session->session, builder->device, &session->host));
-      if (error != NULL)
-        bei_ort_api->ReleaseSession(session->session);
-    }
+    error = open_session(builder, model, bytes, session);
     bei_ort_leave(&inside);
   } else {
     error = strdup(BEI_ORT_EXITING);
@@ -250,8 +257,12 @@ void bei_ort_session_free(bei_ort_session *session) {
   bei_ort_inside inside;
   if (session == NULL || !bei_ort_enter(&inside, NULL))
     return; // a process that exits frees it all
+  char *error = bei_ort_enter_device(session->device);
   bei_ort_host_close(&session->host);
   bei_ort_api->ReleaseSession(session->session);
+  if (error == NULL)
+    bei_ort_leave_device(session->device);
+  free(error); // the device is lost
   bei_ort_leave(&inside);
   bei_ops_free(session->ops);
   free_stream(session->device, session->stream);
