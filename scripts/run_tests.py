@@ -54,7 +54,7 @@ SPLIT = {
 PARTS = {"trt": {"TestGPU": 5, "TestGPUCosines": 15}, "onnx": {"TestCUDA": 3, "TestCUDACosines": 5}}
 
 # Tests that measure time or memory, or need several GPUs.
-ALONE = re.compile(r"SteadyState|Idle|Resident|Allocations|ReleasesEverything|Replicas")
+ALONE = re.compile(r"SteadyState|Idle|Resident|Allocations|ReleasesEverything|Replays|Replicas")
 
 EVENT = re.compile(r"^=== (?:RUN|PAUSE|CONT|NAME) *(\S*)$")  # NAME without one: what follows is no test's
 RESULT = re.compile(r"^ *--- (PASS|FAIL|SKIP): (\S+) \((\d+(?:\.\d+)?)s\)$")

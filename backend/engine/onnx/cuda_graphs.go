@@ -3,6 +3,7 @@ package onnx
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -128,8 +129,12 @@ func (d *deviceRun) write(c *captured, b *engine.Batch) error {
 	return nil
 }
 
-// leastGain is how much less than a plain run's time that of a graph is, where one is worth its memory.
-const leastGain = 0.9
+// leastGain is how much less than a plain run's time that of a graph is, where one is worth its memory. One measurement is not to be
+// trusted, since others may use the device meanwhile: graphs end after mostInVain numbers of tokens without a gain.
+const (
+	leastGain  = 0.9
+	mostInVain = 2
+)
 
 // capture makes the slot's graphs: of each bucket, until they gain nothing. Where ONNX Runtime cannot be captured runs go without, and the log
 // says so.
@@ -139,10 +144,10 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 		return nil
 	}
 	d.filled = engine.NewBatch(engine.Limits{MaxTokens: bucketTokens[len(bucketTokens)-1], MaxSequences: bucketSequences[len(bucketSequences)-1]})
-	tokens, gains := 0, true
+	tokens, inVain := 0, 0
 	for _, k := range buckets(e.info.Limits, d.graph.align) {
 		first := k.tokens != tokens // of so many tokens
-		if first && !gains {
+		if first && inVain == mostInVain {
 			break
 		}
 		tokens = k.tokens
@@ -164,8 +169,12 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 		}
 		d.graphs = append(d.graphs, c)
 		if first {
-			if gains, err = d.gains(ctx, c); err != nil {
+			gains, err := d.gains(ctx, c)
+			if err != nil {
 				return e.deviceError(err)
+			}
+			if inVain++; gains {
+				inVain = 0
 			}
 		}
 	}
@@ -201,21 +210,20 @@ func (d *deviceRun) captureOne(ctx context.Context, k bucket, width int) (c *cap
 
 // gains reports that a graph takes less time than a plain run of the same.
 func (d *deviceRun) gains(ctx context.Context, c *captured) (ok bool, err error) {
-	least := func(run func() error) time.Duration {
-		var times []time.Duration
-		for range 5 {
-			begin := time.Now()
-			if err == nil {
-				err = run()
-			}
-			times = append(times, time.Since(begin))
-		}
-		return slices.Min(times)
-	}
+	least := [2]time.Duration{math.MaxInt64, math.MaxInt64}
 	d.do(func() {
-		plain := least(func() error { return d.runner.RunTensors(ctx, d.session, c.inputs, c.output) })
-		replayed := least(func() error { return c.graph.Launch(ctx) })
-		ok = float64(replayed) < leastGain*float64(plain)
+		for i := range 12 { // in turns
+			begin := time.Now()
+			if i%2 == 0 {
+				err = d.runner.RunTensors(ctx, d.session, c.inputs, c.output)
+			} else {
+				err = c.graph.Launch(ctx)
+			}
+			if err != nil {
+				return
+			}
+			least[i%2] = min(least[i%2], time.Since(begin))
+		}
 	})
-	return ok, err
+	return float64(least[1]) < leastGain*float64(least[0]), err
 }
