@@ -2,7 +2,6 @@ package trt
 
 import (
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -114,30 +113,9 @@ func TestGPUAloneEqualsBatched(t *testing.T) {
 	e, err := Open(t.Context(), c.Model, c.Weights, gpuOptions(t, "float16", engine.Limits{MaxTokens: 8192, MaxSequences: 64}))
 	require.NoError(t, err)
 	defer func() { require.NoError(t, e.Close()) }()
-	slot, info := e.Slots()[0], e.Info()
-	var batched []suite.Result
-	for from := 0; from < len(c.Sequences); from += 30 {
-		r, err := suite.Compute(t.Context(), slot, info, c.Sequences[from:min(from+30, len(c.Sequences))], engine.Pooled)
-		require.NoError(t, err)
-		batched = append(batched, r...)
-	}
-	least := 1.0
-	for i, q := range c.Sequences {
-		alone, err := suite.Compute(t.Context(), slot, info, []suite.Sequence{q}, engine.Pooled)
-		require.NoError(t, err)
-		var dot, aa, bb float64
-		for k, x := range alone[0].Pooled {
-			y := float64(batched[i].Pooled[k])
-			dot, aa, bb = dot+float64(x)*y, aa+float64(x)*float64(x), bb+y*y
-		}
-		least = min(least, dot/math.Sqrt(aa*bb))
-		if dot/math.Sqrt(aa*bb) < 0.99999 { // which of them is wrong, and what is it beside?
-			bounds := suite.Bounds{MinCosine: 0.99999, MaxError: 1}
-			t.Logf("text %d of %d tokens: cosine %.7f; alone against the truth: %v; batched: %v", i, len(q.IDs), dot/math.Sqrt(aa*bb),
-				bounds.Compare(alone[0].Pooled, q.Pooled), bounds.Compare(batched[i].Pooled, q.Pooled))
-		}
-	}
-	t.Logf("cosine alone against batched: %.8f", least)
+	least, line, err := suite.AloneAgainstBatched(t.Context(), e, c.Sequences)
+	require.NoError(t, err)
+	t.Log(line)
 	require.GreaterOrEqual(t, least, 0.99999)
 }
 

@@ -99,6 +99,18 @@ func TestCUDACosines(t *testing.T) {
 	}
 }
 
+// One text of the real MiniLM alone, and the same in a batch.
+func TestCUDAAloneEqualsBatched(t *testing.T) {
+	requireGPU(t)
+	c := suite.MiniLM(t)
+	e := onCUDA(onnx.Float16)(t, c.Model, c.Weights, engine.Limits{})
+	least, line, err := suite.AloneAgainstBatched(t.Context(), e, c.Sequences)
+	require.NoError(t, err)
+	t.Log(line)
+	require.GreaterOrEqual(t, least, 0.99999)
+	require.NoError(t, e.Close())
+}
+
 // Forms that the engine does not choose by itself, or not for these models.
 func TestCUDAForms(t *testing.T) {
 	requireGPU(t)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 )
@@ -60,4 +61,30 @@ func cosine(got []float32, want []float64) float64 {
 		return 1
 	}
 	return dot / math.Sqrt(gg*ww)
+}
+
+// AloneAgainstBatched computes the pooled vector of each sequence beside 29 others and alone, and returns the least cosine of the two, with a
+// line that says of which sequence, and how near either is to what it must be.
+func AloneAgainstBatched(ctx context.Context, e engine.Engine, sequences []Sequence) (least float64, line string, err error) {
+	const together = 30
+	slot, info := e.Slots()[0], e.Info()
+	least = 1
+	for batch := range slices.Chunk(sequences, together) {
+		batched, err := Compute(ctx, slot, info, batch, engine.Pooled)
+		if err != nil {
+			return 0, "", err
+		}
+		for i, q := range batch {
+			alone, err := Compute(ctx, slot, info, []Sequence{q}, engine.Pooled)
+			if err != nil {
+				return 0, "", err
+			}
+			if c := cosine(alone[0].Pooled, float64s(batched[i].Pooled)); !(c > least) {
+				least = c
+				line = fmt.Sprintf("cosine %.8f of a sequence of %d tokens alone to the same in a batch; to the truth %.8f alone, %.8f in the batch",
+					c, len(q.IDs), cosine(alone[0].Pooled, q.Pooled), cosine(batched[i].Pooled, q.Pooled))
+			}
+		}
+	}
+	return least, line, nil
 }
