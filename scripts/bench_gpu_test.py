@@ -135,6 +135,7 @@ class TablesTest(unittest.TestCase):
         found = result(wrong)
         self.assertEqual([t["value"] for t in found["targets"][:6]], [None] * 6)
         self.assertIn("| its vectors are not the reference's |", tables.markdown(found))
+        self.assertIn("| its vectors were not compared |", tables.markdown(found))
 
     def test_missing_contenders_are_said(self):
         lacking = model(peak_flops=None, peak_error="not measured: no torch")

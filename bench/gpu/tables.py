@@ -132,7 +132,8 @@ def speed_rows(model: dict) -> list[str]:
             t = statistics.median(seconds)
             peak = f"{size['flops'] / t / model['peak_flops']:.1%}" if model["peak_flops"] else ""
             against = f"{best / t:.2f}x" if best else ""
-            wrong = "" if agrees(contender) else "its vectors are not the reference's"
+            wrong = "its vectors were not compared" if isinstance(contender["agreement"], str) else "its vectors are not the reference's"
+            wrong = "" if agrees(contender) else wrong
             notes = [note for note in (wrong, why) if note]
             spread = f"{1e3 * min(seconds):.3f} to {1e3 * max(seconds):.3f}"
             rows.append(f"{begin} | {1e3 * t:.3f} ({spread}) | {size['tokens'] / t:,.0f} | {peak} | {against} | {cell('; '.join(notes))} |")
