@@ -58,6 +58,7 @@ func checkPlan(t *testing.T, lib *nvinfer.Library, c suite.Case, precision strin
 		require.Equal(t, len(calibration.Keys(c.Model)), p.notes["float8 products"], about)
 	}
 	require.ElementsMatch(t, wantedTensors(&d, p), p.tensors, about)
+	require.True(t, bytes.Contains(p.bytes, []byte("\nmain {")), "%s: it has no program", about)
 	// A plan holds its program as text. Sizes that it copies from host memory are what CUDA graphs must keep (Graph in shim/lane.cpp).
 	require.False(t, bytes.Contains(p.bytes, []byte(`copy={ name="copy_h2d`)), "%s: it copies sizes from the host", about)
 }

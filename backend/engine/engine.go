@@ -55,8 +55,8 @@ type Batch struct {
 	Outputs     Outputs // what the run must compute: the union over its sequences
 }
 
-// Making is held by what CUDA does not allow beside a capture of a graph in the process, and by captures: making sessions, execution contexts
-// and kernels, which wait for the whole device.
+// Making is held by what CUDA does not allow beside a capture of a graph in the process, and by captures: what waits for the whole device, which is
+// making and freeing sessions, execution contexts and kernels, and a session's first run.
 var Making sync.Mutex
 
 // NewBatch returns an empty batch with room for what limits allow, in Go memory.

@@ -33,9 +33,9 @@ HostMemory allocateHost(size_t bytes) {
 // Most bytes that a graph keeps of what its copies read: sizes are eight each.
 constexpr size_t kMostKept = 4096;
 
-// A CUDA graph of launches of some shapes. TensorRT copies sizes of the shapes to the device (copy_h2d in a plan's program), from
-// host memory of the context: what a graph's copy would read when it is replayed is those of the shapes that ran last without a graph.
-// So a graph keeps what its copies read when it was captured. (A kernel that reads the host's memory by itself would not be seen.)
+// A CUDA graph of launches of some shapes. TensorRT may copy sizes of the shapes to the device (copy_h2d in a plan's program; for a boolean mask,
+// say, which our plans have not), from host memory of the context: what a graph's copy would read when it is replayed is those of the shapes that ran
+// last without a graph. So a graph keeps what its copies read when it was captured. (A kernel that reads the host's memory by itself would not be seen.)
 class Graph {
 public:
   // Of a captured one, which may be destroyed afterwards. nullptr where it does not stand on its own, for the reason that why says.

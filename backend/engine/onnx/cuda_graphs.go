@@ -107,11 +107,11 @@ func (s *slot) replay(ctx context.Context, c *captured) (engine.Output, error) {
 	if err := d.write(c, b); err != nil {
 		return engine.Output{}, err
 	}
-	e.stats.launched(b.Tokens(), c.tokens-b.Tokens())
-	e.stats.replays.Add(1)
 	if err := c.graph.Launch(ctx); err != nil {
 		return engine.Output{}, e.deviceError(err)
 	}
+	e.stats.launched(b.Tokens(), c.tokens-b.Tokens())
+	e.stats.replays.Add(1)
 	n := b.Sequences() * e.info.PooledWidth
 	return engine.Output{Pooled: view[float32](c.output[0].Data)[:n:n]}, nil
 }
@@ -155,6 +155,9 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 		if err != nil && ctx.Err() == nil { // memory may have been allocated meanwhile, which no capture bears
 			c, err = d.captureOne(ctx, k, e.info.PooledWidth)
 		}
+		if err == nil {
+			d.graphs = append(d.graphs, c)
+		}
 		if ctx.Err() != nil {
 			return status.Errorf(status.Cancelled, "opening the engine: %w", context.Cause(ctx))
 		}
@@ -167,7 +170,6 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 			}
 			break
 		}
-		d.graphs = append(d.graphs, c)
 		if first {
 			gains, err := d.gains(ctx, c)
 			if err != nil {
@@ -178,8 +180,7 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 			}
 		}
 	}
-	e.stats.graphs.Store(int64(len(d.graphs)))
-	e.info.Details["graphs"] = strconv.Itoa(len(d.graphs))
+	e.info.Details["graphs"] = strconv.FormatInt(e.stats.graphs.Add(int64(len(d.graphs))), 10)
 	return nil
 }
 

@@ -119,6 +119,10 @@ func (s *slot) check(ctx context.Context) error {
 	b.InputIDs, b.TypeIDs, b.PositionIDs = append(b.InputIDs, 0), append(b.TypeIDs, 0), append(b.PositionIDs, 0)
 	b.EndSequence(s.engine.info.Outputs, 0)
 	defer b.Reset()
+	if s.device != nil {
+		engine.Making.Lock()
+		defer engine.Making.Unlock()
+	}
 	if _, err := s.Run(ctx); err != nil {
 		code := status.CodeOf(err)
 		if code == status.Inference {

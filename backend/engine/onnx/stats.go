@@ -9,7 +9,7 @@ import (
 // counters are engine.Stats in the making. A run is one launch of the graph.
 type counters struct {
 	runs, tokens, padding, replays atomic.Uint64
-	graphs                         atomic.Int64 // that were captured for each slot
+	graphs                         atomic.Int64 // that were captured, by all slots
 }
 
 var _ engine.Reporter = (*Engine)(nil)

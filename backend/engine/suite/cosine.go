@@ -79,7 +79,11 @@ func AloneAgainstBatched(ctx context.Context, e engine.Engine, sequences []Seque
 			if err != nil {
 				return 0, "", err
 			}
-			if c := cosine(alone[0].Pooled, float64s(batched[i].Pooled)); !(c > least) {
+			c := cosine(alone[0].Pooled, float64s(batched[i].Pooled))
+			if truth := cosine(batched[i].Pooled, q.Pooled); math.IsNaN(c) || !(truth > 0.99) {
+				return 0, "", fmt.Errorf("a sequence of %d tokens: cosine %g alone to the same in a batch, %g of that to the truth", len(q.IDs), c, truth)
+			}
+			if c < least {
 				least = c
 				line = fmt.Sprintf("cosine %.8f of a sequence of %d tokens alone to the same in a batch; to the truth %.8f alone, %.8f in the batch",
 					c, len(q.IDs), cosine(alone[0].Pooled, q.Pooled), cosine(batched[i].Pooled, q.Pooled))

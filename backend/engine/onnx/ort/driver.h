@@ -41,8 +41,8 @@ typedef struct {
   bei_cuda_copy_end from, to;
   size_t width, height, depth;
 } bei_cuda_copy;
-enum { BEI_CUDA_MEMORY_HOST = 1, BEI_CUDA_MEMORY_UNIFIED = 4 }; // of CUmemorytype
-enum { BEI_CUDA_ATTRIBUTE_MEMORY_TYPE = 2 };                    // of CUpointer_attribute
+enum { BEI_CUDA_MEMORY_HOST = 1 };           // of CUmemorytype
+enum { BEI_CUDA_ATTRIBUTE_MEMORY_TYPE = 2 }; // of CUpointer_attribute
 enum { BEI_CUDA_INVALID_VALUE = 1 };
 
 // Every function that we call: its name in the library (with the version that cuda.h 12 and 13 map it to), result and arguments.

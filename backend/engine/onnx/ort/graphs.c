@@ -88,6 +88,8 @@ static char *upload(bei_ort_weights *weights, const tensors *from, size_t total)
   OrtMemoryInfo *info = error == NULL ? device_memory(weights->device, &error) : NULL;
   if (error == NULL)
     error = copy_constants(weights, from, (char *)(uintptr_t)weights->memory, info, driver);
+  if (error == NULL) // the sessions' streams do not wait for copies, which may be under way still
+    error = bei_cuda_failed("copying the weights to the device", driver->stream_wait(NULL));
   if (info != NULL)
     bei_ort_api->ReleaseMemoryInfo(info);
   bei_cuda_leave();
@@ -108,11 +110,18 @@ static char *fill_weights(bei_ort_weights *weights, const tensors *from) {
 }
 
 char *bei_ort_weights_new(const bei_ort_builder *from, bei_ort_weights **out) {
+  bei_ort_inside inside;
   bei_ort_weights *weights = calloc(1, sizeof *weights);
   if (weights == NULL)
     return bei_ort_no_memory();
   weights->device = from->device;
-  char *error = fill_weights(weights, &from->constants);
+  char *error;
+  if (bei_ort_enter(&inside, NULL)) {
+    error = fill_weights(weights, &from->constants);
+    bei_ort_leave(&inside);
+  } else {
+    error = strdup(BEI_ORT_EXITING);
+  }
   if (error != NULL)
     bei_ort_weights_free(weights);
   else

@@ -107,14 +107,16 @@ static void free_stream(int32_t device, bei_cuda_stream stream) {
 }
 
 void bei_ort_builder_free(bei_ort_builder *builder) {
-  if (builder == NULL)
-    return;
+  bei_ort_inside inside;
+  if (builder == NULL || !bei_ort_enter(&inside, NULL))
+    return; // a process that exits frees it all
   bei_ort_tensors_free(&builder->constants);
   bei_ort_tensors_free(&builder->bound);
   if (builder->options != NULL)
     bei_ort_api->ReleaseSessionOptions(builder->options);
   bei_ops_free(builder->ops);
   free_stream(builder->device, builder->stream);
+  bei_ort_leave(&inside);
   free(builder);
 }
 
@@ -168,14 +170,18 @@ static char *add_provider(bei_ort_builder *builder, const bei_cuda_driver *drive
 char *bei_ort_builder_cuda(bei_ort_builder *builder, int32_t device, const char *const *keys, const char *const *values,
                            size_t count) {
   const bei_cuda_driver *driver;
+  bei_ort_inside inside;
+  if (!bei_ort_enter(&inside, NULL))
+    return strdup(BEI_ORT_EXITING);
   char *error = bei_cuda_open(&driver);
   if (error == NULL)
     error = bei_cuda_enter(device);
-  if (error != NULL)
-    return error;
-  builder->device = device;
-  error = add_provider(builder, driver, keys, values, count);
-  bei_cuda_leave();
+  if (error == NULL) {
+    builder->device = device;
+    error = add_provider(builder, driver, keys, values, count);
+    bei_cuda_leave();
+  }
+  bei_ort_leave(&inside);
   return error;
 }
 
@@ -263,9 +269,9 @@ void bei_ort_session_free(bei_ort_session *session) {
   if (error == NULL)
     bei_ort_leave_device(session->device);
   free(error); // the device is lost
+  free_stream(session->device, session->stream);
   bei_ort_leave(&inside);
   bei_ops_free(session->ops);
-  free_stream(session->device, session->stream);
   bei_ort_tensors_free(&session->bound);
   free(session);
   trim();
