@@ -399,8 +399,6 @@ func (r *replica) name() string {
 }
 
 func (r *replica) free() {
-	engine.Making.Lock()
-	defer engine.Making.Unlock()
 	for _, w := range r.workers {
 		w.lane.Free()
 	}

@@ -56,7 +56,8 @@ type Batch struct {
 }
 
 // Making is held by what CUDA does not allow beside a capture of a graph in the process, and by captures: what waits for the whole device, which is
-// making and freeing sessions, execution contexts and kernels, and a session's first run.
+// making sessions, execution contexts and kernels, and a session's first run. Freeing them is done without it, since a device that hangs must not keep
+// other engines from closing: an engine that opens in the same moment may say that a capture failed.
 var Making sync.Mutex
 
 // NewBatch returns an empty batch with room for what limits allow, in Go memory.

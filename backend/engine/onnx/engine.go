@@ -203,10 +203,6 @@ func (e *Engine) Close() error {
 		return nil
 	}
 	e.closed = true
-	if e.graph != nil {
-		engine.Making.Lock()
-		defer engine.Making.Unlock()
-	}
 	for _, s := range e.slots {
 		if d := s.(*slot).device; d != nil {
 			d.close()
