@@ -8,9 +8,18 @@ import (
 	"github.com/basetenlabs/bei-runtime/trt/nvinfer"
 )
 
+// network is what a lowering fills: nvinfer.Network, or in tests one that computes.
+type network interface {
+	Input(name string, dtype nvinfer.DType, dims ...int) (nvinfer.Tensor, error)
+	Dimension(input nvinfer.Tensor, axis int, name string) error
+	Add(n nvinfer.Node) (nvinfer.Tensor, error)
+	Output(t nvinfer.Tensor, name string) error
+	Describe(t nvinfer.Tensor) (nvinfer.DType, []int, error)
+}
+
 // graph adds nodes to a network. The first error stops it: later calls do nothing, and err tells it.
 type graph struct {
-	net *nvinfer.Network
+	net network
 	err error
 	// constants of ours by what they are made of; each is in the network once.
 	constants map[string]nvinfer.Tensor
@@ -18,7 +27,7 @@ type graph struct {
 
 type tensor = nvinfer.Tensor
 
-func newGraph(net *nvinfer.Network) *graph {
+func newGraph(net network) *graph {
 	return &graph{net: net, constants: make(map[string]nvinfer.Tensor)}
 }
 
