@@ -93,14 +93,18 @@ char *bei_ort_builder_new(int32_t threads, bei_ort_builder **out) {
   return NULL;
 }
 
+// Frees a session's stream, and gives memory back that graphs allocated as they ran.
 static void free_stream(int32_t device, bei_cuda_stream stream) {
   const bei_cuda_driver *driver;
+  int handle;
   if (stream == NULL)
     return;
   free(bei_cuda_open(&driver)); // it is open
   char *error = bei_cuda_enter(device);
   if (error == NULL) {
     driver->stream_free(stream);
+    if (driver->device_get(&handle, device) == 0)
+      driver->graph_trim(handle);
     bei_cuda_leave();
   }
   free(error); // the context is gone, and the stream with it
