@@ -18,6 +18,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use reqwest::Client;
 use serde_json::json;
 use tokio::sync::mpsc;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 /// Hands on what is exported.
@@ -35,12 +36,11 @@ impl TraceService for Collector {
 }
 
 async fn collector() -> (SocketAddr, mpsc::UnboundedReceiver<ExportTraceServiceRequest>) {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
+    let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = incoming.local_addr().unwrap();
     let (sender, receiver) = mpsc::unbounded_channel();
     let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(Collector(sender)));
-    tokio::spawn(async move { server.serve(address).await.unwrap() });
+    tokio::spawn(async move { server.serve_with_incoming(incoming).await.unwrap() });
     (address, receiver)
 }
 
