@@ -94,9 +94,6 @@ func newCUDABuilder(o Options) (*ort.Builder, error) {
 	}
 	if !o.emulate {
 		err = builder.CUDA(o.DeviceID, map[string]string{"use_tf32": "0"}) // float32 is float32
-		if err == nil {
-			err = ort.LoadCUDAKernels()
-		}
 	}
 	if err == nil {
 		err = builder.CUDAOperators(o.DeviceID)
@@ -132,6 +129,11 @@ func (e *Engine) lowerCUDA(m *arch.Model, w *weights.Set, o Options) ([]byte, er
 		return nil, err
 	}
 	defer builder.Free()
+	if !o.emulate {
+		if err := ort.LoadCUDAKernels(); err != nil {
+			return nil, err
+		}
+	}
 	g := newGraph(precisions[o.Precision], opsetsOfCUDA...)
 	b := &binder{g: g, set: w, session: builder, bound: make(map[string]string), device: true}
 	defer b.release()
@@ -310,8 +312,7 @@ func (s *slot) runDevice(ctx context.Context) (engine.Output, error) {
 	if lost := e.lost.Load(); lost != nil {
 		return engine.Output{}, *lost
 	}
-	l, err := lay(b, s.device.graph)
-	if err != nil {
+	if err := s.device.graph.check(b); err != nil {
 		return engine.Output{}, err
 	}
 	var outputs []ort.Tensor
@@ -344,11 +345,12 @@ func (s *slot) runDevice(ctx context.Context) (engine.Output, error) {
 	if c := s.device.graphFor(b); c != nil {
 		return s.replay(ctx, c)
 	}
-	padding := 0
+	l, padding := lay(b, s.device.graph), 0
 	if e.info.Limits.Padded {
 		padding = l.padding()
 	}
 	e.stats.launched(b.Tokens(), padding)
+	var err error
 	s.device.do(func() { err = s.device.run(ctx, l, outputs) })
 	if err != nil {
 		return engine.Output{}, e.deviceError(err)

@@ -24,14 +24,14 @@ var (
 )
 
 // buckets lists those within limits, ascending by tokens and then by sequences.
-func buckets(l engine.Limits, align int) []bucket {
+func buckets(l engine.Limits) []bucket {
 	var list []bucket
 	for _, t := range bucketTokens {
 		for i, n := range bucketSequences {
 			enough := i > 0 && bucketSequences[i-1] > l.MaxSequences // with fewer
 			longest := min(t-n+1, l.MaxLength)
 			if t <= l.MaxTokens && !enough && t >= 2*n && t <= n*longest {
-				list = append(list, bucket{t, n, (longest + align - 1) / align * align})
+				list = append(list, bucket{t, n, longest})
 			}
 		}
 	}
@@ -71,14 +71,11 @@ type captured struct {
 }
 
 // lay is lay for a batch that was filled up to the bucket: what differs between such batches has its greatest size.
-func (k bucket) lay(filled *engine.Batch, g *deviceGraph) (*layout, error) {
-	l, err := lay(filled, g)
-	if err != nil {
-		return nil, err
-	}
+func (k bucket) lay(filled *engine.Batch, g *deviceGraph) *layout {
+	l := lay(filled, g)
 	l.pages = k.tokens/l.block + k.sequences
 	l.sizes[longest.name], l.sizes["blocks"] = k.longest, (k.longest+l.block-1)/l.block
-	return l, nil
+	return l
 }
 
 // graphFor is the least graph for a batch; nil: there is none.
@@ -104,9 +101,7 @@ func (d *deviceRun) graphFor(b *engine.Batch) *captured {
 // replay computes the slot's batch by a graph.
 func (s *slot) replay(ctx context.Context, c *captured) (engine.Output, error) {
 	e, b, d := s.engine, s.batch, s.device
-	if err := d.write(c, b); err != nil {
-		return engine.Output{}, err
-	}
+	d.write(c, b)
 	if err := c.graph.Launch(ctx); err != nil {
 		return engine.Output{}, e.deviceError(err)
 	}
@@ -116,17 +111,13 @@ func (s *slot) replay(ctx context.Context, c *captured) (engine.Output, error) {
 	return engine.Output{Pooled: view[float32](c.output[0].Data)[:n:n]}, nil
 }
 
-// write fills the memory of a graph's inputs.
-func (d *deviceRun) write(c *captured, b *engine.Batch) error {
+// write fills the memory of a graph's inputs with a batch that the graph of the slot can run.
+func (d *deviceRun) write(c *captured, b *engine.Batch) {
 	c.fill(d.filled, b, d.graph.firstPosition)
-	l, err := c.lay(d.filled, d.graph)
-	if err != nil {
-		return err
-	}
+	l := c.lay(d.filled, d.graph)
 	for i, v := range d.graph.inputs {
 		l.write(v, c.inputs[i].Data)
 	}
-	return nil
 }
 
 // leastGain is how much less than a plain run's time that of a graph is, where one is worth its memory. One measurement is not to be
@@ -145,7 +136,7 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 	}
 	d.filled = engine.NewBatch(engine.Limits{MaxTokens: bucketTokens[len(bucketTokens)-1], MaxSequences: bucketSequences[len(bucketSequences)-1]})
 	tokens, inVain := 0, 0
-	for _, k := range buckets(e.info.Limits, d.graph.align) {
+	for _, k := range buckets(e.info.Limits) {
 		first := k.tokens != tokens // of so many tokens
 		if first && inVain == mostInVain {
 			break
@@ -189,20 +180,18 @@ func (d *deviceRun) captureOne(ctx context.Context, k bucket, width int) (c *cap
 	none := engine.NewBatch(engine.Limits{})
 	none.Outputs = engine.Pooled
 	k.fill(d.filled, none, d.graph.firstPosition)
-	l, err := k.lay(d.filled, d.graph)
-	if err != nil {
+	if err = d.graph.check(d.filled); err != nil {
 		return nil, err
 	}
-	c = &captured{bucket: k, inputs: d.inputs(l), output: []ort.Tensor{{Name: outputPooled, Type: ort.Float32, Dims: []int{k.sequences, width}}}}
+	c = &captured{bucket: k, inputs: d.inputs(k.lay(d.filled, d.graph)), output: []ort.Tensor{{Name: outputPooled, Type: ort.Float32, Dims: []int{k.sequences, width}}}}
 	if c.memory, err = d.session.HostMemory(place(nil, c.inputs, c.output)); err != nil {
 		return nil, err
 	}
 	place(c.memory, c.inputs, c.output)
-	if err = d.write(c, none); err == nil {
-		engine.Making.Lock()
-		defer engine.Making.Unlock()
-		d.do(func() { c.graph, err = d.runner.Capture(ctx, d.session, c.inputs, c.output) })
-	}
+	d.write(c, none)
+	engine.Making.Lock()
+	defer engine.Making.Unlock()
+	d.do(func() { c.graph, err = d.runner.Capture(ctx, d.session, c.inputs, c.output) })
 	if err != nil {
 		d.session.FreeHostMemory(c.memory)
 	}

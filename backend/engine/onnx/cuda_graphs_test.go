@@ -20,7 +20,7 @@ import (
 func TestBuckets(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	for _, l := range []engine.Limits{{MaxTokens: 32768, MaxSequences: 1024, MaxLength: 512}, {MaxTokens: 300, MaxSequences: 6, MaxLength: 17}} {
-		list := buckets(l, 8)
+		list := buckets(l)
 		require.NotEmpty(t, list)
 		none := engine.NewBatch(engine.Limits{})
 		for _, k := range list {
@@ -62,8 +62,9 @@ func TestBuckets(t *testing.T) {
 				require.True(t, n > 0 && n <= c.longest, "%d of %d", n, c.longest)
 				blocks += (n + 15) / 16
 			}
-			laid, err := c.lay(filled, &deviceGraph{block: 16, align: 8, positions: 514})
-			require.NoError(t, err)
+			g := &deviceGraph{block: 16, align: 1, positions: 514}
+			require.NoError(t, g.check(filled))
+			laid := c.lay(filled, g)
 			require.GreaterOrEqual(t, laid.pages, blocks)
 		}
 		require.Greater(t, len(used), len(list)/5)
@@ -104,8 +105,8 @@ func TestFilledRuns(t *testing.T) {
 				k := bucket{tokens: b.Tokens() + 70, sequences: b.Sequences() + 4, longest: (e.info.Limits.MaxLength + 7) / 8 * 8}
 				d.filled = engine.NewBatch(engine.Limits{MaxTokens: k.tokens, MaxSequences: k.sequences})
 				k.fill(d.filled, b, e.graph.firstPosition)
-				l, err := k.lay(d.filled, d.graph)
-				require.NoError(t, err)
+				require.NoError(t, d.graph.check(d.filled))
+				l := k.lay(d.filled, d.graph)
 				out := []ort.Tensor{{Name: outputPooled, Type: ort.Float32, Dims: []int{k.sequences, e.info.PooledWidth}}}
 				d.do(func() { err = d.run(t.Context(), l, out) })
 				require.NoError(t, err)

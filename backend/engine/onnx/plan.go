@@ -41,40 +41,47 @@ type layout struct {
 	sizes map[string]int
 }
 
-// lay checks the cumulative lengths, which everything else relies on, and the position ids: on CUDA rope reads its tables there
-// whatever they are. And it counts.
-func lay(b *engine.Batch, g *deviceGraph) (*layout, error) {
-	l := &layout{Batch: b, block: max(g.block, 1)}
-	n, most := 0, 0
+// check refuses a batch with cumulative lengths, on which everything else relies, or position ids that are wrong: on CUDA rope reads its tables
+// there whatever they are.
+func (g *deviceGraph) check(b *engine.Batch) error {
 	if b.CuSeqLens[0] != 0 {
-		return nil, status.Errorf(status.Inference, "cu_seqlens starts at %d, not at 0", b.CuSeqLens[0])
+		return status.Errorf(status.Inference, "cu_seqlens starts at %d, not at 0", b.CuSeqLens[0])
 	}
 	for i, end := range b.CuSeqLens[1:] {
-		length := int(end) - int(b.CuSeqLens[i])
-		if length < 0 || int(end) > b.Tokens() || b.PoolSkip[i] < 0 {
-			return nil, status.Errorf(status.Inference, "cu_seqlens[%d] is %d, after %d, with %d tokens and %d to skip", i+1, end, b.CuSeqLens[i], b.Tokens(), b.PoolSkip[i])
+		if end < b.CuSeqLens[i] || int(end) > b.Tokens() || b.PoolSkip[i] < 0 {
+			return status.Errorf(status.Inference, "cu_seqlens[%d] is %d, after %d, with %d tokens and %d to skip", i+1, end, b.CuSeqLens[i], b.Tokens(), b.PoolSkip[i])
 		}
+	}
+	if last := b.CuSeqLens[b.Sequences()]; int(last) != b.Tokens() {
+		return status.Errorf(status.Inference, "cu_seqlens ends at %d with %d tokens", last, b.Tokens())
+	}
+	if g.positions > 0 {
+		row := slices.IndexFunc(b.PositionIDs, func(p int32) bool { return p < 0 || int(p) >= g.positions })
+		if row >= 0 {
+			return status.Errorf(status.Inference, "position id %d of row %d is outside [0, %d)", b.PositionIDs[row], row, g.positions)
+		}
+	}
+	return nil
+}
+
+// lay counts the rows of a batch that check has nothing against.
+func lay(b *engine.Batch, g *deviceGraph) *layout {
+	l := &layout{Batch: b, block: max(g.block, 1)}
+	n, most := 0, 0
+	for i, end := range b.CuSeqLens[1:] {
+		length := int(end - b.CuSeqLens[i])
 		if length > 0 {
 			n++
 		}
 		most = max(most, length)
 		l.pages += (length + l.block - 1) / l.block
 	}
-	if last := b.CuSeqLens[b.Sequences()]; int(last) != b.Tokens() {
-		return nil, status.Errorf(status.Inference, "cu_seqlens ends at %d with %d tokens", last, b.Tokens())
-	}
-	if g.positions > 0 {
-		row := slices.IndexFunc(b.PositionIDs, func(p int32) bool { return p < 0 || int(p) >= g.positions })
-		if row >= 0 {
-			return nil, status.Errorf(status.Inference, "position id %d of row %d is outside [0, %d)", b.PositionIDs[row], row, g.positions)
-		}
-	}
 	most = (most + g.align - 1) / g.align * g.align
 	l.sizes = map[string]int{
 		tokens.name: b.Tokens(), sequences.name: b.Sequences(), "sequences_plus_one": b.Sequences() + 1,
 		filled.name: n, "filled_plus_one": n + 1, longest.name: most, "blocks": (most + l.block - 1) / l.block,
 	}
-	return l, nil
+	return l
 }
 
 // dims are those of an input.

@@ -23,8 +23,9 @@ func batchOf(skip int, lengths ...int) *engine.Batch {
 }
 
 func TestPlan(t *testing.T) {
-	l, err := lay(batchOf(2, 3, 0, 1, 5), &deviceGraph{block: 2, align: 1})
-	require.NoError(t, err)
+	g, b := &deviceGraph{block: 2, align: 1}, batchOf(2, 3, 0, 1, 5)
+	require.NoError(t, g.check(b))
+	l := lay(b, g)
 	dimOf := func(name string) dim { return dim{name: name} }
 	for name, c := range map[string]struct {
 		dims []dim
@@ -59,8 +60,9 @@ func TestPlan(t *testing.T) {
 	memory := make([]byte, 32)
 	l.write(shape, memory)
 	require.Equal(t, []int64{6, 2, 7, 16}, view[int64](memory))
-	l, err = lay(batchOf(0, 3, 9), &deviceGraph{align: 8})
-	require.NoError(t, err)
+	g, b = &deviceGraph{align: 8}, batchOf(0, 3, 9)
+	require.NoError(t, g.check(b))
+	l = lay(b, g)
 	require.Equal(t, 16, l.sizes[longest.name])
 	require.Panics(t, func() { l.writeRows("unheard of", make([]int32, 9)) })
 }
@@ -77,7 +79,7 @@ func TestPlanRefuses(t *testing.T) {
 	} {
 		b := batchOf(0, 3, 2)
 		change(b)
-		_, err := lay(b, &deviceGraph{align: 1, positions: 7})
+		err := (&deviceGraph{align: 1, positions: 7}).check(b)
 		require.Equal(t, status.Inference, status.CodeOf(err), want)
 		require.ErrorContains(t, err, want)
 	}

@@ -39,7 +39,11 @@ func cName(name string) *C.char {
 
 // tensors are in C's form; they point to C memory only.
 func tensors(lists ...[]Tensor) []C.bei_ort_tensor {
-	var list []C.bei_ort_tensor
+	count := 0
+	for _, tensors := range lists {
+		count += len(tensors)
+	}
+	list := make([]C.bei_ort_tensor, 0, count)
 	for _, tensors := range lists {
 		for _, t := range tensors {
 			c := C.bei_ort_tensor{
