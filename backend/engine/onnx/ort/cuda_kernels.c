@@ -44,13 +44,14 @@ char *bei_cuda_load(const char *ptx) {
 char *bei_cuda_find(int32_t ordinal, const char *name, bei_cuda_function **out) {
   if (loaded == NULL)
     return strdup("our CUDA kernels are not loaded");
-  char *error = bei_cuda_enter(ordinal);
+  const bei_cuda_driver *d;
+  char *error = bei_cuda_enter(ordinal, &d);
   if (error != NULL)
     return error;
   bei_cuda_kernel of;
-  int result = driver->library_kernel(&of, loaded, name);
+  int result = d->library_kernel(&of, loaded, name);
   if (result == 0)
-    result = driver->kernel_function(out, of);
+    result = d->kernel_function(out, of);
   bei_cuda_leave();
   return bei_cuda_failed(name, result);
 }

@@ -77,13 +77,12 @@ static char *context_of(int32_t ordinal, bei_cuda_context *out) {
   return bei_cuda_failed("the device's context", result);
 }
 
-char *bei_cuda_enter(int32_t ordinal) {
-  const bei_cuda_driver *d;
+char *bei_cuda_enter(int32_t ordinal, const bei_cuda_driver **out) {
   bei_cuda_context primary = NULL;
-  char *error = bei_cuda_open(&d);
+  char *error = bei_cuda_open(out);
   if (error == NULL)
     error = context_of(ordinal, &primary);
-  return error != NULL ? error : bei_cuda_failed("making the device's context current", d->push(primary));
+  return error != NULL ? error : bei_cuda_failed("making the device's context current", driver.push(primary));
 }
 
 void bei_cuda_leave(void) {

@@ -94,8 +94,8 @@ char *bei_cuda_open(const bei_cuda_driver **out);
 // NULL for a result of success, else a text: what was done, and "CUDA failure N" with its name, as ONNX Runtime words it.
 char *bei_cuda_failed(const char *doing, int result);
 
-// Makes a device's primary context, which is the CUDA provider's, current; leave makes the one before current again.
-char *bei_cuda_enter(int32_t ordinal);
+// Opens the driver and makes a device's primary context, which is the CUDA provider's, current; leave makes the one before current again.
+char *bei_cuda_enter(int32_t ordinal, const bei_cuda_driver **out);
 void bei_cuda_leave(void);
 
 #endif

@@ -79,9 +79,7 @@ static char *copy_constants(bei_ort_weights *weights, const tensors *from, char 
 
 static char *upload(bei_ort_weights *weights, const tensors *from, size_t total) {
   const bei_cuda_driver *driver;
-  char *error = bei_cuda_open(&driver);
-  if (error == NULL)
-    error = bei_cuda_enter(weights->device);
+  char *error = bei_cuda_enter(weights->device, &driver);
   if (error != NULL)
     return error;
   error = bei_cuda_failed("allocating memory for the weights", driver->allocate(&weights->memory, total));
@@ -136,8 +134,7 @@ void bei_ort_weights_free(bei_ort_weights *weights) {
     return; // a process that exits frees it all
   bei_ort_tensors_free(&weights->values);
   if (weights->memory != 0) {
-    free(bei_cuda_open(&driver)); // it is open
-    char *error = bei_cuda_enter(weights->device);
+    char *error = bei_cuda_enter(weights->device, &driver);
     if (error == NULL) {
       driver->free(weights->memory);
       bei_cuda_leave();
@@ -368,9 +365,7 @@ char *bei_ort_graph_new(bei_ort_session *session, bei_ort_run *run, const bei_or
   if (!bei_ort_enter(&inside, run))
     return strdup(BEI_ORT_EXITING);
   bei_ort_graph *graph = calloc(1, sizeof *graph);
-  char *error = graph == NULL ? bei_ort_no_memory() : bei_cuda_open(&graph->driver);
-  if (error == NULL)
-    error = bei_cuda_enter(session->device);
+  char *error = graph == NULL ? bei_ort_no_memory() : bei_cuda_enter(session->device, &graph->driver);
   if (error == NULL) {
     graph->session = session;
     graph->in = span_of(inputs, input_count);
@@ -390,11 +385,12 @@ char *bei_ort_graph_launch(bei_ort_graph *graph) {
   bei_ort_inside inside;
   if (!bei_ort_enter(&inside, NULL))
     return strdup(BEI_ORT_EXITING);
-  char *error = bei_cuda_enter(graph->session->device);
+  const bei_cuda_driver *driver;
+  char *error = bei_cuda_enter(graph->session->device, &driver);
   if (error == NULL) {
-    int result = graph->driver->graph_launch(graph->launches, graph->session->stream);
+    int result = driver->graph_launch(graph->launches, graph->session->stream);
     if (result == 0)
-      result = graph->driver->stream_wait(graph->session->stream);
+      result = driver->stream_wait(graph->session->stream);
     error = bei_cuda_failed("launching a CUDA graph", result);
     bei_cuda_leave();
   }
@@ -406,12 +402,13 @@ void bei_ort_graph_free(bei_ort_graph *graph) {
   bei_ort_inside inside;
   if (graph == NULL || !bei_ort_enter(&inside, NULL))
     return; // a process that exits frees it all
-  char *error = graph->session != NULL ? bei_cuda_enter(graph->session->device) : NULL;
+  const bei_cuda_driver *driver;
+  char *error = graph->session != NULL ? bei_cuda_enter(graph->session->device, &driver) : NULL;
   if (graph->session != NULL && error == NULL) {
     if (graph->launches != NULL)
-      graph->driver->graph_exec_free(graph->launches);
+      driver->graph_exec_free(graph->launches);
     if (graph->memory != 0)
-      graph->driver->free(graph->memory);
+      driver->free(graph->memory);
     bei_cuda_leave();
   }
   free(error); // the context is gone, and all with it

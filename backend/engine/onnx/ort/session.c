@@ -97,8 +97,7 @@ static void free_stream(int32_t device, bei_cuda_stream stream) {
   const bei_cuda_driver *driver;
   if (stream == NULL)
     return;
-  free(bei_cuda_open(&driver)); // it is open
-  char *error = bei_cuda_enter(device);
+  char *error = bei_cuda_enter(device, &driver);
   if (error == NULL) {
     driver->stream_free(stream);
     bei_cuda_leave();
@@ -173,9 +172,7 @@ char *bei_ort_builder_cuda(bei_ort_builder *builder, int32_t device, const char 
   bei_ort_inside inside;
   if (!bei_ort_enter(&inside, NULL))
     return strdup(BEI_ORT_EXITING);
-  char *error = bei_cuda_open(&driver);
-  if (error == NULL)
-    error = bei_cuda_enter(device);
+  char *error = bei_cuda_enter(device, &driver);
   if (error == NULL) {
     builder->device = device;
     error = add_provider(builder, driver, keys, values, count);

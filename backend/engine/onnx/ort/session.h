@@ -64,7 +64,10 @@ char *bei_ort_tensors_append(tensors *t, const char *name, OrtValue *value);
 
 // ONNX Runtime's calls of CUDA outside of runs go to the device that is current in their thread: without this the first one, on which
 // they make a context of 500 MB where there is none. device: -1: the CPU.
-static inline char *bei_ort_enter_device(int32_t device) { return device < 0 ? NULL : bei_cuda_enter(device); }
+static inline char *bei_ort_enter_device(int32_t device) {
+  const bei_cuda_driver *driver;
+  return device < 0 ? NULL : bei_cuda_enter(device, &driver);
+}
 static inline void bei_ort_leave_device(int32_t device) {
   if (device >= 0)
     bei_cuda_leave();
