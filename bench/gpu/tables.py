@@ -52,6 +52,13 @@ def agrees(contender: dict) -> bool:
     return not isinstance(contender["agreement"], str) and contender["agreement"][0] >= limit
 
 
+def doubt(contender: dict) -> str:
+    """What is wrong with a contender's vectors; nothing where they agree."""
+    if agrees(contender):
+        return ""
+    return "its vectors were not compared" if isinstance(contender["agreement"], str) else "its vectors are not the reference's"
+
+
 def ours_best(model: dict, batch: str, fp8: bool) -> tuple[float, str] | None:
     """The least time of ours that compute the right thing, and whose it is."""
     right = [name for name in ours(model, fp8) if agrees(model["contenders"][name])]
@@ -132,9 +139,7 @@ def speed_rows(model: dict) -> list[str]:
             t = statistics.median(seconds)
             peak = f"{size['flops'] / t / model['peak_flops']:.1%}" if model["peak_flops"] else ""
             against = f"{best / t:.2f}x" if best else ""
-            wrong = "its vectors were not compared" if isinstance(contender["agreement"], str) else "its vectors are not the reference's"
-            wrong = "" if agrees(contender) else wrong
-            notes = [note for note in (wrong, why) if note]
+            notes = [note for note in (doubt(contender), why) if note]
             spread = f"{1e3 * min(seconds):.3f} to {1e3 * max(seconds):.3f}"
             rows.append(f"{begin} | {1e3 * t:.3f} ({spread}) | {size['tokens'] / t:,.0f} | {peak} | {against} | {cell('; '.join(notes))} |")
     return rows
