@@ -3,7 +3,6 @@ package backend
 import (
 	"context"
 	"math"
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -113,7 +112,7 @@ func textsOf(items []goldenText) (texts []Text) {
 
 // TestOverflowOnGPU: the same in TensorRT's float16.
 func TestOverflowOnGPU(t *testing.T) {
-	if os.Getenv("BEI_GPU_TESTS") == "" {
+	if suite.GPUs() == 0 {
 		t.Skip("needs a CUDA device and TensorRT's library: set BEI_GPU_TESTS=1, BEI_TENSORRT_LIB and BEI_TRT_SHIM_DIR")
 	}
 	var golden struct {

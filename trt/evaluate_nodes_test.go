@@ -211,14 +211,13 @@ func softmax(row []float64) {
 }
 
 func reduced(x value, op, axis int, keep bool) value {
-	order := append(slices.Delete(ones(len(x.dims)), 0, 1), axis)
-	for i := range order[:len(order)-1] {
-		order[i] = i
-		if i >= axis {
-			order[i]++
+	var order []int // the axis last
+	for i := range x.dims {
+		if i != axis {
+			order = append(order, i)
 		}
 	}
-	y, size := transposed(x, order), x.dims[axis]
+	y, size := transposed(x, append(order, axis)), x.dims[axis]
 	dims := slices.Clone(y.dims[:len(y.dims)-1])
 	if keep {
 		dims = slices.Insert(dims, axis, 1)

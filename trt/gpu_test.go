@@ -5,7 +5,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -22,10 +21,9 @@ import (
 	"github.com/basetenlabs/bei-runtime/trt/nvinfer"
 )
 
-// needGPU skips where the tests are not told that there is a device. BEI_GPU_TESTS is the number of devices.
+// needGPU skips where the tests are not told that there are so many devices.
 func needGPU(t *testing.T, devices int) {
-	n, _ := strconv.Atoi(os.Getenv("BEI_GPU_TESTS"))
-	if n < devices {
+	if suite.GPUs() < devices {
 		t.Skipf("needs %d CUDA devices and TensorRT's library: set BEI_GPU_TESTS=%d, BEI_TENSORRT_LIB and BEI_TRT_SHIM_DIR", devices, devices)
 	}
 }

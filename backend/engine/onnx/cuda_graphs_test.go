@@ -123,7 +123,7 @@ func TestFilledRuns(t *testing.T) {
 
 // TestCUDAReplays compares runs by graphs with plain ones, on both slots at once, with the real MiniLM in float16.
 func TestCUDAReplays(t *testing.T) {
-	if os.Getenv("BEI_GPU_TESTS") == "" {
+	if suite.GPUs() == 0 {
 		t.Skip("needs a CUDA device: set BEI_GPU_TESTS=1")
 	}
 	c := suite.MiniLM(t)

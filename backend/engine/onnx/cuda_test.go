@@ -20,19 +20,16 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/weights"
 )
 
-// Variables that tests on a GPU read.
-const (
-	gpuVariable       = "BEI_GPU_TESTS"          // the number of GPUs
-	attentionVariable = "BEI_TEST_ORT_ATTENTION" // a form of attention; default: the engine's choice
-)
+// attentionVariable is the form of attention that tests on a GPU take; default: the engine's choice.
+const attentionVariable = "BEI_TEST_ORT_ATTENTION"
 
 // onGPU reports that this process tests a GPU: then it loads the library for it, and can load no other.
-func onGPU() bool { return os.Getenv(gpuVariable) != "" && os.Getenv(gpuVariable) != "0" }
+func onGPU() bool { return suite.GPUs() > 0 }
 
 func requireGPU(t testing.TB) {
 	if !onGPU() {
 		t.Skipf("set %s=1 on a machine with an NVIDIA GPU, CUDA 13 and cuDNN 9, and %s to onnxruntime-gpu's library (or run `make setup_gpu`)",
-			gpuVariable, ort.LibraryVariable)
+			suite.GPUVariable, ort.LibraryVariable)
 	}
 }
 

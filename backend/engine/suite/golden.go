@@ -45,6 +45,22 @@ func Dependency(t testing.TB, path string) string {
 	return path
 }
 
+// GPUVariable is the number of CUDA devices that tests may use.
+const GPUVariable = "BEI_GPU_TESTS"
+
+// GPUs is what GPUVariable says; 0 without it. It panics where that is no number, so that no test is skipped by mistake.
+func GPUs() int {
+	text := os.Getenv(GPUVariable)
+	if text == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		panic(fmt.Sprintf("%s is %q; write the number of GPUs", GPUVariable, text))
+	}
+	return n
+}
+
 // Folder opens a model folder as a case without sequences. The weights are closed when the test ends.
 func Folder(t testing.TB, dir string, options arch.Options) Case {
 	w, err := weights.Open(dir)
