@@ -229,88 +229,98 @@ DEVICE void residual_norm(const T *x, const T *x_bias, const T *residual, const 
 
 // ---- Heads: the query, key and value heads of rows, with their bias; query and key normalised, and rotated by the row's position ----
 
-// A lane has eight numbers of a head, and `lanes` of them have a head: the power of two from dim / 8. x: [rows, query | key | value];
-// q: [rows, query_heads * dim]; k, v: [rows, key_heads * dim]. dim and rope_dim are multiples of 8; cos, sin: [positions, rope_dim / 2].
+// A lane has eight numbers of a head, and `lanes` of them have a head: the power of two from dim / 8. `groups` of these share a row, each with
+// every so manieth head, and read once what heads have in common. x: [rows, query | key | value]; q: [rows, query_heads * dim];
+// k, v: [rows, key_heads * dim]. dim and rope_dim are multiples of 8; cos, sin: [positions, rope_dim / 2].
 template <typename T>
 DEVICE void heads_of(const T *x, const T *bias, const T *q_weight, const T *k_weight, const T *q_bias, const T *k_bias,
-                     const float *cos, const float *sin, const int *positions, T *q, T *k, T *v, u32 units, int lanes,
-                     int query_heads, int key_heads, int dim, int norm, float eps, int one_plus_weight, int rope,
-                     int rope_dim) {
-  const u32 thread = blockIdx.x * blockDim.x + threadIdx.x, unit = thread / lanes;
-  const int lane = thread % lanes, heads = query_heads + 2 * key_heads;
-  const bool active = unit < units && 8 * lane < dim;
-  const u32 row = unit / heads;
-  const int head = unit % heads, part = head < query_heads ? 0 : head < query_heads + key_heads ? 1 : 2;
-  const bool turns = rope && part < 2 && 8 * lane < rope_dim;
-  // Where rope pairs the halves, a lane has four numbers of each.
-  const int at[2] = {turns && rope == 1 ? 4 * lane : 8 * lane,
-                     turns && rope == 1 ? rope_dim / 2 + 4 * lane : 8 * lane + 4};
-
-  float a[8], b[8], total = 0;
-#pragma unroll
-  for (int i = 0; i < 8; i++)
-    a[i] = 0;
-  if (active) {
+                     const float *cos, const float *sin, const int *positions, T *q, T *k, T *v, u32 rows, u32 groups,
+                     u32 lanes, int query_heads, int key_heads, int dim, int norm, float eps, int one_plus_weight,
+                     int rope, int rope_dim) {
+  const u32 thread = blockIdx.x * blockDim.x + threadIdx.x, slot = thread / lanes, row = slot / groups;
+  const int lane = thread % lanes, group = slot % groups, heads = query_heads + 2 * key_heads;
+  const bool inside = row < rows && 8 * lane < dim, pairs = rope && 8 * lane < rope_dim;
+  const float share = 1.0f / dim;
+  float a[8], b[8], w[8], c[4], s[4];
+  if (inside && pairs) {
+    const i64 angle = (i64)positions[row] * (rope_dim / 2) + 4 * lane;
+    load<float, 4>(cos + angle, c);
+    load<float, 4>(sin + angle, s);
+  }
+  x += (i64)row * heads * dim;
+  q += (i64)row * query_heads * dim;
+  k += (i64)row * key_heads * dim;
+  v += (i64)row * key_heads * dim;
+  int last = -1;                                                 // the part of the head before
+  for (int head = group; head - group < heads; head += groups) { // as often in all lanes of a warp, which sum
+    const int part = head < query_heads ? 0 : head < query_heads + key_heads ? 1 : 2;
+    const bool active = inside && head < heads, turns = pairs && part < 2;
+    // Where rope pairs the halves, a lane has four numbers of each.
+    const int at[2] = {turns && rope == 1 ? 4 * lane : 8 * lane,
+                       turns && rope == 1 ? rope_dim / 2 + 4 * lane : 8 * lane + 4};
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      load<T, 4>(x + (i64)row * heads * dim + head * dim + at[half], a + 4 * half);
-      load_optional<T, 4>(bias, head * dim + at[half], b + 4 * half);
+      load_optional<T, 4>(active ? x : nullptr, head * dim + at[half], a + 4 * half);
+      load_optional<T, 4>(active ? bias : nullptr, head * dim + at[half], b + 4 * half);
     }
 #pragma unroll
     for (int i = 0; i < 8; i++)
       a[i] += b[i];
-  }
-  if (norm) {
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-      total += a[i];
-    const float mean = norm == 1 ? sum_of_lanes(total, lanes) / dim : 0;
-    float squares = 0;
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-      squares += active ? (a[i] - mean) * (a[i] - mean) : 0;
-    const float scale = 1 / sqrtf(sum_of_lanes(squares, lanes) / dim + eps);
-    if (active && part < 2) {
+    if (norm) {
       const T *weight = part == 0 ? q_weight : k_weight, *offset = part == 0 ? q_bias : k_bias;
-      float w[8] = {1, 1, 1, 1, 1, 1, 1, 1};
+      if (part != last && weight && active && part < 2) {
 #pragma unroll
-      for (int half = 0; half < 2; half++) {
-        if (weight)
+        for (int half = 0; half < 2; half++)
           load<T, 4>(weight + at[half], w + 4 * half);
-        load_optional<T, 4>(offset, at[half], b + 4 * half);
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+          w[i] = one_plus_weight ? 1 + w[i] : w[i];
+      }
+      last = part;
+      float mean = 0, squares = 0;
+      if (norm == 1) {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+          mean += a[i];
+        mean = sum_of_lanes(mean, lanes) * share;
       }
 #pragma unroll
       for (int i = 0; i < 8; i++)
-        a[i] = (a[i] - mean) * scale * (weight && one_plus_weight ? 1 + w[i] : w[i]) + b[i];
-    }
-  }
-  if (!active)
-    return;
-  if (turns) {
-    const i64 angle = (i64)positions[row] * (rope_dim / 2) + 4 * lane;
-    float c[4], s[4];
-    load<float, 4>(cos + angle, c);
-    load<float, 4>(sin + angle, s);
+        squares += active ? (a[i] - mean) * (a[i] - mean) : 0;
+      const float scale = 1 / sqrtf(sum_of_lanes(squares, lanes) * share + eps);
+      if (active && part < 2) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      if (rope == 1) {
-        b[i] = a[i] * c[i] - a[i + 4] * s[i];
-        b[i + 4] = a[i + 4] * c[i] + a[i] * s[i];
-      } else {
-        b[2 * i] = a[2 * i] * c[i] - a[2 * i + 1] * s[i];
-        b[2 * i + 1] = a[2 * i + 1] * c[i] + a[2 * i] * s[i];
+        for (int half = 0; half < 2; half++)
+          load_optional<T, 4>(offset, at[half], b + 4 * half);
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+          a[i] = (a[i] - mean) * scale * (weight ? w[i] : 1) + b[i];
       }
     }
+    if (turns) {
 #pragma unroll
-    for (int i = 0; i < 8; i++)
-      a[i] = b[i];
+      for (int i = 0; i < 4; i++) {
+        if (rope == 1) {
+          b[i] = a[i] * c[i] - a[i + 4] * s[i];
+          b[i + 4] = a[i + 4] * c[i] + a[i] * s[i];
+        } else {
+          b[2 * i] = a[2 * i] * c[i] - a[2 * i + 1] * s[i];
+          b[2 * i + 1] = a[2 * i + 1] * c[i] + a[2 * i] * s[i];
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < 8; i++)
+        a[i] = b[i];
+    }
+    if (!active)
+      continue;
+    T *y = part == 0   ? q + head * dim
+           : part == 1 ? k + (head - query_heads) * dim
+                       : v + (head - query_heads - key_heads) * dim;
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+      store<T, 4>(y + at[half], a + 4 * half);
   }
-  T *y = part == 0   ? q + ((i64)row * query_heads + head) * dim
-         : part == 1 ? k + ((i64)row * key_heads + head - query_heads) * dim
-                     : v + ((i64)row * key_heads + head - query_heads - key_heads) * dim;
-#pragma unroll
-  for (int half = 0; half < 2; half++)
-    store<T, 4>(y + at[half], a + 4 * half);
 }
 
 // ---- Pool: a float32 row for each sequence; a block for 32 * N columns of one, whose warps take turns at its rows ----
@@ -391,10 +401,10 @@ DEVICE void pool(const T *x, const int *cu_seqlens, const int *skip, float *y, i
   OF_WIDTH(T, NAME, 1, _narrow)                                                                                        \
   extern "C" __global__ void heads_##NAME(                                                                             \
       const T *x, const T *bias, const T *q_weight, const T *k_weight, const T *q_bias, const T *k_bias,               \
-      const float *cos, const float *sin, const int *positions, T *q, T *k, T *v, u32 units, int lanes,                \
+      const float *cos, const float *sin, const int *positions, T *q, T *k, T *v, u32 rows, u32 groups, u32 lanes,     \
       int query_heads, int key_heads, int dim, int norm, float eps, int one_plus_weight, int rope, int rope_dim) {     \
-    heads_of<T>(x, bias, q_weight, k_weight, q_bias, k_bias, cos, sin, positions, q, k, v, units, lanes, query_heads,  \
-                key_heads, dim, norm, eps, one_plus_weight, rope, rope_dim);                                           \
+    heads_of<T>(x, bias, q_weight, k_weight, q_bias, k_bias, cos, sin, positions, q, k, v, rows, groups, lanes,        \
+                query_heads, key_heads, dim, norm, eps, one_plus_weight, rope, rope_dim);                              \
   }
 
 OF_TYPE(float, float32)

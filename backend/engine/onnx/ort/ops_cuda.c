@@ -198,6 +198,16 @@ const ops_spec ops_cuda_pool = {
 
 enum { QKV, POSITION_IDS, QKV_BIAS, Q_NORM_WEIGHT, K_NORM_WEIGHT, Q_NORM_BIAS, K_NORM_BIAS, ROPE_COS, ROPE_SIN };
 enum { HEAD_THREADS = 256, NUMBERS_OF_A_LANE = 8, MAX_HEAD_DIM = 32 * NUMBERS_OF_A_LANE };
+enum { BUSY_THREADS = 1 << 18 }; // about what large GPUs run at once
+
+// How many groups of lanes share a row: one for each head, but where heads have much in common and there are rows enough fewer.
+static int64_t head_groups(const ops_cuda_heads_args *a, int64_t rows) {
+  const int64_t heads = (int64_t)a->num_heads + 2 * (int64_t)a->num_kv_heads;
+  if ((a->norm == BK_NORM_NONE && a->rope == BK_ROPE_NONE) || rows == 0)
+    return heads;
+  const int64_t groups = BUSY_THREADS / (rows * a->lanes);
+  return groups < 1 ? 1 : groups < heads ? groups : heads;
+}
 
 static OrtStatus *create_heads(const OrtKernelInfo *info, ops_kernel *kernel) {
   ops_cuda_heads_args *a = &kernel->cuda.heads;
@@ -244,15 +254,15 @@ static OrtStatus *compute_heads(const ops_kernel *kernel, OrtKernelContext *cont
   for (size_t i = 0; i < kernel->spec->num_inputs; i++)
     OPS_CHECK((uintptr_t)inputs[i].data % 16 == 0, "bei.Heads: input %s is not aligned to 16 bytes",
               kernel->spec->inputs[i].name);
-  const int64_t count = rows * heads;
-  OPS_CHECK(count <= (UINT32_MAX - HEAD_THREADS) / 32, "bei.Heads: %lld rows are too many", (long long)rows);
+  const int64_t threads = rows * head_groups(&a, rows) * a.lanes;
+  OPS_CHECK(threads <= UINT32_MAX - HEAD_THREADS, "bei.Heads: %lld rows are too many", (long long)rows);
   const void *x = qkv->data, *cos = inputs[ROPE_COS].data, *sin = inputs[ROPE_SIN].data, *ids = positions->data;
-  uint32_t units = (uint32_t)count;
-  void *arguments[] = {
-      &x,          &bias,     &norms[0], &norms[1],          &norms[2], &norms[3],  &cos,         &sin,
-      &ids,        &parts[0], &parts[1], &parts[2],          &units,    &a.lanes,   &a.num_heads, &a.num_kv_heads,
-      &a.head_dim, &a.norm,   &a.eps,    &a.one_plus_weight, &a.rope,   &a.rope_dim};
-  return launch(kernel, context, kernel->cuda.wide, (count * a.lanes + HEAD_THREADS - 1) / HEAD_THREADS, HEAD_THREADS,
+  uint32_t count = (uint32_t)rows, groups = (uint32_t)head_groups(&a, rows), lanes = (uint32_t)a.lanes;
+  void *arguments[] = {&x,      &bias,        &norms[0],       &norms[1],   &norms[2], &norms[3], &cos,
+                       &sin,    &ids,         &parts[0],       &parts[1],   &parts[2], &count,    &groups,
+                       &lanes,  &a.num_heads, &a.num_kv_heads, &a.head_dim, &a.norm,   &a.eps,    &a.one_plus_weight,
+                       &a.rope, &a.rope_dim};
+  return launch(kernel, context, kernel->cuda.wide, (threads + HEAD_THREADS - 1) / HEAD_THREADS, HEAD_THREADS,
                 arguments);
 }
 
