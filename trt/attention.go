@@ -51,35 +51,28 @@ func (l *lowering) heads(qkv tensor, j joined, a *arch.Attention) headed {
 	g, all := l.g, a.Heads+2*a.KVHeads
 	scaled, normed := l.fused(a) && a.Scale != 1, a.QKNorm != nil
 	if n := a.QKNorm; normed && (n.FullWidth || n.Q.Kind != n.K.Kind || n.Q.Eps != n.K.Eps) {
-		if bias, ok := l.bias(j, l.dtype); ok {
-			qkv, j = g.sum(qkv, bias), joined{}
-		}
-		qkv, normed = l.normaliseApart(qkv, a), false
+		qkv, normed, j = l.normaliseApart(l.biased(qkv, j), a), false, joined{}
 	}
-	x := g.reshape(qkv, 0, all, a.HeadDim)
-	bias, biased := l.bias(j, nvinfer.Float32)
-	if normed || a.Rope != nil || scaled || biased {
-		wide := g.cast(x, nvinfer.Float32)
-		if biased {
-			wide = g.sum(wide, g.reshape(bias, 1, all, a.HeadDim))
-		}
-		y := wide
-		if normed {
-			y = l.normaliseHeads(y, a)
-		}
-		if a.Rope != nil {
-			y = l.rotate(y, a.Rope, a.HeadDim)
-		}
-		if scaled {
-			y = g.prod(y, l.perHead(fmt.Sprintf("scale %b", a.Scale), a, 1, func() ([]float32, []float32, error) {
-				return []float32{a.Scale}, []float32{1}, nil
-			}))
-		}
-		if normed || a.Rope != nil {
-			y = g.choose(l.turned(a), y, wide)
-		}
-		x = g.cast(y, l.dtype)
+	wide := g.cast(g.reshape(qkv, 0, all, a.HeadDim), nvinfer.Float32)
+	if bias, ok := l.bias(j); ok { // here, or the product would write float32 rows
+		wide = g.sum(wide, g.reshape(bias, 1, all, a.HeadDim))
 	}
+	x := wide
+	if normed {
+		x = l.normaliseHeads(x, a)
+	}
+	if a.Rope != nil {
+		x = l.rotate(x, a.Rope, a.HeadDim)
+	}
+	if scaled {
+		x = g.prod(x, l.perHead(fmt.Sprintf("scale %b", a.Scale), a, 1, func() ([]float32, []float32, error) {
+			return []float32{a.Scale}, []float32{1}, nil
+		}))
+	}
+	if normed || a.Rope != nil {
+		x = g.choose(l.turned(a), x, wide)
+	}
+	x = g.cast(x, l.dtype)
 	cells := l.grid(x, all, a.HeadDim) // [sequences, longest, all heads, dim]
 	part := func(from, n int) tensor { return g.transpose(g.headsOf(cells, from, n, a.HeadDim), 0, 2, 1, 3) }
 	return headed{a, part(0, a.Heads), part(a.Heads, a.KVHeads), part(a.Heads+a.KVHeads, a.KVHeads)}
@@ -169,13 +162,10 @@ func (l *lowering) normaliseHeads(x tensor, a *arch.Attention) tensor {
 func (l *lowering) normaliseApart(qkv tensor, a *arch.Attention) tensor {
 	g, query, keys := l.g, a.Heads*a.HeadDim, a.KVHeads*a.HeadDim
 	norm := func(x tensor, heads int, n *arch.Norm) tensor {
-		wide := g.cast(x, nvinfer.Float32)
 		if a.QKNorm.FullWidth {
-			wide = l.norm(wide, n, 2)
-		} else {
-			wide = g.reshape(l.norm(g.reshape(wide, 0, heads, a.HeadDim), n, 3), 0, heads*a.HeadDim)
+			return l.norm(x, n, 2)
 		}
-		return g.cast(wide, l.dtype)
+		return g.reshape(l.norm(g.reshape(x, 0, heads, a.HeadDim), n, 3), 0, heads*a.HeadDim)
 	}
 	return g.concat(1, norm(g.last(qkv, 2, 0, query), a.Heads, &a.QKNorm.Q), norm(g.last(qkv, 2, query, keys), a.KVHeads, &a.QKNorm.K),
 		g.last(qkv, 2, query+keys, keys))

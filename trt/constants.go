@@ -175,7 +175,7 @@ func (l *lowering) matrix(j joined, dtype nvinfer.DType) tensor {
 }
 
 // bias adds the biases as [1, out]; false: there are none.
-func (l *lowering) bias(j joined, dtype nvinfer.DType) (tensor, bool) {
+func (l *lowering) bias(j joined) (tensor, bool) {
 	any := false
 	for _, m := range j.maps {
 		any = any || !m.Bias.Absent()
@@ -183,7 +183,7 @@ func (l *lowering) bias(j joined, dtype nvinfer.DType) (tensor, bool) {
 	if !any {
 		return 0, false
 	}
-	return l.g.constant(fmt.Sprintf("bias of %s %s", j.key, dtype), dtype, []int{1, j.out}, func() ([]byte, error) {
+	return l.g.constant("bias of "+j.key, nvinfer.Float32, []int{1, j.out}, func() ([]byte, error) {
 		var all []float32
 		for _, m := range j.maps {
 			if m.Bias.Absent() {
@@ -199,7 +199,7 @@ func (l *lowering) bias(j joined, dtype nvinfer.DType) (tensor, bool) {
 		if len(all) != j.out {
 			return nil, status.Errorf(status.Start, "the biases of %s have %d numbers instead of %d", j.key, len(all), j.out)
 		}
-		return encode(nil, all, dtype, "bias of "+j.key)
+		return float32Bytes(all), nil
 	}), true
 }
 

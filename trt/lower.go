@@ -168,7 +168,7 @@ func (l *lowering) embeddings() tensor {
 	}
 	x = l.norm(x, e.Norm, 2)
 	if e.Projection != nil {
-		return l.linear(g.cast(x, l.dtype), calibration.EmbeddingProjection, *e.Projection)
+		x = l.linear(g.cast(x, l.dtype), calibration.EmbeddingProjection, *e.Projection)
 	}
 	return l.streamed(x)
 }
@@ -315,16 +315,23 @@ func (l *lowering) normWeight(n *arch.Norm, rank int) (tensor, bool) {
 // float8Step is what FP8 kernels want dimensions to be multiples of.
 const float8Step = 16
 
-// linear is the product of rows with the weights of maps, joined, plus their biases. key names the product for calibration.
+// linear is the product of rows with the weights of maps, joined, plus their biases: in float32, which what follows is in. key names the product for
+// calibration.
 func (l *lowering) linear(x tensor, key string, maps ...arch.Linear) tensor {
-	y, j := l.product(x, key, maps...)
-	if bias, ok := l.bias(j, l.dtype); ok && l.g.err == nil {
-		y = l.g.sum(y, bias)
+	return l.biased(l.product(x, key, maps...))
+}
+
+// biased is what linear makes of a product.
+func (l *lowering) biased(y tensor, j joined) tensor {
+	g := l.g
+	y = g.cast(y, nvinfer.Float32)
+	if bias, ok := l.bias(j); ok && g.err == nil {
+		y = g.sum(y, bias)
 	}
 	return y
 }
 
-// product is linear without the biases.
+// product is linear without the biases, as the precision has it.
 func (l *lowering) product(x tensor, key string, maps ...arch.Linear) (tensor, joined) {
 	g := l.g
 	if g.err != nil {
@@ -387,39 +394,39 @@ func (l *lowering) isEarly(key string) bool {
 func (l *lowering) mlp(x tensor, layer int, m *arch.MLP) tensor {
 	up, down := calibration.MLPUp(layer), calibration.MLPDown(layer)
 	if !m.Gated() {
-		return l.linear(l.activate(l.linear(x, up, m.Up), m.Activation, 2), down, m.Down)
+		return l.linear(l.g.cast(l.activate(l.linear(x, up, m.Up), m.Activation, 2), l.dtype), down, m.Down)
 	}
 	maps, gateFirst := []arch.Linear{m.Gate, m.Up}, true
 	if m.GateUp.Out > 0 {
 		maps, gateFirst = []arch.Linear{m.GateUp}, !m.UpFirst
 	}
-	y := l.linear(x, up, maps...)
+	// Halves are taken before they are cast, or the product would write float32 rows.
+	y, j := l.product(x, up, maps...)
 	half := l.widthOf(y, 2) / 2
 	gate, other := l.g.last(y, 2, 0, half), l.g.last(y, 2, half, half)
 	if !m.GateUp.Bias.Absent() || !m.Gate.Bias.Absent() || !m.Up.Bias.Absent() {
 		// TensorRT-RTX 1.6 computes something else where an activation's slice is of a product with a bias: docs/measurements.md.
-		pairs := l.g.reshape(y, 0, 2, half)
+		pairs := l.g.reshape(l.g.cast(l.biased(y, j), l.dtype), 0, 2, half)
 		pick := func(i int) tensor { return l.g.reshape(l.g.gather(pairs, l.g.indices(i), 1), 0, half) }
 		gate, other = pick(0), pick(1)
 	}
+	gate, other = l.g.cast(gate, nvinfer.Float32), l.g.cast(other, nvinfer.Float32)
 	if !gateFirst {
 		gate, other = other, gate
 	}
-	return l.linear(l.g.prod(l.activate(gate, m.Activation, 2), other), down, m.Down)
+	return l.linear(l.g.cast(l.g.prod(l.activate(gate, m.Activation, 2), other), l.dtype), down, m.Down)
 }
 
-// activate applies an activation to x, of that rank.
+// activate applies an activation to x, in float32, of that rank.
 func (l *lowering) activate(x tensor, a arch.Activation, rank int) tensor {
 	g := l.g
-	// x * sigmoid(slope * x), in float32: TensorRT has no layer for it.
+	// x * sigmoid(slope * x): TensorRT has no layer for it.
 	swish := func(slope float32) tensor {
-		wide := g.cast(x, nvinfer.Float32)
-		inner := wide
+		inner := x
 		if slope != 1 {
-			inner = g.prod(wide, g.scalar(slope, rank))
+			inner = g.prod(x, g.scalar(slope, rank))
 		}
-		dtype := l.dtypeOf(x)
-		return g.cast(g.prod(wide, g.activation(nvinfer.Sigmoid, inner)), dtype)
+		return g.prod(x, g.activation(nvinfer.Sigmoid, inner))
 	}
 	switch a {
 	case arch.Identity:
@@ -439,13 +446,4 @@ func (l *lowering) activate(x tensor, a arch.Activation, rank int) tensor {
 	}
 	g.fail(status.Errorf(status.Unsupported, "engine tensorrt: activation %d", a))
 	return x
-}
-
-func (l *lowering) dtypeOf(x tensor) nvinfer.DType {
-	if l.g.err != nil {
-		return nvinfer.Float32
-	}
-	dtype, _, err := l.g.net.Describe(x)
-	l.g.fail(err)
-	return dtype
 }

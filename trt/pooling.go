@@ -36,7 +36,7 @@ func (l *lowering) head(hidden tensor) {
 	}
 	pooled := l.chain(g.concat(1, parts...), h.Chain)
 	if h.Tokens != nil { // a product with a row for each token: in 16 bits, too
-		hidden = g.cast(l.linear(g.cast(hidden, l.dtype), calibration.TokenHead, h.Tokens.Maps()...), nvinfer.Float32)
+		hidden = l.linear(g.cast(hidden, l.dtype), calibration.TokenHead, h.Tokens.Maps()...)
 	}
 	l.outputs, l.token, l.pooled = engine.Pooled|engine.TokenVectors, l.widthOf(hidden, 2), l.widthOf(pooled, 2)
 	// An output of its own: TensorRT refuses to name one tensor twice where the head is only a gather.
@@ -57,13 +57,11 @@ func (l *lowering) vocabulary(hidden tensor) tensor {
 	x := g.cast(hidden, l.dtype)
 	for i := range last {
 		x = l.activate(l.linear(x, calibration.Head(i), chain[i].Linear), chain[i].Activation, 2)
-		if chain[i].Norm != nil {
-			x = g.cast(l.norm(g.cast(x, nvinfer.Float32), chain[i].Norm, 2), l.dtype)
-		}
+		x = g.cast(l.norm(x, chain[i].Norm, 2), l.dtype)
 	}
 	words, bias := chain[last].Linear, chain[last].Linear.Bias
 	words.Bias = arch.Tensor{}
-	most := l.pool(g.cast(l.linear(x, calibration.Head(last), words), nvinfer.Float32), arch.PoolMax)
+	most := l.pool(l.linear(x, calibration.Head(last), words), arch.PoolMax)
 	if !bias.Absent() {
 		most = g.sum(most, l.stored(bias, nvinfer.Float32, 1, words.Out))
 	}
