@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -105,6 +106,25 @@ func TestCUDAAloneEqualsBatched(t *testing.T) {
 	require.NoError(t, err)
 	t.Log(line)
 	require.GreaterOrEqual(t, least, 0.99999)
+	require.NoError(t, e.Close())
+}
+
+// So many rows that several heads of one share what Heads reads (head_groups in ort/ops_cuda.c).
+func TestCUDAManyRows(t *testing.T) {
+	requireGPU(t)
+	cases := suite.Golden(t, arch.HeadEmbedding)
+	c := cases[slices.IndexFunc(cases, func(c suite.Case) bool { return c.Name == "qwen3-multiples-of-16" })]
+	e := onCUDA(onnx.Float16)(t, c.Model, c.Weights, engine.Limits{MaxTokens: 32768, MaxSequences: 8192})
+	var batch []suite.Sequence
+	for i, rows := 0, 0; rows < 24000; i++ {
+		batch = append(batch, c.Sequences[i%len(c.Sequences)])
+		rows += len(c.Sequences[i%len(c.Sequences)].IDs)
+	}
+	results, err := suite.Compute(t.Context(), e.Slots()[0], e.Info(), batch, engine.Pooled)
+	require.NoError(t, err)
+	for i, r := range results {
+		require.NoError(t, suite.Bounds{MinCosine: 0.9999, MaxError: 1e9}.Compare(r.Pooled, batch[i].Pooled), "sequence %d", i)
+	}
 	require.NoError(t, e.Close())
 }
 

@@ -229,8 +229,8 @@ DEVICE void residual_norm(const T *x, const T *x_bias, const T *residual, const 
 
 // ---- Heads: the query, key and value heads of rows, with their bias; query and key normalised, and rotated by the row's position ----
 
-// A lane has eight numbers of a head, and `lanes` of them have a head: the power of two from dim / 8. `groups` of these share a row, each with
-// every so manieth head, and read once what heads have in common. x: [rows, query | key | value]; q: [rows, query_heads * dim];
+// A lane has eight numbers of a head, and `lanes` of them have a head: the power of two from dim / 8. `groups` of these share a row: group g has
+// heads g, g + groups, ..., and reads once what heads have in common. x: [rows, query | key | value]; q: [rows, query_heads * dim];
 // k, v: [rows, key_heads * dim]. dim and rope_dim are multiples of 8; cos, sin: [positions, rope_dim / 2].
 template <typename T>
 DEVICE void heads_of(const T *x, const T *bias, const T *q_weight, const T *k_weight, const T *q_bias, const T *k_bias,
@@ -241,7 +241,7 @@ DEVICE void heads_of(const T *x, const T *bias, const T *q_weight, const T *k_we
   const int lane = thread % lanes, group = slot % groups, heads = query_heads + 2 * key_heads;
   const bool inside = row < rows && 8 * lane < dim, pairs = rope && 8 * lane < rope_dim;
   const float share = 1.0f / dim;
-  float a[8], b[8], w[8], c[4], s[4];
+  float a[8], b[8], w[8], c[4] = {}, s[4] = {};
   if (inside && pairs) {
     const i64 angle = (i64)positions[row] * (rope_dim / 2) + 4 * lane;
     load<float, 4>(cos + angle, c);

@@ -232,16 +232,18 @@ template <typename T> void heads(const std::string &name, int dim, int rope_dim,
           }
           want[part].insert(want[part].end(), turned.begin(), turned.end());
         }
-      std::vector<T> q(want[0].size()), k(want[1].size()), v(want[2].size());
-      const unsigned groups = rope == 0 ? count : rope; // each head one, or fewer
-      launch(blocks_of(rows * groups * lanes, 64), 64, [&] {
-        heads_of<T>(x.data(), bias.data(), q_weight.data(), k_weight.data(), q_bias.data(), k_bias.data(),
-                    cos_table.data(), sin_table.data(), position.data(), q.data(), k.data(), v.data(), rows, groups,
-                    lanes, query_heads, key_heads, dim, norm, 1e-6f, norm == 2, rope, rope_dim);
-      });
-      compare(what + ", query", q, want[0]);
-      compare(what + ", key", k, want[1]);
-      compare(what + ", value", v, want[2]);
+      for (int groups : {1, 2, count}) { // a head each, or several
+        const std::string which = what + ", groups " + std::to_string(groups);
+        std::vector<T> q(want[0].size()), k(want[1].size()), v(want[2].size());
+        launch(blocks_of(rows * groups * lanes, 64), 64, [&] {
+          heads_of<T>(x.data(), bias.data(), q_weight.data(), k_weight.data(), q_bias.data(), k_bias.data(),
+                      cos_table.data(), sin_table.data(), position.data(), q.data(), k.data(), v.data(), rows, groups,
+                      lanes, query_heads, key_heads, dim, norm, 1e-6f, norm == 2, rope, rope_dim);
+        });
+        compare(which + ", query", q, want[0]);
+        compare(which + ", key", k, want[1]);
+        compare(which + ", value", v, want[2]);
+      }
     }
 }
 
