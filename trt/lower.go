@@ -49,7 +49,7 @@ func planesOf(m *arch.Model) planes {
 // copy between the two. (Packed rows, gathered round attention alone, were measured to be slower on TensorRT-RTX: docs/measurements.md.)
 //
 // The matrix products are in the precision's 16-bit type (or float32), and so is the stream, but for bfloat16's: of eight bits too much is
-// lost at each sum. Norms, softmax, rope, pooling and what follows it are in float32.
+// lost at each sum. Biases, activations and gates, norms, softmax, rope, pooling and what follows it are in float32.
 type lowering struct {
 	g       *graph
 	m       *arch.Model

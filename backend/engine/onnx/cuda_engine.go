@@ -236,13 +236,8 @@ func (d *deviceRun) do(f func()) {
 }
 
 func (d *deviceRun) close() {
-	d.do(func() {
-		for _, c := range d.graphs {
-			c.graph.Close()
-			d.session.FreeHostMemory(c.memory)
-		}
-		d.session.FreeHostMemory(d.memory)
-	})
+	d.drop(0)
+	d.do(func() { d.session.FreeHostMemory(d.memory) })
 	close(d.work)
 }
 

@@ -17,22 +17,29 @@ import (
 // a graph launches them at once. What a batch has less than its bucket is filled up with sequences of their own, which nobody sees.
 type bucket struct{ tokens, sequences, longest int }
 
-// Buckets of more tokens are not tried: there the device is what is waited for. Their numbers of sequences leave room for one that fills up.
+// Numbers of tokens and of sequences of batches that buckets are for: all up to them, from the number before. More tokens are not tried: there the
+// device is what is waited for.
 var (
 	bucketTokens    = []int{32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048}
-	bucketSequences = []int{2, 3, 5, 9, 17, 33}
+	bucketSequences = []int{1, 2, 4, 8, 16, 32}
 )
 
-// buckets lists those within limits, ascending by tokens and then by sequences.
-func buckets(l engine.Limits) []bucket {
-	var list []bucket
+// buckets lists those within limits, by the step of bucketTokens that they are for, and ascending by tokens.
+func buckets(l engine.Limits) [][]bucket {
+	var list [][]bucket
 	for _, t := range bucketTokens {
+		var step []bucket
 		for i, n := range bucketSequences {
-			enough := i > 0 && bucketSequences[i-1] > l.MaxSequences // with fewer
-			longest := min(t-n+1, l.MaxLength)
-			if t <= l.MaxTokens && !enough && t >= 2*n && t <= n*longest {
-				list = append(list, bucket{t, n, longest})
+			enough := i > 0 && bucketSequences[i-1] >= l.MaxSequences // with fewer
+			// A sequence that fills up, or as many as there are from the number before, and a token for each.
+			k := bucket{tokens: t + max(n/2, 1), sequences: n + 1}
+			k.longest = min(k.tokens-n, l.MaxLength)
+			if t <= l.MaxTokens && !enough && t >= 2*n && k.tokens <= k.sequences*k.longest {
+				step = append(step, k)
 			}
+		}
+		if len(step) > 0 {
+			list = append(list, step)
 		}
 	}
 	return list
@@ -121,7 +128,7 @@ func (d *deviceRun) write(c *captured, b *engine.Batch) {
 }
 
 // leastGain is how much less than a plain run's time that of a graph is, where one is worth its memory. One measurement is not to be
-// trusted, since others may use the device meanwhile: graphs end after mostInVain numbers of tokens without a gain.
+// trusted, since others may use the device meanwhile: graphs end after mostInVain steps without a gain.
 const (
 	leastGain  = 0.9
 	mostInVain = 2
@@ -134,21 +141,15 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 	if e.info.Limits.Padded || e.info.Outputs&engine.Pooled == 0 {
 		return nil
 	}
-	d.filled = engine.NewBatch(engine.Limits{MaxTokens: bucketTokens[len(bucketTokens)-1], MaxSequences: bucketSequences[len(bucketSequences)-1]})
-	tokens, inVain := 0, 0
-	for _, k := range buckets(e.info.Limits) {
-		first := k.tokens != tokens // of so many tokens
-		if first && inVain == mostInVain {
-			break
-		}
-		tokens = k.tokens
-		c, err := d.captureOne(ctx, k, e.info.PooledWidth)
-		if err != nil && ctx.Err() == nil { // memory may have been allocated meanwhile, which no capture bears
-			c, err = d.captureOne(ctx, k, e.info.PooledWidth)
-		}
-		if err == nil {
-			d.graphs = append(d.graphs, c)
-		}
+	steps, largest := buckets(e.info.Limits), engine.Limits{}
+	for _, k := range slices.Concat(steps...) {
+		largest.MaxTokens, largest.MaxSequences = max(largest.MaxTokens, k.tokens), max(largest.MaxSequences, k.sequences)
+	}
+	d.filled = engine.NewBatch(largest)
+	worth, inVain, before := 0, 0, 0 // graphs, steps, tokens of the step before
+	for _, step := range steps {
+		first := len(d.graphs)
+		err := d.captureStep(ctx, step, e.info.PooledWidth)
 		if ctx.Err() != nil {
 			return status.Errorf(status.Cancelled, "opening the engine: %w", context.Cause(ctx))
 		}
@@ -157,21 +158,39 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 				return lost
 			}
 			if log != nil {
-				log(ort.Warning, fmt.Sprintf("runs of %d tokens and more are launched without CUDA graphs: %v", k.tokens, err))
+				log(ort.Warning, fmt.Sprintf("runs of %d tokens and more are launched without CUDA graphs: %v", before+1, err))
 			}
 			break
 		}
-		if first {
-			gains, err := d.gains(ctx, c)
-			if err != nil {
-				return e.deviceError(err)
-			}
-			if inVain++; gains {
-				inVain = 0
-			}
+		gains, err := d.gains(ctx, d.graphs[first], before+1, e.info)
+		if err != nil {
+			return e.deviceError(err)
+		}
+		before = step[0].tokens
+		if inVain++; gains {
+			worth, inVain = len(d.graphs), 0
+		}
+		if inVain == mostInVain {
+			break
 		}
 	}
-	e.info.Details["graphs"] = strconv.FormatInt(e.stats.graphs.Add(int64(len(d.graphs))), 10)
+	d.drop(worth)
+	e.info.Details["graphs"] = strconv.FormatInt(e.stats.graphs.Add(int64(worth)), 10)
+	return nil
+}
+
+// captureStep adds the graphs of buckets, each at the second attempt at the latest: memory may be allocated meanwhile, which no capture bears.
+func (d *deviceRun) captureStep(ctx context.Context, step []bucket, width int) error {
+	for _, k := range step {
+		c, err := d.captureOne(ctx, k, width)
+		if err != nil && ctx.Err() == nil {
+			c, err = d.captureOne(ctx, k, width)
+		}
+		if err != nil {
+			return err
+		}
+		d.graphs = append(d.graphs, c)
+	}
 	return nil
 }
 
@@ -198,14 +217,20 @@ func (d *deviceRun) captureOne(ctx context.Context, k bucket, width int) (c *cap
 	return c, err
 }
 
-// gains reports that a graph takes less time than a plain run of the same.
-func (d *deviceRun) gains(ctx context.Context, c *captured) (ok bool, err error) {
+// gains reports that a graph takes less time than a plain run of the fewest tokens that it is for.
+func (d *deviceRun) gains(ctx context.Context, c *captured, fewest int, info engine.Info) (ok bool, err error) {
+	none := engine.NewBatch(engine.Limits{})
+	none.Outputs = engine.Pooled
+	n := (fewest + info.Limits.MaxLength - 1) / info.Limits.MaxLength
+	bucket{fewest, n, info.Limits.MaxLength}.fill(d.filled, none, d.graph.firstPosition)
+	l := lay(d.filled, d.graph)
+	output := []ort.Tensor{{Name: outputPooled, Type: ort.Float32, Dims: []int{n, info.PooledWidth}}}
 	least := [2]time.Duration{math.MaxInt64, math.MaxInt64}
 	d.do(func() {
 		for i := range 12 { // in turns
 			begin := time.Now()
 			if i%2 == 0 {
-				err = d.runner.RunTensors(ctx, d.session, c.inputs, c.output)
+				err = d.run(ctx, l, output)
 			} else {
 				err = c.graph.Launch(ctx)
 			}
@@ -216,4 +241,15 @@ func (d *deviceRun) gains(ctx context.Context, c *captured) (ok bool, err error)
 		}
 	})
 	return float64(least[1]) < leastGain*float64(least[0]), err
+}
+
+// drop frees all graphs but the first n.
+func (d *deviceRun) drop(n int) {
+	d.do(func() {
+		for _, c := range d.graphs[n:] {
+			c.graph.Close()
+			d.session.FreeHostMemory(c.memory)
+		}
+	})
+	d.graphs = d.graphs[:n]
 }

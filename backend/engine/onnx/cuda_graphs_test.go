@@ -1,9 +1,11 @@
 package onnx
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,15 +22,16 @@ import (
 func TestBuckets(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	for _, l := range []engine.Limits{{MaxTokens: 32768, MaxSequences: 1024, MaxLength: 512}, {MaxTokens: 300, MaxSequences: 6, MaxLength: 17}} {
-		list := buckets(l)
+		list := slices.Concat(buckets(l)...)
 		require.NotEmpty(t, list)
+		require.True(t, slices.IsSortedFunc(list, func(a, b bucket) int { return cmp.Compare(a.tokens, b.tokens) }), "%v", list)
 		none := engine.NewBatch(engine.Limits{})
 		for _, k := range list {
-			filled := engine.NewBatch(engine.Limits{MaxTokens: 2048, MaxSequences: 33})
+			filled := engine.NewBatch(engine.Limits{MaxTokens: 2064, MaxSequences: 33})
 			k.fill(filled, none, 0)
 			require.Equal(t, []int{k.tokens, k.sequences}, []int{filled.Tokens(), filled.Sequences()}, "what a graph is captured with")
 		}
-		b, filled := engine.NewBatch(l), engine.NewBatch(engine.Limits{MaxTokens: 2048, MaxSequences: 33})
+		b, filled := engine.NewBatch(l), engine.NewBatch(engine.Limits{MaxTokens: 2064, MaxSequences: 33})
 		used := make(map[bucket]int)
 		for range 3000 {
 			b.Reset()
@@ -47,7 +50,7 @@ func TestBuckets(t *testing.T) {
 			}
 			c := d.graphFor(b)
 			if c == nil {
-				require.Greater(t, b.Tokens()+9, list[len(list)-1].tokens, "%d tokens in %d sequences", b.Tokens(), b.Sequences())
+				require.Greater(t, b.Tokens()+17, list[len(list)-1].tokens, "%d tokens in %d sequences", b.Tokens(), b.Sequences())
 				continue
 			}
 			used[c.bucket]++
@@ -69,7 +72,19 @@ func TestBuckets(t *testing.T) {
 		}
 		require.Greater(t, len(used), len(list)/5)
 	}
-	d := &deviceRun{graphs: []*captured{{bucket: bucket{32, 2, 31}}}}
+	d := &deviceRun{}
+	for _, k := range slices.Concat(buckets(engine.Limits{MaxTokens: 32768, MaxSequences: 1024, MaxLength: 512})...) {
+		d.graphs = append(d.graphs, &captured{bucket: k})
+	}
+	for _, size := range [][3]int{{1, 32, 1}, {1, 512, 1}, {4, 128, 2}, {8, 128, 4}, {32, 32, 16}, {5, 32, 36}} {
+		b := engine.NewBatch(engine.Limits{MaxTokens: 2048, MaxSequences: 64})
+		for range size[0] {
+			b.InputIDs = append(b.InputIDs, make([]int32, size[1])...)
+			b.EndSequence(engine.Pooled, 0)
+		}
+		require.LessOrEqual(t, d.graphFor(b).tokens-b.Tokens(), max(size[2], 2), "%d x %d", size[0], size[1])
+	}
+	d = &deviceRun{graphs: []*captured{{bucket: bucket{32, 2, 31}}}}
 	b := engine.NewBatch(engine.Limits{MaxTokens: 8, MaxSequences: 2})
 	b.InputIDs = append(b.InputIDs, 1)
 	b.EndSequence(engine.Pooled, 0)
@@ -121,13 +136,24 @@ func TestFilledRuns(t *testing.T) {
 	}
 }
 
-// TestCUDAReplays compares runs by graphs with plain ones, on both slots at once, with the real MiniLM in float16.
+// TestCUDAReplays compares runs by graphs with plain ones, on both slots at once: the real MiniLM in float16, and a causal model with a paged
+// cache in bfloat16.
 func TestCUDAReplays(t *testing.T) {
 	if suite.GPUs() == 0 {
 		t.Skip("needs a CUDA device: set BEI_GPU_TESTS=1")
 	}
-	c := suite.MiniLM(t)
-	o := Options{Device: CUDA, Precision: Float16, Library: suite.Dependency(t, "gpu/onnxruntime/libonnxruntime.so.1")}
+	t.Run("MiniLM", func(t *testing.T) {
+		replay(t, suite.MiniLM(t), Float16, suite.Bounds{MinCosine: 0.99999, MaxError: 0.01})
+	})
+	for _, c := range suite.Golden(t, arch.HeadEmbedding) {
+		if c.Name == "qwen3-multiples-of-16" {
+			t.Run(c.Name, func(t *testing.T) { replay(t, c, BFloat16, suite.Bounds{MinCosine: 0.999, MaxError: 0.1}) })
+		}
+	}
+}
+
+func replay(t *testing.T, c suite.Case, precision string, bounds suite.Bounds) {
+	o := Options{Device: CUDA, Precision: precision, Library: suite.Dependency(t, "gpu/onnxruntime/libonnxruntime.so.1")}
 	o.Logger = func(severity ort.Severity, message string) {
 		t.Log(severity, message)
 		if severity > ort.Warning || strings.Contains(message, "CUDA graphs") {
@@ -172,7 +198,7 @@ func TestCUDAReplays(t *testing.T) {
 					for k, x := range plain[i].Pooled {
 						want[k] = float64(x)
 					}
-					if err := (suite.Bounds{MinCosine: 0.99999, MaxError: 0.01}).Compare(replayed[i].Pooled, want); err != nil {
+					if err := bounds.Compare(replayed[i].Pooled, want); err != nil {
 						return fmt.Errorf("sequence %d of %d, %d tokens, in a run of %d: %w", i, len(batch), len(batch[i].IDs), s.batch.Tokens(), err)
 					}
 				}
