@@ -6,7 +6,7 @@ It needs a built `bei` (dist/bei, or --bei) with the libraries of its engines, a
 on a machine without Go, bring dist/ along. Model folders with seeded random weights are made in --work at first (models.py).
 
 Each contender lives in processes of its own, which stay alive and take turns, round by round, in changing order. Before that
-each runs every batch once: engines build their plans, torch.compile compiles, each within its time. A contender that fails is a row that
+each runs every batch once: our engines build their plans and measure their shapes, one after another, then torch.compile compiles, each within its time. A contender that fails is a row that
 says why. Ours are measured as the library's embed call and as the bare engine, one batch at a time and, for the largest batch,
 with two in flight. The vectors of all are compared with torch's in fp32.
 
@@ -156,6 +156,19 @@ def alike(answer: dict) -> float:
     return max(cosines(answer["float32"], base64.b64encode(data[row:] + data[:row]).decode(), answer["rows"]))
 
 
+def prepare(groups: list[contenders.Group], seconds: float) -> None:
+    """Ours one after another, since they measure shapes as they open, which decides how they run; then torch's side by side."""
+    end = time.monotonic() + seconds
+    for group in groups:
+        if contenders.is_ours(group.name):
+            group.prepare(end - time.monotonic())
+    threads = [threading.Thread(target=group.prepare, args=(end - time.monotonic(),)) for group in groups if not contenders.is_ours(group.name)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def make_folder(shape: str, arguments: argparse.Namespace, fp8: bool) -> pathlib.Path:
     """The model's folder, made where it is missing."""
     folder = arguments.work / shape
@@ -195,11 +208,7 @@ def measure(shape: str, arguments: argparse.Namespace, deadline: float) -> dict:
     groups = [contenders.make(name, folder, names, settings) for name in arguments.contenders]
     try:
         progress(f"{shape}: preparing {', '.join(arguments.contenders)} ({limit:.0f} s at most)")
-        threads = [threading.Thread(target=group.prepare, args=(limit,)) for group in groups]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        prepare(groups, limit)
         for group in groups:
             for batch, why in group.failures.items():
                 progress(f"{group.name} {batch}: {why}")
