@@ -79,7 +79,8 @@ enum { BEI_CUDA_INVALID_VALUE = 1 };
   X(graph_free, "cuGraphDestroy", (bei_cuda_graph))                                                                    \
   X(graph_make, "cuGraphInstantiateWithFlags", (bei_cuda_graph_exec * out, bei_cuda_graph, unsigned long long flags))  \
   X(graph_launch, "cuGraphLaunch", (bei_cuda_graph_exec, bei_cuda_stream))                                             \
-  X(graph_exec_free, "cuGraphExecDestroy", (bei_cuda_graph_exec))
+  X(graph_exec_free, "cuGraphExecDestroy", (bei_cuda_graph_exec))                                                      \
+  X(graph_trim, "cuDeviceGraphMemTrim", (int device))
 
 typedef struct {
 #define BEI_CUDA_FIELD(name, symbol, arguments) int(*name) arguments;

@@ -93,13 +93,17 @@ char *bei_ort_builder_new(int32_t threads, bei_ort_builder **out) {
   return NULL;
 }
 
+// Frees a session's stream, and gives memory back that graphs allocated as they ran.
 static void free_stream(int32_t device, bei_cuda_stream stream) {
   const bei_cuda_driver *driver;
+  int handle;
   if (stream == NULL)
     return;
   char *error = bei_cuda_enter(device, &driver);
   if (error == NULL) {
     driver->stream_free(stream);
+    if (driver->device_get(&handle, device) == 0)
+      driver->graph_trim(handle);
     bei_cuda_leave();
   }
   free(error); // the context is gone, and the stream with it
