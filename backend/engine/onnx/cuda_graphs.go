@@ -20,7 +20,7 @@ type bucket struct{ tokens, sequences, longest int }
 // Numbers of tokens and of sequences of batches that buckets are for: all up to them, from the number before. More tokens are not tried: there the
 // device is what is waited for.
 var (
-	bucketTokens    = []int{32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048}
+	bucketTokens    = []int{32, 64, 96, 128, 192, 256, 384, 512, 640, 768, 896, 1024, 1280, 1536, 1792, 2048}
 	bucketSequences = []int{1, 2, 4, 8, 16, 32}
 )
 
