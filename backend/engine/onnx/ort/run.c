@@ -85,6 +85,22 @@ void bei_ort_run_reset(bei_ort_run *run) {
   free(bei_ort_error(bei_ort_api->RunOptionsUnsetTerminate(run->shrinking)));
 }
 
+// The device is current meanwhile: ONNX Runtime gives cuDNN its stream before it chooses the device, and cuDNN would make a context of 500 MB on
+// the first one.
+static char *compute(bei_ort_session *session, const OrtRunOptions *options, const char *const *input_names,
+                     OrtValue *const *inputs, size_t input_count, const char *const *output_names, size_t output_count,
+                     OrtValue **outputs) {
+  char *error = bei_ort_enter_device(session->device);
+  if (error != NULL)
+    return error;
+  float_mode mode = flush_subnormals();
+  OrtStatus *status = bei_ort_api->Run(session->session, options, input_names, (const OrtValue *const *)inputs,
+                                       input_count, output_names, output_count, outputs);
+  restore_mode(mode);
+  bei_ort_leave_device(session->device);
+  return bei_ort_error(status);
+}
+
 enum { PACKED = 5, INPUTS = PACKED + BEI_ORT_MAX_BOUND, OUTPUTS = 4 };
 
 char *bei_ort_run_packed(bei_ort_session *session, bei_ort_run *run, const int32_t *input_ids, const int32_t *type_ids,
@@ -129,17 +145,14 @@ char *bei_ort_run_packed(bei_ort_session *session, bei_ort_run *run, const int32
         wanted[i].dims, 2, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, &outputs[fetched]);
     output_names[fetched++] = wanted[i].name;
   }
-  if (status == NULL) {
-    float_mode mode = flush_subnormals();
-    status = bei_ort_api->Run(session->session, shrink ? run->shrinking : run->options, input_names,
-                              (const OrtValue *const *)inputs, PACKED + bound->count, output_names, fetched, outputs);
-    restore_mode(mode);
-  }
+  char *error = bei_ort_error(status);
+  if (error == NULL)
+    error = compute(session, shrink ? run->shrinking : run->options, input_names, inputs, PACKED + bound->count,
+                    output_names, fetched, outputs);
   for (int i = 0; i < PACKED; i++)
     bei_ort_api->ReleaseValue(inputs[i]);
   for (int i = 0; i < OUTPUTS; i++)
     bei_ort_api->ReleaseValue(outputs[i]);
-  char *error = bei_ort_error(status);
   bei_ort_leave(&inside);
   if (error == NULL && !atomic_exchange(&session->ran, true))
     bei_ort_watch_exit();
@@ -163,15 +176,12 @@ char *bei_ort_run_tensors(bei_ort_session *session, bei_ort_run *run, const bei_
     status = bei_ort_api->CreateTensorWithDataAsOrtValue(bei_ort_cpu, t->data, t->bytes, t->dims, t->rank,
                                                          (ONNXTensorElementDataType)t->type, &values[i]);
   }
-  if (status == NULL) {
-    float_mode mode = flush_subnormals();
-    status = bei_ort_api->Run(session->session, run->options, names, (const OrtValue *const *)values, input_count,
-                              names + input_count, output_count, values + input_count);
-    restore_mode(mode);
-  }
+  char *error = bei_ort_error(status);
+  if (error == NULL)
+    error = compute(session, run->options, names, values, input_count, names + input_count, output_count,
+                    values + input_count);
   for (size_t i = 0; i < count; i++)
     bei_ort_api->ReleaseValue(values[i]);
-  char *error = bei_ort_error(status);
   bei_ort_leave(&inside);
   if (error == NULL && !atomic_exchange(&session->ran, true))
     bei_ort_watch_exit();

@@ -62,7 +62,7 @@ char *bei_ort_tensors_append(tensors *t, const char *name, OrtValue *value);
       return error_;                                                                                                   \
   } while (0)
 
-// ONNX Runtime's calls of CUDA outside of runs go to the device that is current in their thread: without this the first one, on which
+// Calls of CUDA by ONNX Runtime go to the device that is current in their thread, until it chooses one: without this the first one, on which
 // they make a context of 500 MB where there is none. device: -1: the CPU.
 static inline char *bei_ort_enter_device(int32_t device) {
   const bei_cuda_driver *driver;
