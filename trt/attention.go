@@ -266,7 +266,7 @@ func (l *lowering) regroup(x tensor, a *arch.Attention, heads int) tensor {
 // with them.
 func (l *lowering) writtenOut(q, k, v tensor, a *arch.Attention, dtype nvinfer.DType) tensor {
 	g := l.g
-	s := g.cast(l.regroup(g.matmul(l.regroup(q, a, a.KVHeads), k, 0, 1), a, a.Heads), nvinfer.Float32)
+	s := g.cast(l.regroup(g.matmul(l.regroup(q, a, a.KVHeads), k, 0, 1, dtype), a, a.Heads), nvinfer.Float32)
 	if a.Disentangled != nil {
 		s = g.sum(s, l.places(q, k, a, dtype))
 	}
@@ -284,7 +284,7 @@ func (l *lowering) writtenOut(q, k, v tensor, a *arch.Attention, dtype nvinfer.D
 	}
 	s = g.choose(l.mask(a), s, g.scalar(-math.MaxFloat32, 4))
 	s = l.regroup(g.cast(g.softmax(s, 3), dtype), a, a.KVHeads)
-	return l.regroup(g.matmul(s, v, 0, 0), a, a.Heads)
+	return l.regroup(g.matmul(s, v, 0, 0, dtype), a, a.Heads)
 }
 
 // places is what distances say to queries and to keys [sequences, heads, longest, dim] (disentangled attention), before the scale: float32
@@ -318,7 +318,7 @@ func (l *lowering) places(q, k tensor, a *arch.Attention, dtype nvinfer.DType) t
 		}
 		table := l.placeTable(fmt.Sprintf("places of %s by %s", d.Name(), side.by.Weight.Name), side.table, a.Heads, a.HeadDim, dtype)
 		// Of each query (or key) its numbers for all rows; the one that a pair wants lies at position * rows + row.
-		said := g.reshape(g.cast(g.matmul(side.x, table, 0, 1), nvinfer.Float32), 0, 0, -1)
+		said := g.reshape(g.cast(g.matmul(side.x, table, 0, 1, dtype), nvinfer.Float32), 0, 0, -1)
 		index := g.sum(g.prod(g.reshape(l.offsets, side.shape...), g.integer(int32(2*d.Span), 2)), l.placeRows(d))
 		said = g.gather(said, index, 2)
 		if i > 0 && keys != nil {

@@ -61,6 +61,9 @@ func checkPlan(t *testing.T, lib *nvinfer.Library, c suite.Case, precision strin
 	require.True(t, bytes.Contains(p.bytes, []byte("\nmain {")), "%s: it has no program", about)
 	// A plan holds its program as text. Sizes that it copies from host memory are what CUDA graphs must keep (Graph in shim/lane.cpp).
 	require.False(t, bytes.Contains(p.bytes, []byte(`copy={ name="copy_h2d`)), "%s: it copies sizes from the host", about)
+	if precision == "float16" || precision == "bfloat16" {
+		require.True(t, bytes.Contains(p.bytes, []byte("accumulation_type=2")), "%s: its products do not sum in float32", about)
+	}
 }
 
 // allMultiples reports that every product of the model's trunk has dimensions that are multiples of n.

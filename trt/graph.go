@@ -161,8 +161,18 @@ func (g *graph) binary(op int, a, b tensor) tensor {
 func (g *graph) sum(a, b tensor) tensor  { return g.binary(nvinfer.Sum, a, b) }
 func (g *graph) prod(a, b tensor) tensor { return g.binary(nvinfer.Prod, a, b) }
 
-func (g *graph) matmul(a, b tensor, transposeA, transposeB int) tensor {
-	return g.add(nvinfer.Node{Kind: nvinfer.MatMul, Inputs: []tensor{a, b}, Ints: []int{transposeA, transposeB}})
+// matmul is a product in dtype that sums in float32. Of inputs in 16 bits TensorRT may sum in float16 otherwise, and does; casts round a product are
+// how a strongly typed network forbids it: none of them is done, they become accumulation_type in the plan's program.
+// Source: https://github.com/pytorch/TensorRT/pull/3110
+func (g *graph) matmul(a, b tensor, transposeA, transposeB int, dtype nvinfer.DType) tensor {
+	if dtype != nvinfer.Float32 {
+		a, b = g.cast(a, nvinfer.Float32), g.cast(b, nvinfer.Float32)
+	}
+	y := g.add(nvinfer.Node{Kind: nvinfer.MatMul, Inputs: []tensor{a, b}, Ints: []int{transposeA, transposeB}})
+	if dtype != nvinfer.Float32 {
+		y = g.cast(y, dtype)
+	}
+	return y
 }
 
 func (g *graph) gather(data, indices tensor, axis int) tensor {

@@ -350,9 +350,9 @@ func (l *lowering) product(x tensor, key string, maps ...arch.Linear) (tensor, j
 		scale := g.scalar(amax/float8Most, 0)
 		quantised := g.add(nvinfer.Node{Kind: nvinfer.Quantize, DType: nvinfer.Float8, Inputs: []tensor{x, scale}, Ints: []int{-1}})
 		x = g.add(nvinfer.Node{Kind: nvinfer.Dequantize, DType: l.dtype, Inputs: []tensor{quantised, scale}, Ints: []int{-1}})
-		y = g.matmul(x, l.float8Matrix(j, l.dtype), 0, 1)
+		y = g.matmul(x, l.float8Matrix(j, l.dtype), 0, 1, l.dtype)
 	} else {
-		y = g.matmul(x, l.matrix(j, l.dtype), 0, 1)
+		y = g.matmul(x, l.matrix(j, l.dtype), 0, 1, l.dtype)
 	}
 	return y, j
 }

@@ -55,7 +55,7 @@ const (
 )
 
 // planFormat changes when the lowering does: plans of another number are not used.
-const planFormat = 6
+const planFormat = 7
 
 // withDefaults checks the options and fills in what is zero.
 func (o Options) withDefaults(m *arch.Model, stored weights.DType) (Options, error) {
