@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 import unittest
@@ -198,6 +199,22 @@ class DriverTest(unittest.TestCase):
         code, text, found = self.drive("--contenders", "ort-cuda", "--seconds", "0")
         self.assertEqual((code, found["models"][0]["rounds"]), (1, 0))
         self.assertIn("not reached within the time", text)
+
+    def test_a_signal_ends_the_rounds(self):
+        self.addCleanup(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        take_turn, turns = driver.take_turn, []
+
+        def turn(*arguments):
+            turns.append(arguments)
+            if len(turns) == 8:  # six are a round
+                os.kill(os.getpid(), signal.SIGTERM)
+            take_turn(*arguments)
+
+        with unittest.mock.patch.object(driver, "take_turn", turn):
+            code, text, found = self.drive("--contenders", "ort-cuda", "--models", "tiny-bert,tiny-qwen3")
+        [only] = found["models"]
+        self.assertEqual((code, only["shape"], only["rounds"], len(turns)), (0, "tiny-bert", 1, 8))
+        self.assertIn("| tiny-bert | 1x8 | 8 | ONNX Runtime CUDA fp16 | 1.0", text)
 
     def test_wrong_arguments(self):
         for want, arguments in {

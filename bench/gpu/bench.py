@@ -6,11 +6,13 @@ It needs a built `bei` (dist/bei, or --bei) with the libraries of its engines, a
 on a machine without Go, bring dist/ along. Model folders with seeded random weights are made in --work at first (models.py).
 
 Each contender lives in processes of its own, which stay alive and take turns, round by round, in changing order. Before that
-each runs every batch once: our engines build their plans and measure their shapes, one after another, then torch.compile compiles, each within its time. A contender that fails is a row that
-says why. Ours are measured as the library's embed call and as the bare engine, one batch at a time and, for the largest batch,
-with two in flight. The vectors of all are compared with torch's in fp32.
+each runs every batch once: our engines build their plans and measure their shapes, one after another, then torch.compile
+compiles, each within its time. A contender that fails is a row that says why. Ours are measured as the library's embed call and
+as the bare engine, one batch at a time and, for the largest batch, with two in flight. The vectors of all are compared with
+torch's in fp32.
 
-Targets are printed as pass or miss and change nothing: the exit status is 0 unless nothing could be measured.
+Targets are printed as pass or miss and change nothing: the exit status is 0 unless nothing could be measured. SIGTERM and Ctrl-C end
+the rounds: what was measured by then is printed.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import json
 import os
 import pathlib
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -65,27 +68,35 @@ def iterations(seconds: list[float], turn: float) -> int:
     return min(max(round(turn / statistics.median(seconds)), LEAST_ITERATIONS), MOST_ITERATIONS)
 
 
-def rounds(groups: list[contenders.Group], names: list[str], arguments: argparse.Namespace, deadline: float) -> tuple[dict, int]:
-    """Lets the contenders take turns. Returns seconds by tables.key, and the number of whole rounds."""
+def rounds(groups: list[contenders.Group], names: list[str], arguments: argparse.Namespace, deadline: float) -> tuple[dict, int, bool]:
+    """Lets the contenders take turns. Returns seconds by tables.key, the number of whole rounds, and whether a signal has ended them."""
     seconds: dict[str, list[float]] = {}
-    for number in range(arguments.rounds):
-        progress(f"round {number + 1} of {arguments.rounds}")
-        for batch in names:
-            jobs = jobs_of(groups, batch, arguments.in_flight)
-            for k in range(len(jobs)):
-                group, kind, in_flight = jobs[(number + k) % len(jobs)]
-                if time.monotonic() > deadline:
-                    return seconds, number
-                if not group.works(batch):
-                    continue
-                name = tables.key(group.name, batch, kind, in_flight)
-                job = {"batch": batch, "iterations": iterations(seconds.get(name, []), arguments.turn)}
-                if contenders.is_ours(group.name):
-                    job |= {"kind": kind, "in_flight": in_flight}
-                answer = group.ask(batch, job)
-                if answer:
-                    seconds.setdefault(name, []).extend(answer["seconds"])
-    return seconds, arguments.rounds
+    whole = 0
+    try:
+        for whole in range(arguments.rounds):
+            progress(f"round {whole + 1} of {arguments.rounds}")
+            for batch in names:
+                jobs = jobs_of(groups, batch, arguments.in_flight)
+                for k in range(len(jobs)):
+                    if time.monotonic() > deadline:
+                        return seconds, whole, False
+                    take_turn(*jobs[(whole + k) % len(jobs)], batch, arguments.turn, seconds)
+    except KeyboardInterrupt:
+        return seconds, whole, True
+    return seconds, arguments.rounds, False
+
+
+def take_turn(group: contenders.Group, kind: str, in_flight: int, batch: str, turn: float, seconds: dict[str, list[float]]) -> None:
+    """One contender's calls with a batch; what they took goes into seconds."""
+    if not group.works(batch):
+        return
+    name = tables.key(group.name, batch, kind, in_flight)
+    job = {"batch": batch, "iterations": iterations(seconds.get(name, []), turn)}
+    if contenders.is_ours(group.name):
+        job |= {"kind": kind, "in_flight": in_flight}
+    answer = group.ask(batch, job)
+    if answer:
+        seconds.setdefault(name, []).extend(answer["seconds"])
 
 
 def compare(groups: list[contenders.Group], folder: pathlib.Path, arguments: argparse.Namespace) -> tuple[dict, str, float | None]:
@@ -213,12 +224,12 @@ def measure(shape: str, arguments: argparse.Namespace, deadline: float) -> dict:
             for batch, why in group.failures.items():
                 progress(f"{group.name} {batch}: {why}")
         agreements, reference, likeness = compare(groups, folder, arguments)
-        seconds, whole = rounds(groups, names, arguments, deadline)
+        seconds, whole, ended = rounds(groups, names, arguments, deadline)
     finally:
         for group in groups:
             group.close()
     return result | {
-        "seconds": seconds, "rounds": whole, "reference": reference, "alike": likeness,
+        "seconds": seconds, "rounds": whole, "ended": ended, "reference": reference, "alike": likeness,
         "contenders": {
             group.name: {
                 "ready": group.ready, "failures": group.failures, "agreement": agreements[group.name], "command": group.command,
@@ -264,8 +275,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--in-flight", type=words, default=[tables.LARGE_BATCH], metavar="BATCHES", help="batches also measured with two in flight (default: %(default)s)")
     add("--rounds", type=int, default=5, help="times that all take turns (default %(default)s)")
     add("--turn", type=float, default=0.25, help="seconds of a turn, about (default %(default)s)")
-    add("--seconds", type=float, default=560, help="time for everything; models share it, and rounds end with it (default %(default)s)")
-    add("--prepare-seconds", type=float, default=300, help="time for plans and compilers of a model (default %(default)s)")
+    add("--seconds", type=float, default=1500, help="time for everything; models share it, and rounds end with it (default %(default)s)")
+    add("--prepare-seconds", type=float, default=480, help="time for plans and compilers of a model (default %(default)s)")
     add("--compile-seconds", type=float, default=200, help="time in which torch.compile may begin with another shape (default %(default)s)")
     add("--compile-processes", type=int, default=len(BATCHES), help="processes that share the shapes of torch.compile (default %(default)s)")
     add("--vectors", type=words, default=["mixed8:16-256", "8x128"], metavar="BATCHES", help="whose vectors are compared, torch.compile's "
@@ -303,19 +314,27 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     end = time.monotonic() + arguments.seconds
     result = {"conditions": conditions(arguments), "models": [], "failed": {}}
+    ended = False
     for i, shape in enumerate(arguments.models):
         now = time.monotonic()
         try:
             result["models"].append(measure(shape, arguments, now + max(end - now, 0) / (len(arguments.models) - i)))
+            ended = result["models"][-1]["ended"]
         except (RuntimeError, OSError) as error:
             progress(f"{shape}: {error}")
             result["failed"][shape] = str(error)
+        except KeyboardInterrupt:
+            result["failed"][shape], ended = "ended by a signal before it was measured", True
         result["targets"] = tables.targets(result)
         if arguments.json:  # after each model, so that an end by force leaves something
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
             arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        if ended:
+            progress("ended by a signal")
+            break
     print(tables.markdown(result))
     return 0 if any(model["seconds"] for model in result["models"]) else 1
 
