@@ -162,7 +162,7 @@ func (g *graph) sum(a, b tensor) tensor  { return g.binary(nvinfer.Sum, a, b) }
 func (g *graph) prod(a, b tensor) tensor { return g.binary(nvinfer.Prod, a, b) }
 
 // matmul is a product in dtype that sums in float32. Of inputs in 16 bits TensorRT may sum in float16 otherwise, and does; casts round a product are
-// how a strongly typed network forbids it: none of them is done, they become accumulation_type in the plan's program.
+// how a strongly typed network forbids it: none of them is done, they become accumulation_type in the plan's program. Products in FP8 stay as they are.
 // Source: https://github.com/pytorch/TensorRT/pull/3110
 func (g *graph) matmul(a, b tensor, transposeA, transposeB int, dtype nvinfer.DType) tensor {
 	if dtype != nvinfer.Float32 {
