@@ -27,10 +27,11 @@ var (
 // buckets lists those within limits, by the step of bucketTokens that they are for, and ascending by tokens.
 func buckets(l engine.Limits) [][]bucket {
 	var list [][]bucket
+	before := 0
 	for _, t := range bucketTokens {
 		var step []bucket
 		for i, n := range bucketSequences {
-			enough := i > 0 && bucketSequences[i-1] >= l.MaxSequences // with fewer
+			enough := i > 0 && bucketSequences[i-1] >= l.MaxSequences || n*l.MaxLength <= before // with fewer sequences, or tokens
 			// A sequence that fills up, or as many as there are from the number before, and a token for each.
 			k := bucket{tokens: t + max(n/2, 1), sequences: n + 1}
 			k.longest = min(k.tokens-n, l.MaxLength)
@@ -41,6 +42,7 @@ func buckets(l engine.Limits) [][]bucket {
 		if len(step) > 0 {
 			list = append(list, step)
 		}
+		before = t
 	}
 	return list
 }
@@ -146,6 +148,7 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 		largest.MaxTokens, largest.MaxSequences = max(largest.MaxTokens, k.tokens), max(largest.MaxSequences, k.sequences)
 	}
 	d.filled = engine.NewBatch(largest)
+	var failed error
 	worth, inVain, before := 0, 0, 0 // graphs, steps, tokens of the step before
 	for _, step := range steps {
 		first := len(d.graphs)
@@ -157,9 +160,7 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 			if lost := e.deviceError(err); status.CodeOf(lost) == status.Unhealthy {
 				return lost
 			}
-			if log != nil {
-				log(ort.Warning, fmt.Sprintf("runs of %d tokens and more are launched without CUDA graphs: %v", before+1, err))
-			}
+			failed = err
 			break
 		}
 		gains, err := d.gains(ctx, d.graphs[first], before+1, e.info)
@@ -174,7 +175,17 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 			break
 		}
 	}
-	d.drop(worth)
+	if worth < len(d.graphs) {
+		d.drop(worth)
+		d.session.TrimGraphs()
+	}
+	if failed != nil && log != nil {
+		most := 0
+		if worth > 0 {
+			most = d.graphs[worth-1].tokens
+		}
+		log(ort.Warning, fmt.Sprintf("runs of more than %d tokens are launched without CUDA graphs: %v", most, failed))
+	}
 	e.info.Details["graphs"] = strconv.FormatInt(e.stats.graphs.Add(int64(worth)), 10)
 	return nil
 }
@@ -217,13 +228,14 @@ func (d *deviceRun) captureOne(ctx context.Context, k bucket, width int) (c *cap
 	return c, err
 }
 
-// gains reports that a graph takes less time than a plain run of the fewest tokens that it is for.
+// gains reports that a graph, with what filling a batch up takes, takes less time than a plain run of the fewest tokens that it is for.
 func (d *deviceRun) gains(ctx context.Context, c *captured, fewest int, info engine.Info) (ok bool, err error) {
 	none := engine.NewBatch(engine.Limits{})
 	none.Outputs = engine.Pooled
 	n := (fewest + info.Limits.MaxLength - 1) / info.Limits.MaxLength
-	bucket{fewest, n, info.Limits.MaxLength}.fill(d.filled, none, d.graph.firstPosition)
-	l := lay(d.filled, d.graph)
+	plain := engine.NewBatch(engine.Limits{MaxTokens: fewest, MaxSequences: n})
+	bucket{fewest, n, info.Limits.MaxLength}.fill(plain, none, d.graph.firstPosition)
+	l := lay(plain, d.graph)
 	output := []ort.Tensor{{Name: outputPooled, Type: ort.Float32, Dims: []int{n, info.PooledWidth}}}
 	least := [2]time.Duration{math.MaxInt64, math.MaxInt64}
 	d.do(func() {
@@ -232,6 +244,7 @@ func (d *deviceRun) gains(ctx context.Context, c *captured, fewest int, info eng
 			if i%2 == 0 {
 				err = d.run(ctx, l, output)
 			} else {
+				d.write(c, none)
 				err = c.graph.Launch(ctx)
 			}
 			if err != nil {

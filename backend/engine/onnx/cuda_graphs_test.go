@@ -82,7 +82,7 @@ func TestBuckets(t *testing.T) {
 			b.InputIDs = append(b.InputIDs, make([]int32, size[1])...)
 			b.EndSequence(engine.Pooled, 0)
 		}
-		require.LessOrEqual(t, d.graphFor(b).tokens-b.Tokens(), max(size[2], 2), "%d x %d", size[0], size[1])
+		require.LessOrEqual(t, d.graphFor(b).tokens-b.Tokens(), size[2], "%d x %d", size[0], size[1])
 	}
 	d = &deviceRun{graphs: []*captured{{bucket: bucket{32, 2, 31}}}}
 	b := engine.NewBatch(engine.Limits{MaxTokens: 8, MaxSequences: 2})
@@ -145,11 +145,9 @@ func TestCUDAReplays(t *testing.T) {
 	t.Run("MiniLM", func(t *testing.T) {
 		replay(t, suite.MiniLM(t), Float16, suite.Bounds{MinCosine: 0.99999, MaxError: 0.01})
 	})
-	for _, c := range suite.Golden(t, arch.HeadEmbedding) {
-		if c.Name == "qwen3-multiples-of-16" {
-			t.Run(c.Name, func(t *testing.T) { replay(t, c, BFloat16, suite.Bounds{MinCosine: 0.999, MaxError: 0.1}) })
-		}
-	}
+	cases := suite.Golden(t, arch.HeadEmbedding)
+	c := cases[slices.IndexFunc(cases, func(c suite.Case) bool { return c.Name == "qwen3-multiples-of-16" })]
+	t.Run(c.Name, func(t *testing.T) { replay(t, c, BFloat16, suite.Bounds{MinCosine: 0.999, MaxError: 0.1}) })
 }
 
 func replay(t *testing.T, c suite.Case, precision string, bounds suite.Bounds) {

@@ -254,10 +254,10 @@ static OrtStatus *compute_heads(const ops_kernel *kernel, OrtKernelContext *cont
   for (size_t i = 0; i < kernel->spec->num_inputs; i++)
     OPS_CHECK((uintptr_t)inputs[i].data % 16 == 0, "bei.Heads: input %s is not aligned to 16 bytes",
               kernel->spec->inputs[i].name);
-  const int64_t threads = rows * head_groups(&a, rows) * a.lanes;
+  const int64_t sharing = head_groups(&a, rows), threads = rows * sharing * a.lanes;
   OPS_CHECK(threads <= UINT32_MAX - HEAD_THREADS, "bei.Heads: %lld rows are too many", (long long)rows);
   const void *x = qkv->data, *cos = inputs[ROPE_COS].data, *sin = inputs[ROPE_SIN].data, *ids = positions->data;
-  uint32_t count = (uint32_t)rows, groups = (uint32_t)head_groups(&a, rows), lanes = (uint32_t)a.lanes;
+  uint32_t count = (uint32_t)rows, groups = (uint32_t)sharing, lanes = (uint32_t)a.lanes;
   void *arguments[] = {&x,      &bias,        &norms[0],       &norms[1],   &norms[2], &norms[3], &cos,
                        &sin,    &ids,         &parts[0],       &parts[1],   &parts[2], &count,    &groups,
                        &lanes,  &a.num_heads, &a.num_kv_heads, &a.head_dim, &a.norm,   &a.eps,    &a.one_plus_weight,

@@ -93,17 +93,13 @@ char *bei_ort_builder_new(int32_t threads, bei_ort_builder **out) {
   return NULL;
 }
 
-// Frees a session's stream, and gives memory back that graphs allocated as they ran.
 static void free_stream(int32_t device, bei_cuda_stream stream) {
   const bei_cuda_driver *driver;
-  int handle;
   if (stream == NULL)
     return;
   char *error = bei_cuda_enter(device, &driver);
   if (error == NULL) {
     driver->stream_free(stream);
-    if (driver->device_get(&handle, device) == 0)
-      driver->graph_trim(handle);
     bei_cuda_leave();
   }
   free(error); // the context is gone, and the stream with it
@@ -260,6 +256,29 @@ char *bei_ort_session_new(bei_ort_builder *builder, const void *model, size_t by
   return NULL;
 }
 
+// Gives memory back that graphs allocated as they ran, and that is kept for the next ones.
+static void trim_graphs(const bei_ort_session *session) {
+  const bei_cuda_driver *driver;
+  int device;
+  if (session->device < 0)
+    return;
+  char *error = bei_cuda_enter(session->device, &driver);
+  if (error == NULL) {
+    if (driver->device_get(&device, session->device) == 0)
+      driver->graph_trim(device);
+    bei_cuda_leave();
+  }
+  free(error); // the context is gone, and the memory with it
+}
+
+void bei_ort_session_trim(const bei_ort_session *session) {
+  bei_ort_inside inside;
+  if (!bei_ort_enter(&inside, NULL))
+    return; // a process that exits frees it all
+  trim_graphs(session);
+  bei_ort_leave(&inside);
+}
+
 void bei_ort_session_free(bei_ort_session *session) {
   bei_ort_inside inside;
   if (session == NULL || !bei_ort_enter(&inside, NULL))
@@ -271,6 +290,7 @@ void bei_ort_session_free(bei_ort_session *session) {
     bei_ort_leave_device(session->device);
   free(error); // the device is lost
   free_stream(session->device, session->stream);
+  trim_graphs(session);
   bei_ort_leave(&inside);
   bei_ops_free(session->ops);
   bei_ort_tensors_free(&session->bound);
