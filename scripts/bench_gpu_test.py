@@ -1,5 +1,6 @@
 """Tests of bench/gpu: batches, FLOPs, table and targets, and a run of the driver on programs of our own making, without torch."""
 
+import argparse
 import contextlib
 import io
 import json
@@ -8,6 +9,7 @@ import pathlib
 import signal
 import sys
 import tempfile
+import time
 import unittest
 import unittest.mock
 
@@ -210,11 +212,40 @@ class DriverTest(unittest.TestCase):
                 os.kill(os.getpid(), signal.SIGTERM)
             take_turn(*arguments)
 
-        with unittest.mock.patch.object(driver, "take_turn", turn):
+        close, closed = driver.contenders.Group.close, []
+
+        def disturbed(group, seconds):
+            closed.append((group.name, seconds))
+            os.kill(os.getpid(), signal.SIGTERM)
+            close(group, seconds)
+
+        with unittest.mock.patch.object(driver, "take_turn", turn), unittest.mock.patch.object(driver.contenders.Group, "close", disturbed):
             code, text, found = self.drive("--contenders", "ort-cuda", "--models", "tiny-bert,tiny-qwen3")
         [only] = found["models"]
-        self.assertEqual((code, only["shape"], only["rounds"], len(turns)), (0, "tiny-bert", 1, 8))
+        self.assertEqual((code, only["shape"], only["rounds"], len(turns), closed), (0, "tiny-bert", 1, 8, [("ort-cuda", 0)]))
         self.assertIn("| tiny-bert | 1x8 | 8 | ONNX Runtime CUDA fp16 | 1.0", text)
+
+    def test_ours_leave_time_for_torch(self):
+        given = {}
+
+        class Slow:
+            def __init__(self, name, *_):
+                self.name = name
+
+            def prepare(self, seconds):
+                given[self.name] = seconds
+                if driver.contenders.is_ours(self.name):
+                    time.sleep(max(min(seconds, 0.3), 0))
+
+        arguments = argparse.Namespace(contenders=["eager", "trt-fp16", "compile", "ort-cuda"], batches=["1x8"], compile_seconds=200)
+        made = []
+        with unittest.mock.patch.object(driver.contenders, "make", lambda *of: (made.append(of), Slow(*of))[1]):
+            driver.prepare({}, self.folder, arguments, {}, 1)
+        self.assertEqual(list(given), ["trt-fp16", "ort-cuda", "eager", "compile"])
+        self.assertAlmostEqual(given["trt-fp16"], 0.5, delta=0.05)
+        self.assertAlmostEqual(given["ort-cuda"], 0.2, delta=0.1)
+        self.assertAlmostEqual(given["compile"], 0.5, delta=0.1)
+        self.assertAlmostEqual(made[-1][3]["compile_seconds"], 0.3, delta=0.1)
 
     def test_wrong_arguments(self):
         for want, arguments in {

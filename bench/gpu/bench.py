@@ -7,7 +7,7 @@ on a machine without Go, bring dist/ along. Model folders with seeded random wei
 
 Each contender lives in processes of its own, which stay alive and take turns, round by round, in changing order. Before that
 each runs every batch once: our engines build their plans and measure their shapes, one after another, then torch.compile
-compiles, each within its time. A contender that fails is a row that says why. Ours are measured as the library's embed call and
+compiles, in half of the time at least. A contender that fails is a row that says why. Ours are measured as the library's embed call and
 as the bare engine, one batch at a time and, for the largest batch, with two in flight. The vectors of all are compared with
 torch's in fp32.
 
@@ -45,7 +45,9 @@ from contender import cosines, progress  # noqa: E402
 # Those of the targets come first: they are compiled first.
 BATCHES = ["1x32", "mixed64", "32x512", "8x512", "8x128", "1x512", "128x128"]
 PREPARE_SHARE = 0.7  # of the time of a model, at most
+TORCH_SHARE = 0.5  # of that, at least
 COMPILE_SHARE = 0.6  # of that, in which another shape may be begun
+CLOSE_SECONDS = 20  # for a worker to end by itself
 FIRST_ITERATIONS, LEAST_ITERATIONS, MOST_ITERATIONS = 5, 3, 100
 
 
@@ -167,17 +169,33 @@ def alike(answer: dict) -> float:
     return max(cosines(answer["float32"], base64.b64encode(data[row:] + data[:row]).decode(), answer["rows"]))
 
 
-def prepare(groups: list[contenders.Group], seconds: float) -> None:
-    """Ours one after another, since they measure shapes as they open, which decides how they run; then torch's side by side."""
+def prepare(groups: dict[str, contenders.Group], folder: pathlib.Path, arguments: argparse.Namespace, settings: dict, seconds: float) -> None:
+    """Fills groups with the contenders, ready. Ours open one after another, since they measure shapes as they open, which decides how they
+    run; then torch's side by side, for whom a share of the time is kept."""
     end = time.monotonic() + seconds
-    for group in groups:
-        if contenders.is_ours(group.name):
-            group.prepare(end - time.monotonic())
-    threads = [threading.Thread(target=group.prepare, args=(end - time.monotonic(),)) for group in groups if not contenders.is_ours(group.name)]
+    ours = [name for name in arguments.contenders if contenders.is_ours(name)]
+    theirs = [name for name in arguments.contenders if not contenders.is_ours(name)]
+    for name in ours:
+        groups[name] = contenders.make(name, folder, arguments.batches, settings)
+        groups[name].prepare(end - (TORCH_SHARE * seconds if theirs else 0) - time.monotonic())
+    settings = settings | {"compile_seconds": min(arguments.compile_seconds, COMPILE_SHARE * (end - time.monotonic()))}
+    groups |= {name: contenders.make(name, folder, arguments.batches, settings) for name in theirs}
+    threads = [threading.Thread(target=groups[name].prepare, args=(end - time.monotonic(),)) for name in theirs]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def close(groups: list[contenders.Group], hurry: bool) -> None:
+    """Ends the workers, in a hurry those that are at work as well. No signal disturbs it."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for group in groups:
+            group.close(0 if hurry else CLOSE_SECONDS)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def make_folder(shape: str, arguments: argparse.Namespace, fp8: bool) -> pathlib.Path:
@@ -215,26 +233,23 @@ def measure(shape: str, arguments: argparse.Namespace, deadline: float) -> dict:
     except contenders.FAULTS as error:
         result |= {"peak_flops": None, "peak_error": f"not measured: {error}"}
     limit = min(arguments.prepare_seconds, PREPARE_SHARE * max(deadline - time.monotonic(), 1))
-    settings["compile_seconds"] = min(arguments.compile_seconds, COMPILE_SHARE * limit)
-    groups = [contenders.make(name, folder, names, settings) for name in arguments.contenders]
+    groups, ended = {}, True
     try:
         progress(f"{shape}: preparing {', '.join(arguments.contenders)} ({limit:.0f} s at most)")
-        prepare(groups, limit)
-        for group in groups:
+        prepare(groups, folder, arguments, settings, limit)
+        groups = {name: groups[name] for name in arguments.contenders}
+        for group in groups.values():
             for batch, why in group.failures.items():
                 progress(f"{group.name} {batch}: {why}")
-        agreements, reference, likeness = compare(groups, folder, arguments)
-        seconds, whole, ended = rounds(groups, names, arguments, deadline)
+        agreements, reference, likeness = compare(list(groups.values()), folder, arguments)
+        seconds, whole, ended = rounds(list(groups.values()), names, arguments, deadline)
     finally:
-        for group in groups:
-            group.close()
+        close(list(groups.values()), hurry=ended)
     return result | {
         "seconds": seconds, "rounds": whole, "ended": ended, "reference": reference, "alike": likeness,
         "contenders": {
-            group.name: {
-                "ready": group.ready, "failures": group.failures, "agreement": agreements[group.name], "command": group.command,
-            }
-            for group in groups
+            name: {"ready": group.ready, "failures": group.failures, "agreement": agreements[name], "command": group.command}
+            for name, group in groups.items()
         },
     }  # fmt: skip
 

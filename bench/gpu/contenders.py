@@ -110,9 +110,9 @@ class Group:
             return None
         return answer
 
-    def close(self) -> None:
+    def close(self, seconds: float) -> None:
         for worker in self.processes:
-            worker.close()
+            worker.close(seconds)
 
 
 def make(name: str, folder: pathlib.Path, batches: list[str], settings: dict) -> Group:
