@@ -230,7 +230,7 @@ class DriverTest(unittest.TestCase):
 
         class Slow:
             def __init__(self, name, *_):
-                self.name = name
+                self.name, self.failures = name, {}
 
             def prepare(self, seconds):
                 given[self.name] = seconds

@@ -173,14 +173,20 @@ def prepare(groups: dict[str, contenders.Group], folder: pathlib.Path, arguments
     """Fills groups with the contenders, ready. Ours open one after another, since they measure shapes as they open, which decides how they
     run; then torch's side by side, for whom a share of the time is kept."""
     end = time.monotonic() + seconds
+
+    def prepare_one(name: str, seconds: float) -> None:
+        begin = time.monotonic()
+        groups[name].prepare(seconds)
+        progress(f"{name}: prepared in {time.monotonic() - begin:.0f} s, {len(groups[name].failures)} of {len(arguments.batches)} batches failed")
+
     ours = [name for name in arguments.contenders if contenders.is_ours(name)]
     theirs = [name for name in arguments.contenders if not contenders.is_ours(name)]
     for name in ours:
         groups[name] = contenders.make(name, folder, arguments.batches, settings)
-        groups[name].prepare(end - (TORCH_SHARE * seconds if theirs else 0) - time.monotonic())
+        prepare_one(name, end - (TORCH_SHARE * seconds if theirs else 0) - time.monotonic())
     settings = settings | {"compile_seconds": min(arguments.compile_seconds, COMPILE_SHARE * (end - time.monotonic()))}
     groups |= {name: contenders.make(name, folder, arguments.batches, settings) for name in theirs}
-    threads = [threading.Thread(target=groups[name].prepare, args=(end - time.monotonic(),)) for name in theirs]
+    threads = [threading.Thread(target=prepare_one, args=(name, end - time.monotonic())) for name in theirs]
     for thread in threads:
         thread.start()
     for thread in threads:
