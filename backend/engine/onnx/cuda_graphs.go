@@ -175,10 +175,7 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 			break
 		}
 	}
-	if worth < len(d.graphs) {
-		d.drop(worth)
-		d.session.TrimGraphs()
-	}
+	d.drop(worth)
 	if failed != nil && log != nil {
 		most := 0
 		if worth > 0 {
@@ -256,13 +253,17 @@ func (d *deviceRun) gains(ctx context.Context, c *captured, fewest int, info eng
 	return float64(least[1]) < leastGain*float64(least[0]), err
 }
 
-// drop frees all graphs but the first n.
+// drop frees all graphs but the first n, and what they have allocated on the device.
 func (d *deviceRun) drop(n int) {
+	if n == len(d.graphs) {
+		return
+	}
 	d.do(func() {
 		for _, c := range d.graphs[n:] {
 			c.graph.Close()
 			d.session.FreeHostMemory(c.memory)
 		}
+		d.session.TrimGraphs()
 	})
 	d.graphs = d.graphs[:n]
 }

@@ -256,12 +256,12 @@ char *bei_ort_session_new(bei_ort_builder *builder, const void *model, size_t by
   return NULL;
 }
 
-// Gives memory back that graphs allocated as they ran, and that is kept for the next ones.
-static void trim_graphs(const bei_ort_session *session) {
+void bei_ort_session_trim(const bei_ort_session *session) {
   const bei_cuda_driver *driver;
+  bei_ort_inside inside;
   int device;
-  if (session->device < 0)
-    return;
+  if (!bei_ort_enter(&inside, NULL))
+    return; // a process that exits frees it all
   char *error = bei_cuda_enter(session->device, &driver);
   if (error == NULL) {
     if (driver->device_get(&device, session->device) == 0)
@@ -269,13 +269,6 @@ static void trim_graphs(const bei_ort_session *session) {
     bei_cuda_leave();
   }
   free(error); // the context is gone, and the memory with it
-}
-
-void bei_ort_session_trim(const bei_ort_session *session) {
-  bei_ort_inside inside;
-  if (!bei_ort_enter(&inside, NULL))
-    return; // a process that exits frees it all
-  trim_graphs(session);
   bei_ort_leave(&inside);
 }
 
@@ -290,7 +283,6 @@ void bei_ort_session_free(bei_ort_session *session) {
     bei_ort_leave_device(session->device);
   free(error); // the device is lost
   free_stream(session->device, session->stream);
-  trim_graphs(session);
   bei_ort_leave(&inside);
   bei_ops_free(session->ops);
   bei_ort_tensors_free(&session->bound);

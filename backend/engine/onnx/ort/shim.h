@@ -118,7 +118,7 @@ char *bei_ort_graph_new(bei_ort_session *session, bei_ort_run *run, const bei_or
 char *bei_ort_graph_launch(bei_ort_graph *graph); // and waits
 void bei_ort_graph_free(bei_ort_graph *graph);    // NULL is allowed
 
-// Gives the memory of graphs that were freed back to the device; bei_ort_session_free does so, too.
+// Gives back to the device what graphs allocated as they ran, and what is kept for the next ones, after they were freed. The session is on CUDA.
 void bei_ort_session_trim(const bei_ort_session *session);
 
 #endif

@@ -91,7 +91,7 @@ func (g *Graph) Launch(ctx context.Context) error {
 	return check(status.Inference, "run", C.bei_ort_graph_launch(g.c))
 }
 
-// TrimGraphs gives the memory of graphs that were closed back to the device. Close of the session does so, too.
+// TrimGraphs gives the memory of graphs that were closed back to the device.
 func (s *Session) TrimGraphs() { C.bei_ort_session_trim(s.c) }
 
 // Close frees the graph. Calling it twice is harmless.
