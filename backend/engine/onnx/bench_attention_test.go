@@ -1,7 +1,6 @@
 package onnx
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -82,13 +81,13 @@ func (h attentionHeads) forms() []attentionOp {
 		pages := (r.length + page - 1) / page
 		keys, values := r.filled("key cache", r.sequences*pages, page, h.kvHeads, h.dim), r.filled("value cache", r.sequences*pages, page, h.kvHeads, h.dim)
 		return []string{
-			q, k, v, keys, values, r.ints(filledCuSeqLens, r.sequences+1, r.length, r.sequences+1), r.ints(pastLengths, r.sequences, 0, r.sequences),
-			r.ints(blockTable, r.sequences*pages, 1, r.sequences, pages), "", "", "", "", "", "", "", "", r.same(attentionMetadata, r.length, 3),
+			q, k, v, keys, values, r.ints(filledCuSeqLens, 0, r.length, r.sequences+1), r.ints(pastLengths, 0, 0, r.sequences),
+			r.ints(blockTable, 0, 1, r.sequences, pages), "", "", "", "", "", "", "", "", r.ints(attentionMetadata, r.length, 0, 3),
 		}
 	}, append(slices.Clone(ofGroups), attr{"is_causal", flag(h.causal)}), domainOfMicrosoft, "PagedAttention", 0}
 	if h.causal {
 		lengths := func(r *attentionRun) []string {
-			return []string{r.same("last", r.length-1, r.sequences), r.same("total", r.length)}
+			return []string{r.ints("last", r.length-1, 0, r.sequences), r.ints("total", r.length, 0)}
 		}
 		return []attentionOp{
 			paged, attention,
@@ -107,8 +106,7 @@ func (h attentionHeads) forms() []attentionOp {
 		paged, attention,
 		{"PackedMultiHeadAttention", packed, packedKeys, func(r *attentionRun, q, k, v string) []string {
 			return []string{
-				q, k, v, "", r.ints(tokenOffset, r.sequences*r.length, 1, r.sequences, r.length),
-				r.ints(filledCuSeqLens, r.sequences+1, r.length, r.sequences+1),
+				q, k, v, "", r.ints(tokenOffset, 0, 1, r.sequences, r.length), r.ints(filledCuSeqLens, 0, r.length, r.sequences+1),
 			}
 		}, heads, domainOfMicrosoft, "PackedMultiHeadAttention", 0},
 		{"MultiHeadAttention", batched, joined, apart, heads, domainOfMicrosoft, "MultiHeadAttention", 0},
@@ -195,22 +193,17 @@ func (r *attentionRun) longs(name string, numbers ...int) string {
 	return r.input(name, ort.Int64, data, len(numbers))
 }
 
-// ints are 0, step, 2 * step, ...: count of them.
-func (r *attentionRun) ints(name string, count, step int, sizes ...int) string {
-	var data []byte
-	for i := range count {
-		data = binary.LittleEndian.AppendUint32(data, uint32(i*step))
-	}
-	return r.input(name, ort.Int32, data, sizes...)
-}
-
-// same is n again and again; without a size one of no dimensions.
-func (r *attentionRun) same(name string, n int, sizes ...int) string {
+// ints are first, first + step, first + 2 * step, ...; without a size one number of no dimensions.
+func (r *attentionRun) ints(name string, first, step int, sizes ...int) string {
 	count := 1
 	for _, size := range sizes {
 		count *= size
 	}
-	return r.input(name, ort.Int32, bytes.Repeat(binary.LittleEndian.AppendUint32(nil, uint32(n)), count), sizes...)
+	var data []byte
+	for i := range count {
+		data = binary.LittleEndian.AppendUint32(data, uint32(first+i*step))
+	}
+	return r.input(name, ort.Int32, data, sizes...)
 }
 
 // filled is a tensor of small numbers on the device.

@@ -98,10 +98,7 @@ func Golden(t testing.TB, kinds ...arch.HeadKind) []Case {
 	require.NotEmpty(t, folders)
 	var cases []Case
 	for _, file := range folders {
-		c := Folder(t, filepath.Dir(file), arch.Options{})
-		if c.Model.Head.Kind == arch.HeadEmbedding && maskedLM.MatchString(c.Model.Architecture) {
-			c = Folder(t, filepath.Dir(file), arch.Options{Pooling: "splade"}) // its golden rows are sparse
-		}
+		c := open(t, file)
 		for _, kind := range kinds {
 			if c.Model.Head.Kind == kind {
 				c.load(t, file)
@@ -110,6 +107,23 @@ func Golden(t testing.TB, kinds ...arch.HeadKind) []Case {
 		}
 	}
 	return cases
+}
+
+// Named is the tiny model of that name.
+func Named(t testing.TB, name string) Case {
+	file := filepath.Join(Root(t), "testdata", "models", name, "golden.json")
+	c := open(t, file)
+	c.load(t, file)
+	return c
+}
+
+// open opens the model beside a golden.json.
+func open(t testing.TB, file string) Case {
+	c := Folder(t, filepath.Dir(file), arch.Options{})
+	if c.Model.Head.Kind == arch.HeadEmbedding && maskedLM.MatchString(c.Model.Architecture) {
+		c = Folder(t, filepath.Dir(file), arch.Options{Pooling: "splade"}) // its golden rows are sparse
+	}
+	return c
 }
 
 func (c *Case) load(t testing.TB, file string) {
