@@ -14,6 +14,7 @@ import subprocess
 import sys
 
 TICK = os.sysconf("SC_CLK_TCK")
+CLOSE_SECONDS = 20  # for a worker to end by itself
 REPLY_SECONDS = 900  # more than any job takes on a slow machine; a hung contender must not hang the run
 
 
@@ -50,7 +51,7 @@ class Contender:
         fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICK
 
-    def close(self, seconds: float = 20) -> None:
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
         try:
             self.process.stdin.close()
         except BrokenPipeError:

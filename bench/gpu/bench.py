@@ -40,27 +40,27 @@ import batches as token_batches  # noqa: E402 what follows lies in the folders a
 import contenders  # noqa: E402
 import models  # noqa: E402
 import tables  # noqa: E402
-from contender import cosines, progress  # noqa: E402
+from contender import CLOSE_SECONDS, cosines, progress  # noqa: E402
 
 # Those of the targets come first: they are compiled first.
 BATCHES = ["1x32", "mixed64", "32x512", "8x512", "8x128", "1x512", "128x128"]
 PREPARE_SHARE = 0.7  # of the time of a model, at most
 TORCH_SHARE = 0.5  # of that, at least
 COMPILE_SHARE = 0.6  # of that, in which another shape may be begun
-CLOSE_SECONDS = 20  # for a worker to end by itself
 FIRST_ITERATIONS, LEAST_ITERATIONS, MOST_ITERATIONS = 5, 3, 100
 
 
-def jobs_of(groups: list[contenders.Group], batch: str, in_flight_batches: list[str]) -> list[tuple]:
-    """What is measured of a batch in a round: contender, kind, batches in flight."""
+def jobs_of(groups: list[contenders.Group], batch: str, in_flight_batches: list[str], number: int) -> list[tuple]:
+    """What is measured of a batch in a round: contender, kind, batches in flight, batch. Each round begins with another one."""
     jobs = []
     for group in groups:
         if contenders.is_ours(group.name):
             flights = (1, tables.ADDED_IN_FLIGHT) if batch in in_flight_batches else (1,)
-            jobs += [(group, kind, in_flight) for in_flight in flights for kind in ("runtime", "engine")]
+            jobs += [(group, kind, in_flight, batch) for in_flight in flights for kind in ("runtime", "engine")]
         else:
-            jobs.append((group, "runtime", 1))
-    return jobs
+            jobs.append((group, "runtime", 1, batch))
+    first = number % len(jobs)
+    return jobs[first:] + jobs[:first]
 
 
 def iterations(seconds: list[float], turn: float) -> int:
@@ -77,12 +77,10 @@ def rounds(groups: list[contenders.Group], names: list[str], arguments: argparse
     try:
         for whole in range(arguments.rounds):
             progress(f"round {whole + 1} of {arguments.rounds}")
-            for batch in names:
-                jobs = jobs_of(groups, batch, arguments.in_flight)
-                for k in range(len(jobs)):
-                    if time.monotonic() > deadline:
-                        return seconds, whole, False
-                    take_turn(*jobs[(whole + k) % len(jobs)], batch, arguments.turn, seconds)
+            for job in [job for batch in names for job in jobs_of(groups, batch, arguments.in_flight, whole)]:
+                if time.monotonic() > deadline:
+                    return seconds, whole, False
+                take_turn(*job, arguments.turn, seconds)
     except KeyboardInterrupt:
         return seconds, whole, True
     return seconds, arguments.rounds, False
@@ -239,23 +237,25 @@ def measure(shape: str, arguments: argparse.Namespace, deadline: float) -> dict:
     except contenders.FAULTS as error:
         result |= {"peak_flops": None, "peak_error": f"not measured: {error}"}
     limit = min(arguments.prepare_seconds, PREPARE_SHARE * max(deadline - time.monotonic(), 1))
-    groups, ended = {}, True
+    made, ended = {}, True
     try:
         progress(f"{shape}: preparing {', '.join(arguments.contenders)} ({limit:.0f} s at most)")
-        prepare(groups, folder, arguments, settings, limit)
-        groups = {name: groups[name] for name in arguments.contenders}
-        for group in groups.values():
+        prepare(made, folder, arguments, settings, limit)
+        groups = [made[name] for name in arguments.contenders]
+        for group in groups:
             for batch, why in group.failures.items():
                 progress(f"{group.name} {batch}: {why}")
-        agreements, reference, likeness = compare(list(groups.values()), folder, arguments)
-        seconds, whole, ended = rounds(list(groups.values()), names, arguments, deadline)
+        agreements, reference, likeness = compare(groups, folder, arguments)
+        seconds, whole, ended = rounds(groups, names, arguments, deadline)
     finally:
-        close(list(groups.values()), hurry=ended)
+        close(list(made.values()), hurry=ended)
     return result | {
         "seconds": seconds, "rounds": whole, "ended": ended, "reference": reference, "alike": likeness,
         "contenders": {
-            name: {"ready": group.ready, "failures": group.failures, "agreement": agreements[name], "command": group.command}
-            for name, group in groups.items()
+            group.name: {
+                "ready": group.ready, "failures": group.failures, "agreement": agreements[group.name], "command": group.command,
+            }
+            for group in groups
         },
     }  # fmt: skip
 
