@@ -76,21 +76,28 @@ func (h attentionHeads) forms() []attentionOp {
 	attention := attentionOp{"Attention", batched, joined, apart, []attr{
 		{"q_num_heads", int64(h.heads)}, {"kv_num_heads", int64(h.kvHeads)}, {"is_causal", flag(h.causal)}, scale,
 	}, "", "Attention", 0}
-	paged := attentionOp{"PagedAttention", packed, packedKeys, func(r *attentionRun, q, k, v string) []string {
+	pagedInputs := func(r *attentionRun, q, k, v, slots string) []string {
 		page := pageRows(h.dim)
 		pages := (r.length + page - 1) / page
 		keys, values := r.filled("key cache", r.sequences*pages, page, h.kvHeads, h.dim), r.filled("value cache", r.sequences*pages, page, h.kvHeads, h.dim)
 		return []string{
 			q, k, v, keys, values, r.ints(filledCuSeqLens, 0, r.length, r.sequences+1), r.ints(pastLengths, 0, 0, r.sequences),
-			r.ints(blockTable, 0, 1, r.sequences, pages), "", "", "", "", "", "", "", "", r.ints(attentionMetadata, r.length, 0, 3),
+			r.ints(blockTable, 0, 1, r.sequences, pages), "", "", slots, "", "", "", "", "", r.ints(attentionMetadata, r.length, 0, 3),
 		}
-	}, append(slices.Clone(ofGroups), attr{"is_causal", flag(h.causal)}), domainOfMicrosoft, "PagedAttention", 0}
+	}
+	pagedAttrs := append(slices.Clone(ofGroups), attr{"is_causal", flag(h.causal)})
+	paged := attentionOp{"PagedAttention", packed, packedKeys, func(r *attentionRun, q, k, v string) []string {
+		return pagedInputs(r, q, k, v, "")
+	}, pagedAttrs, domainOfMicrosoft, "PagedAttention", 0}
+	unwritten := attentionOp{"PagedAttention that writes nothing", packed, packedKeys, func(r *attentionRun, q, k, v string) []string {
+		return pagedInputs(r, q, k, v, r.ints(noSlots, -1, 0, r.sequences*r.length))
+	}, pagedAttrs, domainOfMicrosoft, "PagedAttention", 0}
 	if h.causal {
 		lengths := func(r *attentionRun) []string {
 			return []string{r.ints("last", r.length-1, 0, r.sequences), r.ints("total", r.length, 0)}
 		}
 		return []attentionOp{
-			paged, attention,
+			paged, unwritten, attention,
 			{"GroupQueryAttention", batched, joined, func(r *attentionRun, q, k, v string) []string {
 				return append([]string{q, k, v, "", ""}, lengths(r)...)
 			}, ofGroups, domainOfMicrosoft, "GroupQueryAttention", 2},
@@ -103,7 +110,7 @@ func (h attentionHeads) forms() []attentionOp {
 	}
 	heads := []attr{{"num_heads", int64(h.heads)}, scale}
 	return []attentionOp{
-		paged, attention,
+		paged, unwritten, attention,
 		{"PackedMultiHeadAttention", packed, packedKeys, func(r *attentionRun, q, k, v string) []string {
 			return []string{
 				q, k, v, "", r.ints(tokenOffset, 0, 1, r.sequences, r.length), r.ints(filledCuSeqLens, 0, r.length, r.sequences+1),

@@ -97,7 +97,7 @@ type heads struct{ q, k, v rows }
 
 func (c *cudaOperators) heads(x rows, a *arch.Attention) (heads, error) {
 	if c.splits(a) {
-		return c.split(x, a)
+		return c.split(x, a, caches{})
 	}
 	keys := a.KVHeads * a.HeadDim
 	parts, biases, err := c.apart(x, a.QKV, a.Heads*a.HeadDim, keys, keys)
@@ -127,14 +127,18 @@ func (c *cudaOperators) splits(a *arch.Attention) bool {
 	return !c.onCPU && a.HeadDim <= maxFusedHeadDim && a.HeadDim%numbersOfALane == 0 && (a.Rope == nil || a.Rope.Dim%numbersOfALane == 0)
 }
 
-// split is one product and Heads: the bias, the norm of each head, and rope by the row's position id.
-func (c *cudaOperators) split(x rows, a *arch.Attention) (heads, error) {
+// caches are pages for keys and values, [pages, rows, heads, dim], and the row of theirs that a row has.
+type caches struct{ keys, values, slots string }
+
+// split is one product and Heads: the bias, the norm of each head, and rope by the row's position id. Where there are caches keys and values go
+// there, and are not among what it returns.
+func (c *cudaOperators) split(x rows, a *arch.Attention, to caches) (heads, error) {
 	g := c.l.g
 	qkv, bias, err := c.l.linear(x, a.QKV...)
 	if err != nil {
 		return heads{}, err
 	}
-	inputs := []string{qkv.name, "", bias, "", "", "", "", "", ""}
+	inputs := []string{qkv.name, "", bias, "", "", "", "", "", "", to.slots, to.keys, to.values}
 	attrs := []attr{{"num_heads", int64(a.Heads)}, {"num_kv_heads", int64(a.KVHeads)}, {"head_dim", int64(a.HeadDim)}}
 	if attrs, err = c.qkNorm(attrs, inputs[3:7], a.QKNorm); err != nil {
 		return heads{}, err
@@ -146,8 +150,13 @@ func (c *cudaOperators) split(x rows, a *arch.Attention) (heads, error) {
 		inputs[1] = g.input(positionIDs, ort.Int32, tokens)
 	}
 	query, keys := a.Heads*a.HeadDim, a.KVHeads*a.HeadDim
-	h := heads{g.typedRows(qkv.dtype, qkv.count, query), g.typedRows(qkv.dtype, qkv.count, keys), g.typedRows(qkv.dtype, qkv.count, keys)}
-	g.add(domainOnCUDA(qkv.dtype), "Heads", inputs, []string{h.q.name, h.k.name, h.v.name}, attrs...)
+	h := heads{q: g.typedRows(qkv.dtype, qkv.count, query)}
+	outputs := []string{h.q.name}
+	if to.slots == "" {
+		h.k, h.v = g.typedRows(qkv.dtype, qkv.count, keys), g.typedRows(qkv.dtype, qkv.count, keys)
+		outputs = append(outputs, h.k.name, h.v.name)
+	}
+	g.add(domainOnCUDA(qkv.dtype), "Heads", inputs, outputs, attrs...)
 	return h, nil
 }
 
@@ -230,15 +239,12 @@ func pageRows(headDim int) int {
 
 // paged is PagedAttention over a cache that lives for one run: each sequence has pages of its own, with nothing in them
 // before. All layers use the same one in turn, since they run in order on one stream. The operator could do rope, but by
-// positions that it counts from 0 in each sequence, not by position ids.
+// positions that it counts from 0 in each sequence, not by position ids; and it could write to the cache, but slowly: Heads does, and
+// the operator, told of no slots, does not read the keys and values that it must be given all the same.
 func (c *cudaOperators) paged(x rows, a *arch.Attention) (rows, error) {
 	l, g := c.l, c.l.g
 	attrs := []attr{
 		{"num_heads", int64(a.Heads)}, {"kv_num_heads", int64(a.KVHeads)}, {"scale", a.Scale}, {"softcap", a.Softcap}, {"is_causal", flag(a.Causal)},
-	}
-	h, err := c.heads(x, a)
-	if err != nil {
-		return x, err
 	}
 	cache := func(kind string) string {
 		return c.shared(fmt.Sprint(kind, a.KVHeads, " ", a.HeadDim), func() string {
@@ -246,9 +252,27 @@ func (c *cudaOperators) paged(x rows, a *arch.Attention) (rows, error) {
 			return g.op("", "Expand", []string{l.b.scalar(0), shape})
 		})
 	}
-	inputs := []string{h.q.name, h.k.name, h.v.name, cache("key cache "), cache("value cache "),
+	to := caches{keys: cache("key cache "), values: cache("value cache ")}
+	var h heads
+	var slots string
+	var err error
+	if c.splits(a) {
+		to.slots, slots = g.input(cacheSlots, ort.Int32, tokens), g.input(noSlots, ort.Int32, tokens)
+		h, err = c.split(x, a, to)
+		h.k.name = c.shared(fmt.Sprint("unread rows of ", a.KVHeads*a.HeadDim), func() string {
+			size := g.op("", "Concat", []string{g.op("", "Shape", []string{to.slots}), c.shape(a.KVHeads * a.HeadDim)}, attr{"axis", int64(0)})
+			return g.op("", "Expand", []string{l.b.scalar(0), size})
+		})
+		h.v = h.k
+	} else {
+		h, err = c.heads(x, a)
+	}
+	if err != nil {
+		return x, err
+	}
+	inputs := []string{h.q.name, h.k.name, h.v.name, to.keys, to.values,
 		g.input(filledCuSeqLens, ort.Int32, dim{name: "filled_plus_one"}), g.input(pastLengths, ort.Int32, filled),
-		g.input(blockTable, ort.Int32, filled, dim{name: "blocks"}), "", "", "", "", "", "", "", "",
+		g.input(blockTable, ort.Int32, filled, dim{name: "blocks"}), "", "", slots, "", "", "", "", "",
 		g.input(attentionMetadata, ort.Int32, dim{size: 3})}
 	y := g.rows(x.count, a.Heads*a.HeadDim)
 	g.add(domainOfMicrosoft, "PagedAttention", inputs, []string{y.name}, attrs...)

@@ -44,17 +44,23 @@ func TestPagedAttentionIsGivenRotatedRows(t *testing.T) {
 			paged = paged[1:]
 			require.False(t, slices.ContainsFunc(n.attrs, func(a attr) bool { return a.name == "do_rotary" }))
 			require.Equal(t, []string{"", ""}, n.inputs[8:10], "tables")
+			split := operators.splits(a)
+			if split { // keys and values are in the cache, to which the operator must not write
+				made := from[n.inputs[0]]
+				require.Equal(t, "Heads", made.op, c.Name)
+				require.Len(t, made.outputs, 1)
+				require.Equal(t, []string{cacheSlots, n.inputs[3], n.inputs[4]}, made.inputs[9:])
+				require.Equal(t, noSlots, n.inputs[10])
+			}
 			if a.Rope == nil {
 				continue
 			}
 			layers++
-			if operators.splits(a) {
-				turned := from[n.inputs[0]]
-				require.Equal(t, "Heads", turned.op, c.Name)
-				require.Equal(t, turned.outputs, n.inputs[:3])
-				require.Equal(t, positionIDs, turned.inputs[1])
+			if split {
+				require.Equal(t, positionIDs, from[n.inputs[0]].inputs[1])
 				continue
 			}
+			require.Empty(t, n.inputs[10])
 			for _, x := range n.inputs[:2] {
 				turned := from[from[x].inputs[0]]
 				require.Equal(t, "RotaryEmbedding", turned.op, c.Name)

@@ -128,7 +128,7 @@ func TestOperatorsRefuse(t *testing.T) {
 		"norm weight's rank":    {"Attention", with(5, 2, 1), attentionAttrs(attr{"qk_norm", int64(2)}), nil, "k_norm_weight must be [2]"},
 		"slopes":                {"Attention", with(10, 3), attentionAttrs(), nil, "alibi_slopes must be [2]"},
 		"relative bias":         {"Attention", with(11, 2, 4), attentionAttrs(), nil, "relative_bias must be [2, 2 * max + 1]"},
-		"rank":                  {"Attention", with(11, 2, 1, 1), attentionAttrs(), nil, "relative_bias has rank 3"},
+		"rank":                  {"Attention", with(11, 2, 1, 1, 1, 1), attentionAttrs(), nil, "relative_bias has rank 5"},
 		"cu_seqlens' start":     {"Attention", plain, attentionAttrs(), cu(1, 5), "cu_seqlens starts at 1"},
 		"cu_seqlens fall":       {"Attention", plain, attentionAttrs(), cu(0, 4, 3), "cu_seqlens[2] is 3, after 4"},
 		"cu_seqlens' end":       {"Attention", plain, attentionAttrs(), cu(0, 6), "cu_seqlens[1] is 6, after 0, with 5 tokens"},

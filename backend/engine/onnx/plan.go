@@ -27,6 +27,8 @@ const (
 	longestLength     = "longest_length"     // a number
 	pastLengths       = "past_lengths"       // [filled] zeros
 	blockTable        = "block_table"        // [filled, blocks] pages of each sequence
+	cacheSlots        = "cache_slots"        // [tokens] the row of the pages that a row has
+	noSlots           = "no_slots"           // [tokens] -1: rows that are not to be written
 	attentionMetadata = "attention_metadata" // bounds of lengths
 )
 
@@ -171,6 +173,16 @@ func (l *layout) writeRows(name string, dst []int32) {
 			count(dst[i*width:i*width+pages], next)
 			next += pages
 		})
+	case cacheSlots:
+		next := 0
+		l.each(func(_, start, length int) {
+			count(dst[start:start+length], next*l.block)
+			next += (length + l.block - 1) / l.block
+		})
+	case noSlots:
+		for i := range dst {
+			dst[i] = -1
+		}
 	case pastLengths:
 		clear(dst)
 	default:

@@ -45,6 +45,8 @@ func TestPlan(t *testing.T) {
 		longestLength:     {nil, []int32{5}},
 		pastLengths:       {[]dim{filled}, []int32{0, 0, 0}},
 		blockTable:        {[]dim{filled, dimOf("blocks")}, []int32{0, 1, 0, 2, 0, 0, 3, 4, 5}},
+		cacheSlots:        {[]dim{tokens}, []int32{0, 1, 2, 4, 6, 7, 8, 9, 10}},
+		noSlots:           {[]dim{tokens}, []int32{-1, -1, -1, -1, -1, -1, -1, -1, -1}},
 		attentionMetadata: {[]dim{{size: 3}}, []int32{5, 5, 5}},
 	} {
 		v := value{name, ort.Int32, c.dims}

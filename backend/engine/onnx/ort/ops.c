@@ -53,8 +53,8 @@ OrtStatus *ops_float(const OrtKernelInfo *info, const char *name, float *out) {
 static OrtStatus *read_dims(const ops_spec *spec, size_t index, const OrtTensorTypeAndShapeInfo *shape,
                             ops_tensor *out) {
   OPS_TRY(bei_ort_api->GetDimensionsCount(shape, &out->rank));
-  OPS_CHECK(out->rank <= 2, "bei.%s: input %s has rank %zu; at most 2", spec->name, spec->inputs[index].name,
-            out->rank);
+  OPS_CHECK(out->rank <= OPS_MAX_RANK, "bei.%s: input %s has rank %zu; at most %d", spec->name,
+            spec->inputs[index].name, out->rank, OPS_MAX_RANK);
   return bei_ort_api->GetDimensions(shape, out->dims, out->rank);
 }
 

@@ -8,14 +8,14 @@
 #include "cuda_kernels.h"
 #include "internal.h"
 
+enum { OPS_MAX_INPUTS = 15, OPS_MAX_RANK = 4 };
+
 // A tensor as an operator sees it, on the operator's device. data is NULL where an optional one is absent.
 typedef struct {
   const void *data;
   size_t rank;
-  int64_t dims[2];
+  int64_t dims[OPS_MAX_RANK];
 } ops_tensor;
-
-enum { OPS_MAX_INPUTS = 15 };
 
 // The dtype of an input. That of rows, and of outputs unless the operator says otherwise, is the domain's: float32 but on CUDA.
 typedef enum { OPS_ROWS, OPS_INT32, OPS_FLOAT32 } ops_dtype;

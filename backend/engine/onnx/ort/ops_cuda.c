@@ -196,7 +196,20 @@ const ops_spec ops_cuda_pool = {
 
 // ---- Heads: q, k, v = split(qkv + bias); q, k = rope(qk_norm(q)), rope(qk_norm(k)); see bk_attention_args ----
 
-enum { QKV, POSITION_IDS, QKV_BIAS, Q_NORM_WEIGHT, K_NORM_WEIGHT, Q_NORM_BIAS, K_NORM_BIAS, ROPE_COS, ROPE_SIN };
+enum {
+  QKV,
+  POSITION_IDS,
+  QKV_BIAS,
+  Q_NORM_WEIGHT,
+  K_NORM_WEIGHT,
+  Q_NORM_BIAS,
+  K_NORM_BIAS,
+  ROPE_COS,
+  ROPE_SIN,
+  SLOTS,
+  KEY_CACHE,
+  VALUE_CACHE
+};
 enum { HEAD_THREADS = 256, NUMBERS_OF_A_LANE = 8, MAX_HEAD_DIM = 32 * NUMBERS_OF_A_LANE };
 enum { BUSY_THREADS = 1 << 18 }; // about what large GPUs run at once
 
@@ -246,8 +259,18 @@ static OrtStatus *compute_heads(const ops_kernel *kernel, OrtKernelContext *cont
       OPS_CHECK(inputs[i].data != NULL && inputs[i].rank == 2 && inputs[i].dims[1] == a.rope_dim / 2,
                 "bei.Heads: %s must be [positions, %d]", kernel->spec->inputs[i].name, a.rope_dim / 2);
   }
-  float *parts[3];
-  for (size_t i = 0; i < 3; i++) {
+  const bool cached = inputs[SLOTS].data != NULL;
+  float *parts[3] = {NULL, (float *)inputs[KEY_CACHE].data, (float *)inputs[VALUE_CACHE].data};
+  if (cached) { // as PagedAttention itself writes to its caches; slots lie on the device: whoever made them has checked them
+    OPS_CHECK(inputs[SLOTS].rank == 1 && inputs[SLOTS].dims[0] == rows, "bei.Heads: slots must be [%lld]",
+              (long long)rows);
+    for (int i = KEY_CACHE; i <= VALUE_CACHE; i++)
+      OPS_CHECK(inputs[i].data != NULL && inputs[i].rank == 4 && inputs[i].dims[2] == a.num_kv_heads &&
+                    inputs[i].dims[3] == a.head_dim,
+                "bei.Heads: %s must be [pages, rows, %d, %d]", kernel->spec->inputs[i].name, a.num_kv_heads,
+                a.head_dim);
+  }
+  for (size_t i = 0; i < (cached ? 1 : 3); i++) {
     OPS_TRY(ops_output(context, i, rows, (int64_t)(i == 0 ? a.num_heads : a.num_kv_heads) * a.head_dim, &parts[i]));
     OPS_CHECK(parts[i] != NULL, "bei.Heads: all three outputs are needed");
   }
@@ -256,19 +279,28 @@ static OrtStatus *compute_heads(const ops_kernel *kernel, OrtKernelContext *cont
               kernel->spec->inputs[i].name);
   const int64_t sharing = head_groups(&a, rows), threads = rows * sharing * a.lanes;
   OPS_CHECK(threads <= UINT32_MAX - HEAD_THREADS, "bei.Heads: %lld rows are too many", (long long)rows);
-  const void *x = qkv->data, *cos = inputs[ROPE_COS].data, *sin = inputs[ROPE_SIN].data, *ids = positions->data;
+  const void *x = qkv->data, *cos = inputs[ROPE_COS].data, *sin = inputs[ROPE_SIN].data, *ids = positions->data,
+             *slots = inputs[SLOTS].data;
   uint32_t count = (uint32_t)rows, groups = (uint32_t)sharing, lanes = (uint32_t)a.lanes;
-  void *arguments[] = {&x,      &bias,        &norms[0],       &norms[1],   &norms[2], &norms[3], &cos,
-                       &sin,    &ids,         &parts[0],       &parts[1],   &parts[2], &count,    &groups,
-                       &lanes,  &a.num_heads, &a.num_kv_heads, &a.head_dim, &a.norm,   &a.eps,    &a.one_plus_weight,
-                       &a.rope, &a.rope_dim};
+  void *arguments[] = {&x,           &bias,
+                       &norms[0],    &norms[1],
+                       &norms[2],    &norms[3],
+                       &cos,         &sin,
+                       &ids,         &slots,
+                       &parts[0],    &parts[1],
+                       &parts[2],    &count,
+                       &groups,      &lanes,
+                       &a.num_heads, &a.num_kv_heads,
+                       &a.head_dim,  &a.norm,
+                       &a.eps,       &a.one_plus_weight,
+                       &a.rope,      &a.rope_dim};
   return launch(kernel, context, kernel->cuda.wide, (threads + HEAD_THREADS - 1) / HEAD_THREADS, HEAD_THREADS,
                 arguments);
 }
 
 const ops_spec ops_cuda_heads = {
     .name = "Heads",
-    .num_inputs = 9,
+    .num_inputs = 12,
     .num_outputs = 3,
     .inputs = {{"qkv", OPS_ROWS, false},
                {"position_ids", OPS_INT32, true},
@@ -278,7 +310,10 @@ const ops_spec ops_cuda_heads = {
                {"q_norm_bias", OPS_ROWS, true},
                {"k_norm_bias", OPS_ROWS, true},
                {"rope_cos", OPS_FLOAT32, true},
-               {"rope_sin", OPS_FLOAT32, true}},
+               {"rope_sin", OPS_FLOAT32, true},
+               {"slots", OPS_INT32, true},
+               {"key_cache", OPS_ROWS, true},
+               {"value_cache", OPS_ROWS, true}},
     .create = create_heads,
     .compute = compute_heads,
 };

@@ -188,7 +188,8 @@ template <typename T, int N> void pools(const std::string &name, int width) {
 }
 
 template <typename T> void heads(const std::string &name, int dim, int rope_dim, int query_heads, int key_heads) {
-  const int rows = 2, positions = 40, count = query_heads + 2 * key_heads;
+  constexpr int rows = 2, positions = 40;
+  const int count = query_heads + 2 * key_heads;
   const std::vector<int> position = {7, 39};
   auto cos_table = random_tensor<float>(positions * rope_dim / 2),
        sin_table = random_tensor<float>(positions * rope_dim / 2);
@@ -235,14 +236,28 @@ template <typename T> void heads(const std::string &name, int dim, int rope_dim,
       for (int groups : {1, 2, count}) { // a head each, or several
         const std::string which = what + ", groups " + std::to_string(groups);
         std::vector<T> q(want[0].size()), k(want[1].size()), v(want[2].size());
-        launch(blocks_of(rows * groups * lanes, 64), 64, [&] {
-          heads_of<T>(x.data(), bias.data(), q_weight.data(), k_weight.data(), q_bias.data(), k_bias.data(),
-                      cos_table.data(), sin_table.data(), position.data(), q.data(), k.data(), v.data(), rows, groups,
-                      lanes, query_heads, key_heads, dim, norm, 1e-6f, norm == 2, rope, rope_dim);
-        });
+        const auto compute = [&](const int *slots) {
+          launch(blocks_of(rows * groups * lanes, 64), 64, [&] {
+            heads_of<T>(x.data(), bias.data(), q_weight.data(), k_weight.data(), q_bias.data(), k_bias.data(),
+                        cos_table.data(), sin_table.data(), position.data(), slots, q.data(), k.data(), v.data(), rows,
+                        groups, lanes, query_heads, key_heads, dim, norm, 1e-6f, norm == 2, rope, rope_dim);
+          });
+        };
+        compute(nullptr);
         compare(which + ", query", q, want[0]);
         compare(which + ", key", k, want[1]);
         compare(which + ", value", v, want[2]);
+        const int slots[rows] = {3, 1}, row = key_heads * dim; // of a cache of five rows
+        for (std::vector<T> *cache : {&k, &v})
+          cache->assign(5 * row, T());
+        compute(slots);
+        for (int part : {1, 2}) {
+          numbers cache(5 * row);
+          for (int r = 0; r < rows; r++)
+            std::copy_n(want[part].begin() + r * row, row, cache.begin() + slots[r] * row);
+          compare(which + (part == 1 ? ", keys of a cache" : ", values of a cache"), part == 1 ? k : v, cache);
+        }
+        compare(which + ", query beside a cache", q, want[0]);
       }
     }
 }
