@@ -7,7 +7,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/status"
@@ -278,9 +277,6 @@ func (r *replica) keep(contexts map[shape]uint64, l layout, s sizes) error {
 	return nil
 }
 
-// costRounds is how often each shape is timed.
-const costRounds = 3
-
 // warmUp launches every shape on every worker, which makes its kernels and captures its graph, measures each on the first, and takes those
 // out of use that compute other numbers than the rest. Workers share the kernels, so that those after the first take little time. At the
 // end each graph is launched once more, as runs will launch it: when the worker's context has had all other shapes.
@@ -289,16 +285,12 @@ func (r *replica) warmUp(ctx context.Context, l layout, to listener) error {
 	done, all := 0, 2*len(r.workers)*len(r.shapes.all)
 	tell := func() { done++; to.progress(done, all) }
 	for k, w := range r.workers {
-		rounds := 1
-		if k == 0 {
-			rounds += costRounds
-		}
 		for i, x := range r.shapes.all {
 			tell()
 			if r.shapes.refused(i) {
 				continue
 			}
-			took, err := w.measure(ctx, i, rounds)
+			err := w.make(i)
 			if ended := ended(ctx); ended != nil {
 				return ended
 			}
@@ -306,9 +298,10 @@ func (r *replica) warmUp(ctx context.Context, l layout, to listener) error {
 				return status.Errorf(status.CodeOf(err), "%s, warming up shape %d x %d: %w", r.name(), x.n, x.l, err)
 			}
 			if k == 0 {
-				r.shapes.cost[i] = float64(took) / float64(time.Microsecond)
+				err = p.all(ctx, w, i)
+			} else {
+				_, err = p.turn(w, i, 1)
 			}
-			err = p.run(ctx, w, i)
 			if ended := ended(ctx); ended != nil {
 				return ended
 			}
@@ -339,8 +332,8 @@ func (r *replica) warmUp(ctx context.Context, l layout, to listener) error {
 	return nil
 }
 
-// measure launches a shape of full sequences that often, or until ctx ends, and returns the least time.
-func (w *worker) measure(ctx context.Context, i, rounds int) (time.Duration, error) {
+// make launches a shape of full sequences for the first time.
+func (w *worker) make(i int) error {
 	// TensorRT-RTX 1.6 fails, too ("No plan found to execute"), where two contexts of a process make kernels at the same time.
 	engine.Making.Lock()
 	defer engine.Making.Unlock()
@@ -351,21 +344,10 @@ func (w *worker) measure(ctx context.Context, i, rounds int) (time.Duration, err
 	for s := range x.n {
 		lengths[s] = int32(x.l)
 	}
-	var times []time.Duration
-	for range rounds {
-		if err := ended(ctx); err != nil {
-			return 0, err
-		}
-		begin := time.Now()
-		if _, err := w.enqueue(i, 0, 0, -1); err != nil {
-			return 0, err
-		}
-		if err := w.lane.Wait(); err != nil {
-			return 0, err
-		}
-		times = append(times, time.Since(begin))
+	if _, err := w.enqueue(i, 0, 0, -1); err != nil {
+		return err
 	}
-	return slices.Min(times), nil
+	return w.lane.Wait()
 }
 
 func (w *worker) setDims(x shape) {
