@@ -31,17 +31,18 @@ type fake struct {
 	layout  layout
 
 	// The script, set before the engine is opened and then called from any goroutine. nil: nothing happens.
-	script    func(call) error          // waits, or fails the call
-	cost      func(shape) time.Duration // of a launch
-	context   func(shape) uint64        // bytes of a launch's context
-	weights   uint64                    // bytes of the weights
-	kernels   []byte                    // what programs give to keep; nil: Unsupported
-	poison    int32                     // launches with this id fail; 0: none
-	nan       int32                     // rows of this id are NaN; 0: none
-	wrong     func(shape) bool          // launches that compute other numbers
-	mixed     func(shape) bool          // launches in which a sequence gets a little of the next one's first token
-	stale     func(shape) bool          // graphs that compute other numbers once another shape has been made
-	graphless bool                      // no graph can be used
+	script    func(call) error                          // waits, or fails the call
+	cost      func(shape) time.Duration                 // of a launch
+	context   func(shape) uint64                        // bytes of a launch's context
+	weights   uint64                                    // bytes of the weights
+	kernels   []byte                                    // what programs give to keep; nil: Unsupported
+	poison    int32                                     // launches with this id fail; 0: none
+	nan       int32                                     // rows of this id are NaN; 0: none
+	wrong     func(shape) bool                          // launches that compute other numbers
+	late      func(lane int, x shape, longest int) bool // the same by the lane, numbered from 0, and the longest sequence
+	mixed     func(shape) bool                          // launches in which a sequence gets a little of the next one's first token
+	stale     func(shape) bool                          // graphs that compute other numbers once another shape has been made
+	graphless bool                                      // no graph can be used
 
 	mu       sync.Mutex // guards what follows
 	calls    map[call]int

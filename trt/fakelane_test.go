@@ -2,6 +2,7 @@ package trt
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -238,7 +239,8 @@ func (l *fakeLane) compute(n *fakeLaunch) error {
 			}
 		}
 	}
-	wrong := f.wrong != nil && f.wrong(x) || n.stale && f.stale != nil && f.stale(x)
+	wrong := f.wrong != nil && f.wrong(x) || n.stale && f.stale != nil && f.stale(x) ||
+		f.late != nil && f.late(l.number, x, int(slices.Max(sequences[:x.n])))
 	for i := range pooled {
 		if wrong && i%2 == 0 {
 			pooled[i] = -pooled[i]

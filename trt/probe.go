@@ -93,8 +93,8 @@ func (p *probe) lengths(x shape) []int {
 // leastTurns is how often a shape is launched at the least: its cost is the least time of them.
 const leastTurns = 3
 
-// all launches shape i with known sequences, of which each place has each length, and sets its cost, or refuses it where a sequence has not
-// the numbers that it has elsewhere.
+// all launches shape i with known sequences, of which each place has each length, and sets its cost, what is compared copied out; or refuses it
+// where a sequence has not the numbers that it has elsewhere.
 func (p *probe) all(ctx context.Context, w *worker, i int) error {
 	least := math.Inf(1)
 	for turn := range max(len(p.lengths(p.shapes.all[i])), leastTurns) {

@@ -300,7 +300,7 @@ func (r *replica) warmUp(ctx context.Context, l layout, to listener) error {
 			if k == 0 {
 				err = p.all(ctx, w, i)
 			} else {
-				_, err = p.turn(w, i, 1)
+				_, err = p.turn(w, i, len(p.lengths(x))-1) // the first place has the shape's full length, in the last pass the shortest
 			}
 			if ended := ended(ctx); ended != nil {
 				return ended

@@ -73,7 +73,11 @@ func TestGraphsAreBounded(t *testing.T) {
 func TestMeasuredCosts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(t, 1)
-		f.cost = func(x shape) time.Duration { return time.Duration(100+x.cells()+x.n*x.n) * time.Microsecond }
+		times := make(map[shape]int)
+		f.cost = func(x shape) time.Duration {
+			times[x]++ // the first two take longer
+			return time.Duration(100+x.cells()+x.n*x.n)*time.Microsecond + time.Duration(max(0, 3-times[x]))*time.Second
+		}
 		e := f.engine(f.options())
 		s := e.replicas[0].shapes
 		for i, x := range s.all {
@@ -112,8 +116,18 @@ func TestWrongShapesAreRefused(t *testing.T) {
 		*fault = nil
 	}
 
+	bad := shape{1, 32}
+	second := newFake(t, 1)
+	second.late = func(lane int, x shape, longest int) bool { return lane == 1 && x == bad && longest == x.l }
+	r, err := second.replica(t.Context(), sizesOf(2))
+	require.NoError(t, err)
+	for i, x := range r.shapes.all {
+		require.Equal(t, x == bad, r.shapes.refused(i), "on the second worker, of full length: %v", x)
+	}
+	r.free()
+
 	f.wrong = func(x shape) bool { return x.l == 40 }
-	_, err := f.replica(t.Context(), sizesOf(1))
+	_, err = f.replica(t.Context(), sizesOf(1))
 	require.ErrorContains(t, err, "no shape for sequences of 40 tokens computes what others do")
 }
 
