@@ -260,8 +260,7 @@ func (c *cudaOperators) paged(x rows, a *arch.Attention) (rows, error) {
 		to.slots, slots = g.input(cacheSlots, ort.Int32, tokens), g.input(noSlots, ort.Int32, tokens)
 		h, err = c.split(x, a, to)
 		h.k.name = c.shared(fmt.Sprint("unread rows of ", a.KVHeads*a.HeadDim), func() string {
-			size := g.op("", "Concat", []string{g.op("", "Shape", []string{to.slots}), c.shape(a.KVHeads * a.HeadDim)}, attr{"axis", int64(0)})
-			return g.op("", "Expand", []string{l.b.scalar(0), size})
+			return g.op("", "Expand", []string{l.b.scalar(0), g.input(rowsShape(a.KVHeads*a.HeadDim), ort.Int64, dim{size: 2})})
 		})
 		h.v = h.k
 	} else {

@@ -69,6 +69,17 @@ func TestBuckets(t *testing.T) {
 			require.NoError(t, g.check(filled))
 			laid := c.lay(filled, g)
 			require.GreaterOrEqual(t, laid.pages, blocks)
+			// Where keys are written is where they are read.
+			slots, table := make([]int32, filled.Tokens()), make([]int32, filled.Sequences()*laid.sizes["blocks"])
+			laid.writeRows(cacheSlots, slots)
+			laid.writeRows(blockTable, table)
+			laid.each(func(i, start, length int) {
+				for k := range length {
+					page := int(table[i*laid.sizes["blocks"]+k/g.block])
+					require.Equal(t, page*g.block+k%g.block, int(slots[start+k]))
+					require.Less(t, page, laid.pages)
+				}
+			})
 		}
 		require.Greater(t, len(used), len(list)/5)
 	}

@@ -32,8 +32,9 @@ const (
 	attentionMetadata = "attention_metadata" // bounds of lengths
 )
 
-// cacheShape is the shape of a cache of pages for heads of that kind.
+// cacheShape is the shape of a cache of pages for heads of that kind, rowsShape that of rows of a width.
 func cacheShape(kvHeads, headDim int) string { return fmt.Sprintf("cache_%d_%d", kvHeads, headDim) }
+func rowsShape(width int) string             { return fmt.Sprintf("rows_%d", width) }
 
 // layout is how the rows of one batch lie.
 type layout struct {
@@ -106,10 +107,14 @@ func view[T any](memory []byte) []T {
 // write fills the memory of an input.
 func (l *layout) write(v value, memory []byte) {
 	switch v.dtype {
-	case ort.Int64: // a cache's shape
+	case ort.Int64: // a shape, whose name cacheShape or rowsShape has made
 		dst := view[int64](memory)
+		if dst[0] = int64(l.Tokens()); len(dst) == 2 {
+			_, _ = fmt.Sscanf(v.name, "rows_%d", &dst[1])
+			break
+		}
 		dst[0], dst[1] = int64(l.pages), int64(l.block)
-		_, _ = fmt.Sscanf(v.name, "cache_%d_%d", &dst[2], &dst[3]) // cacheShape made the name
+		_, _ = fmt.Sscanf(v.name, "cache_%d_%d", &dst[2], &dst[3])
 	default:
 		l.writeRows(v.name, view[int32](memory))
 	}

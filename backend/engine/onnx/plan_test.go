@@ -62,6 +62,8 @@ func TestPlan(t *testing.T) {
 	memory := make([]byte, 32)
 	l.write(shape, memory)
 	require.Equal(t, []int64{6, 2, 7, 16}, view[int64](memory))
+	l.write(value{rowsShape(24), ort.Int64, []dim{{size: 2}}}, memory[:16])
+	require.Equal(t, []int64{9, 24}, view[int64](memory[:16]))
 	g, b = &deviceGraph{align: 8}, batchOf(0, 3, 9)
 	require.NoError(t, g.check(b))
 	l = lay(b, g)

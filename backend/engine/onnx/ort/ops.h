@@ -28,7 +28,7 @@ typedef struct {
 
 typedef struct ops_kernel ops_kernel;
 
-// One operator. Inputs are checked for rank (at most 2) before compute sees them.
+// One operator. Inputs are checked for rank (at most OPS_MAX_RANK) before compute sees them.
 typedef struct {
   const char *name;
   size_t num_inputs, num_outputs; // of the outputs all but the first are optional

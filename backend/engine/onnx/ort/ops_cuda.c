@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "ops.h"
 
@@ -261,18 +262,22 @@ static OrtStatus *compute_heads(const ops_kernel *kernel, OrtKernelContext *cont
   }
   const bool cached = inputs[SLOTS].data != NULL;
   float *parts[3] = {NULL, (float *)inputs[KEY_CACHE].data, (float *)inputs[VALUE_CACHE].data};
-  if (cached) { // as PagedAttention itself writes to its caches; slots lie on the device: whoever made them has checked them
+  int64_t places = rows;
+  if (cached) { // as PagedAttention itself writes to its caches; slots lie on the device, where those outside are left out
     OPS_CHECK(inputs[SLOTS].rank == 1 && inputs[SLOTS].dims[0] == rows, "bei.Heads: slots must be [%lld]",
               (long long)rows);
     for (int i = KEY_CACHE; i <= VALUE_CACHE; i++)
       OPS_CHECK(inputs[i].data != NULL && inputs[i].rank == 4 && inputs[i].dims[2] == a.num_kv_heads &&
-                    inputs[i].dims[3] == a.head_dim,
+                    inputs[i].dims[3] == a.head_dim &&
+                    memcmp(inputs[i].dims, inputs[KEY_CACHE].dims, sizeof inputs[i].dims) == 0,
                 "bei.Heads: %s must be [pages, rows, %d, %d]", kernel->spec->inputs[i].name, a.num_kv_heads,
                 a.head_dim);
+    places = inputs[KEY_CACHE].dims[0] * inputs[KEY_CACHE].dims[1];
+    OPS_CHECK(places <= INT32_MAX, "bei.Heads: %lld rows of caches are too many", (long long)places);
   }
   for (size_t i = 0; i < (cached ? 1 : 3); i++) {
     OPS_TRY(ops_output(context, i, rows, (int64_t)(i == 0 ? a.num_heads : a.num_kv_heads) * a.head_dim, &parts[i]));
-    OPS_CHECK(parts[i] != NULL, "bei.Heads: all three outputs are needed");
+    OPS_CHECK(parts[i] != NULL, "bei.Heads: output %zu is needed", i);
   }
   for (size_t i = 0; i < kernel->spec->num_inputs; i++)
     OPS_CHECK((uintptr_t)inputs[i].data % 16 == 0, "bei.Heads: input %s is not aligned to 16 bytes",
@@ -281,19 +286,32 @@ static OrtStatus *compute_heads(const ops_kernel *kernel, OrtKernelContext *cont
   OPS_CHECK(threads <= UINT32_MAX - HEAD_THREADS, "bei.Heads: %lld rows are too many", (long long)rows);
   const void *x = qkv->data, *cos = inputs[ROPE_COS].data, *sin = inputs[ROPE_SIN].data, *ids = positions->data,
              *slots = inputs[SLOTS].data;
-  uint32_t count = (uint32_t)rows, groups = (uint32_t)sharing, lanes = (uint32_t)a.lanes;
-  void *arguments[] = {&x,           &bias,
-                       &norms[0],    &norms[1],
-                       &norms[2],    &norms[3],
-                       &cos,         &sin,
-                       &ids,         &slots,
-                       &parts[0],    &parts[1],
-                       &parts[2],    &count,
-                       &groups,      &lanes,
-                       &a.num_heads, &a.num_kv_heads,
-                       &a.head_dim,  &a.norm,
-                       &a.eps,       &a.one_plus_weight,
-                       &a.rope,      &a.rope_dim};
+  uint32_t count = (uint32_t)rows, groups = (uint32_t)sharing, lanes = (uint32_t)a.lanes, all_places = (uint32_t)places;
+  void *arguments[] = {&x,
+                       &bias,
+                       &norms[0],
+                       &norms[1],
+                       &norms[2],
+                       &norms[3],
+                       &cos,
+                       &sin,
+                       &ids,
+                       &slots,
+                       &all_places,
+                       &parts[0],
+                       &parts[1],
+                       &parts[2],
+                       &count,
+                       &groups,
+                       &lanes,
+                       &a.num_heads,
+                       &a.num_kv_heads,
+                       &a.head_dim,
+                       &a.norm,
+                       &a.eps,
+                       &a.one_plus_weight,
+                       &a.rope,
+                       &a.rope_dim};
   return launch(kernel, context, kernel->cuda.wide, (threads + HEAD_THREADS - 1) / HEAD_THREADS, HEAD_THREADS,
                 arguments);
 }

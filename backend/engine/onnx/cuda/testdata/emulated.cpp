@@ -236,28 +236,33 @@ template <typename T> void heads(const std::string &name, int dim, int rope_dim,
       for (int groups : {1, 2, count}) { // a head each, or several
         const std::string which = what + ", groups " + std::to_string(groups);
         std::vector<T> q(want[0].size()), k(want[1].size()), v(want[2].size());
-        const auto compute = [&](const int *slots) {
+        const auto compute = [&](const int *slots, unsigned places) {
           launch(blocks_of(rows * groups * lanes, 64), 64, [&] {
             heads_of<T>(x.data(), bias.data(), q_weight.data(), k_weight.data(), q_bias.data(), k_bias.data(),
-                        cos_table.data(), sin_table.data(), position.data(), slots, q.data(), k.data(), v.data(), rows,
-                        groups, lanes, query_heads, key_heads, dim, norm, 1e-6f, norm == 2, rope, rope_dim);
+                        cos_table.data(), sin_table.data(), position.data(), slots, places, q.data(), k.data(),
+                        v.data(), rows, groups, lanes, query_heads, key_heads, dim, norm, 1e-6f, norm == 2, rope,
+                        rope_dim);
           });
         };
-        compute(nullptr);
+        compute(nullptr, rows);
         compare(which + ", query", q, want[0]);
         compare(which + ", key", k, want[1]);
         compare(which + ", value", v, want[2]);
-        const int slots[rows] = {3, 1}, row = key_heads * dim; // of a cache of five rows
-        for (std::vector<T> *cache : {&k, &v})
-          cache->assign(5 * row, T());
-        compute(slots);
-        for (int part : {1, 2}) {
-          numbers cache(5 * row);
-          for (int r = 0; r < rows; r++)
-            std::copy_n(want[part].begin() + r * row, row, cache.begin() + slots[r] * row);
-          compare(which + (part == 1 ? ", keys of a cache" : ", values of a cache"), part == 1 ? k : v, cache);
+        const int row = key_heads * dim, places = 5; // of a cache
+        for (int second : {1, -1, 5}) {              // the last two are outside
+          const int slots[rows] = {3, second};
+          for (std::vector<T> *cache : {&k, &v})
+            cache->assign((places + 1) * row, T());
+          compute(slots, places);
+          for (int part : {1, 2}) {
+            numbers cache((places + 1) * row);
+            std::copy_n(want[part].begin(), row, cache.begin() + 3 * row);
+            if (second == 1)
+              std::copy_n(want[part].begin() + row, row, cache.begin() + row);
+            compare(which + (part == 1 ? ", keys of a cache" : ", values of a cache"), part == 1 ? k : v, cache);
+          }
+          compare(which + ", query beside a cache", q, want[0]);
         }
-        compare(which + ", query beside a cache", q, want[0]);
       }
     }
 }
