@@ -51,7 +51,7 @@ SPLIT = {
 }
 
 # Tests over many models, and among how many processes these are dealt.
-PARTS = {"trt": {"TestGPU": 5, "TestGPUCosines": 15}, "onnx": {"TestCUDA": 3, "TestCUDACosines": 5}}
+PARTS = {"trt": {"TestGPU": 10, "TestGPUFloat8": 10}, "onnx": {"TestCUDA": 5}}
 
 # Tests that measure time or memory, or need several GPUs.
 ALONE = re.compile(r"SteadyState|Idle|Resident|Allocations|ReleasesEverything|Replays|Replicas")

@@ -59,10 +59,6 @@ func calibrated(t *testing.T, m *arch.Model, w *weights.Set, sequences []suite.S
 	return scales
 }
 
-func gpuCases(t *testing.T) []suite.Case {
-	return suite.Part(t, append(suite.Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier, arch.HeadSparse), suite.Synthetic(t)...))
-}
-
 // TestGPU holds every case to the truth in every precision.
 func TestGPU(t *testing.T) {
 	needGPU(t, 1)
@@ -72,34 +68,29 @@ func TestGPU(t *testing.T) {
 				e, err := Open(t.Context(), m, w, gpuOptions(t, precision, limits))
 				require.NoError(t, err)
 				return e
-			}, gpuCases(t), suite.Precisions[precision])
+			}, suite.Every(t, suite.MiniLM(t)), suite.Precisions[precision])
 		})
 	}
 }
 
-// TestGPUCosines prints how near each precision comes, on models of every family and the real MiniLM; bfloat16 beside transformers' own.
-func TestGPUCosines(t *testing.T) {
+// TestGPUFloat8 holds the real MiniLM to the truth by cosine, and prints how near other models come: tiny ones of random weights.
+func TestGPUFloat8(t *testing.T) {
 	needGPU(t, 1)
-	cases := append(gpuCases(t), suite.MiniLM(t))
-	for _, c := range cases {
+	real := suite.MiniLM(t)
+	for _, c := range suite.Every(t, real) {
 		t.Run(c.Name, func(t *testing.T) {
-			for _, precision := range []string{"float32", "float16", "bfloat16", "float8"} {
-				o := gpuOptions(t, precision, engine.Limits{})
-				least := suite.Precisions[precision].MinCosine
-				if precision == "float8" {
-					o.Scales = calibrated(t, c.Model, c.Weights, c.Sequences)
-					least = 0.9 // tiny random models; the real one below
-					if c.Name == "all-MiniLM-L6-v2" {
-						least = 0.99
-					}
-				}
-				e, err := Open(t.Context(), c.Model, c.Weights, o)
-				require.NoError(t, err)
-				text, err := suite.VerifyCosine(e, &c, least)
-				t.Log(text)
-				assert.NoError(t, err) // the other precisions are printed, too
-				require.NoError(t, e.Close())
+			least := 0.9
+			if c.Name == real.Name {
+				least = 0.99
 			}
+			o := gpuOptions(t, "float8", engine.Limits{})
+			o.Scales = calibrated(t, c.Model, c.Weights, c.Sequences)
+			e, err := Open(t.Context(), c.Model, c.Weights, o)
+			require.NoError(t, err)
+			text, err := suite.VerifyCosine(e, &c, least)
+			t.Log(text)
+			assert.NoError(t, err)
+			require.NoError(t, e.Close())
 		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -153,6 +154,12 @@ func (c *Case) load(t testing.TB, file string) {
 		}
 		c.Sequences = append(c.Sequences, q)
 	}
+}
+
+// Every returns this process's part of models of every family and head, of models of every choice of arch.Model, and of more.
+func Every(t testing.TB, more ...Case) []Case {
+	golden := Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier, arch.HeadSparse)
+	return Part(t, slices.Concat(golden, Synthetic(t), more))
 }
 
 // PartVariable names the environment variable "K/N" by which a process runs part K of N of the cases.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/basetenlabs/bei-runtime/backend/arch"
@@ -40,13 +41,17 @@ type Case struct {
 // Opener opens an engine on a case's model. It fails the test if it cannot. Zero limits are the engine's defaults.
 type Opener func(t *testing.T, m *arch.Model, w *weights.Set, limits engine.Limits) engine.Engine
 
-// Run tests an engine that runs models: each case by its numbers within the bounds, and the contract on one of them.
+// Run tests an engine that runs models: each case by its numbers within the bounds and by its cosine, which is printed, and the contract on
+// one of them.
 func Run(t *testing.T, open Opener, cases []Case, bounds Bounds) {
 	for i := range cases {
 		c := &cases[i]
 		t.Run(c.Name, func(t *testing.T) {
 			e := open(t, c.Model, c.Weights, engine.Limits{})
-			require.NoError(t, Verify(e, c, bounds))
+			assert.NoError(t, Verify(e, c, bounds)) // the cosine is printed, too
+			text, err := VerifyCosine(e, c, bounds.MinCosine)
+			t.Log(text)
+			assert.NoError(t, err)
 			require.NoError(t, e.Close())
 		})
 	}
@@ -56,17 +61,20 @@ func Run(t *testing.T, open Opener, cases []Case, bounds Bounds) {
 	})
 }
 
-// Verify runs a case in one batch, then each sequence alone, and compares with what it must give.
+// Verify runs a case in batches as large as the engine takes, then each sequence alone, and compares with what it must give.
 func Verify(e engine.Engine, c *Case, bounds Bounds) error {
-	all := make([]int, len(c.Sequences))
-	for i := range all {
-		all[i] = i
+	var batches, alone [][]int
+	limits, tokens := e.Info().Limits, 0
+	for i := range c.Sequences {
+		n := len(c.Sequences[i].IDs)
+		if last := len(batches) - 1; last < 0 || tokens+n > limits.MaxTokens || len(batches[last]) == limits.MaxSequences {
+			batches, tokens = append(batches, nil), 0
+		}
+		tokens += n
+		batches[len(batches)-1] = append(batches[len(batches)-1], i)
+		alone = append(alone, []int{i})
 	}
-	orders := [][]int{all}
-	for i := range all {
-		orders = append(orders, []int{i})
-	}
-	for _, order := range orders {
+	for _, order := range append(batches, alone...) {
 		picked := pick(c.Sequences, order)
 		results, err := Compute(context.Background(), e.Slots()[0], e.Info(), picked, e.Info().Outputs)
 		if err != nil {
