@@ -129,11 +129,13 @@ func (d *deviceRun) write(c *captured, b *engine.Batch) {
 	}
 }
 
-// leastGain is how much less than a plain run's time that of a graph is, where one is worth its memory. One measurement is not to be
-// trusted, since others may use the device meanwhile: graphs end after mostInVain steps without a gain.
+// leastGain is how much less than a plain run's time that of a graph is, where one is worth its memory. Measurements are not to be trusted,
+// since others may use the device meanwhile: graphs end after mostInVain steps without a gain, and those for up to launchTokens, where a run is
+// hardly more than its launches, are kept unmeasured.
 const (
-	leastGain  = 0.9
-	mostInVain = 2
+	leastGain    = 0.9
+	mostInVain   = 2
+	launchTokens = 256
 )
 
 // capture makes the slot's graphs: of each bucket, until they gain nothing. Where ONNX Runtime cannot be captured runs go without, and the log
@@ -163,9 +165,11 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 			failed = err
 			break
 		}
-		gains, err := d.gains(ctx, d.graphs[first], before+1, e.info)
-		if err != nil {
-			return e.deviceError(err)
+		gains := before < launchTokens
+		if !gains {
+			if gains, err = d.gains(ctx, d.graphs[first], before+1, e.info); err != nil {
+				return e.deviceError(err)
+			}
 		}
 		before = step[0].tokens
 		if inVain++; gains {
