@@ -24,23 +24,29 @@ var (
 	bucketSequences = []int{1, 2, 4, 8, 16, 32}
 )
 
-// buckets lists those within limits, by the step of bucketTokens that they are for, and ascending by tokens.
-func buckets(l engine.Limits) [][]bucket {
-	var list [][]bucket
+// step has the buckets for batches of up to so many tokens, from the step before.
+type step struct {
+	tokens  int
+	buckets []bucket
+}
+
+// steps lists the buckets within limits, ascending by tokens.
+func steps(l engine.Limits) []step {
+	var list []step
 	before := 0
 	for _, t := range bucketTokens {
-		var step []bucket
+		to := step{tokens: t}
 		for i, n := range bucketSequences {
 			enough := i > 0 && bucketSequences[i-1] >= l.MaxSequences || n*l.MaxLength <= before // with fewer sequences, or tokens
 			// A sequence that fills up, or as many as there are from the number before, and a token for each.
 			k := bucket{tokens: t + max(n/2, 1), sequences: n + 1}
 			k.longest = min(k.tokens-n, l.MaxLength)
 			if t <= l.MaxTokens && !enough && t >= 2*n && k.tokens <= k.sequences*k.longest {
-				step = append(step, k)
+				to.buckets = append(to.buckets, k)
 			}
 		}
-		if len(step) > 0 {
-			list = append(list, step)
+		if len(to.buckets) > 0 {
+			list = append(list, to)
 		}
 		before = t
 	}
@@ -73,6 +79,7 @@ func (k bucket) fill(dst, b *engine.Batch, firstPosition int) {
 // captured is a graph, with the memory that it reads and writes.
 type captured struct {
 	bucket
+	from   int // fewest tokens that it is for: a plain run of fewer takes less time
 	graph  *ort.Graph
 	memory []byte
 	inputs []ort.Tensor
@@ -101,7 +108,7 @@ func (d *deviceRun) graphFor(b *engine.Batch) *captured {
 		most = max(most, length)
 	}
 	i := slices.IndexFunc(d.graphs, func(c *captured) bool { return c.fits(b.Tokens(), b.Sequences(), most) })
-	if i < 0 {
+	if i < 0 || b.Tokens() < d.graphs[i].from {
 		return nil
 	}
 	return d.graphs[i]
@@ -129,11 +136,11 @@ func (d *deviceRun) write(c *captured, b *engine.Batch) {
 	}
 }
 
-// leastGain is how much less than a plain run's time that of a graph is, where one is worth its memory. Measurements are not to be trusted,
-// since others may use the device meanwhile: graphs end after mostInVain steps without a gain, and those for up to launchTokens, where a run is
-// hardly more than its launches, are kept unmeasured.
+// mostOfPlain is the most that a graph may take, in a plain run's time: as much, since launching keeps a core busy and takes longer between
+// other work than in the loop that measures it. Measurements are not to be trusted, since others may use the device meanwhile: graphs end after
+// mostInVain steps that took more, and those for up to launchTokens, where a run is hardly more than its launches, are kept unmeasured.
 const (
-	leastGain    = 0.9
+	mostOfPlain  = 1.02
 	mostInVain   = 2
 	launchTokens = 256
 )
@@ -145,16 +152,18 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 	if e.info.Limits.Padded || e.info.Outputs&engine.Pooled == 0 {
 		return nil
 	}
-	steps, largest := buckets(e.info.Limits), engine.Limits{}
-	for _, k := range slices.Concat(steps...) {
-		largest.MaxTokens, largest.MaxSequences = max(largest.MaxTokens, k.tokens), max(largest.MaxSequences, k.sequences)
+	list, largest := steps(e.info.Limits), engine.Limits{}
+	for _, to := range list {
+		for _, k := range to.buckets {
+			largest.MaxTokens, largest.MaxSequences = max(largest.MaxTokens, k.tokens), max(largest.MaxSequences, k.sequences)
+		}
 	}
 	d.filled = engine.NewBatch(largest)
 	var failed error
 	worth, inVain, before := 0, 0, 0 // graphs, steps, tokens of the step before
-	for _, step := range steps {
+	for _, to := range list {
 		first := len(d.graphs)
-		err := d.captureStep(ctx, step, e.info.PooledWidth)
+		err := d.captureStep(ctx, to.buckets, e.info.PooledWidth)
 		if ctx.Err() != nil {
 			return status.Errorf(status.Cancelled, "opening the engine: %w", context.Cause(ctx))
 		}
@@ -165,14 +174,17 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 			failed = err
 			break
 		}
-		gains := before < launchTokens
-		if !gains {
-			if gains, err = d.gains(ctx, d.graphs[first], before+1, e.info); err != nil {
+		from := 0
+		if to.tokens > launchTokens {
+			if from, err = d.gainsFrom(ctx, d.graphs[first], before+1, to.tokens, e.info); err != nil {
 				return e.deviceError(err)
 			}
 		}
-		before = step[0].tokens
-		if inVain++; gains {
+		before = to.tokens
+		for _, c := range d.graphs[first:] {
+			c.from = from
+		}
+		if inVain++; from <= to.tokens {
 			worth, inVain = len(d.graphs), 0
 		}
 		if inVain == mostInVain {
@@ -192,8 +204,8 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 }
 
 // captureStep adds the graphs of buckets, each at the second attempt at the latest: memory may be allocated meanwhile, which no capture bears.
-func (d *deviceRun) captureStep(ctx context.Context, step []bucket, width int) error {
-	for _, k := range step {
+func (d *deviceRun) captureStep(ctx context.Context, buckets []bucket, width int) error {
+	for _, k := range buckets {
 		c, err := d.captureOne(ctx, k, width)
 		if err != nil && ctx.Err() == nil {
 			c, err = d.captureOne(ctx, k, width)
@@ -229,32 +241,46 @@ func (d *deviceRun) captureOne(ctx context.Context, k bucket, width int) (c *cap
 	return c, err
 }
 
-// gains reports that a graph, with what filling a batch up takes, takes less time than a plain run of the fewest tokens that it is for.
-func (d *deviceRun) gains(ctx context.Context, c *captured, fewest int, info engine.Info) (ok bool, err error) {
+// gainsFrom is the fewest tokens, of those from fewest to most that a graph is for, of which it takes no more than mostOfPlain, with what
+// filling a batch up takes; more than most: there are none. Between the two the time of plain runs is taken for a line.
+func (d *deviceRun) gainsFrom(ctx context.Context, c *captured, fewest, most int, info engine.Info) (from int, err error) {
 	none := engine.NewBatch(engine.Limits{})
 	none.Outputs = engine.Pooled
-	n := (fewest + info.Limits.MaxLength - 1) / info.Limits.MaxLength
-	plain := engine.NewBatch(engine.Limits{MaxTokens: fewest, MaxSequences: n})
-	bucket{fewest, n, info.Limits.MaxLength}.fill(plain, none, d.graph.firstPosition)
-	l := lay(plain, d.graph)
-	output := []ort.Tensor{{Name: outputPooled, Type: ort.Float32, Dims: []int{n, info.PooledWidth}}}
-	least := [2]time.Duration{math.MaxInt64, math.MaxInt64}
+	replay := func() error {
+		d.write(c, none)
+		return c.graph.Launch(ctx)
+	}
+	plain := func(tokens int) func() error {
+		n := (tokens + info.Limits.MaxLength - 1) / info.Limits.MaxLength
+		b := engine.NewBatch(engine.Limits{MaxTokens: tokens, MaxSequences: n})
+		bucket{tokens, n, info.Limits.MaxLength}.fill(b, none, d.graph.firstPosition)
+		l := lay(b, d.graph)
+		output := []ort.Tensor{{Name: outputPooled, Type: ort.Float32, Dims: []int{n, info.PooledWidth}}}
+		return func() error { return d.run(ctx, l, output) }
+	}
+	runs := []func() error{replay, plain(fewest), plain(most)}
+	least := []float64{math.Inf(1), math.Inf(1), math.Inf(1)} // seconds
 	d.do(func() {
-		for i := range 12 { // in turns
+		for i := range 6 * len(runs) { // in turns
 			begin := time.Now()
-			if i%2 == 0 {
-				err = d.run(ctx, l, output)
-			} else {
-				d.write(c, none)
-				err = c.graph.Launch(ctx)
-			}
-			if err != nil {
+			if err = runs[i%len(runs)](); err != nil {
 				return
 			}
-			least[i%2] = min(least[i%2], time.Since(begin))
+			least[i%len(runs)] = min(least[i%len(runs)], time.Since(begin).Seconds())
 		}
 	})
-	return float64(least[1]) < leastGain*float64(least[0]), err
+	return crossing(least[0], mostOfPlain*least[1], mostOfPlain*least[2], fewest, most), err
+}
+
+// crossing is where the line of plain runs' times, from fewest to most tokens, reaches the graph's; more than most: nowhere, 0: before the first.
+func crossing(graph, few, many float64, fewest, most int) int {
+	switch {
+	case graph > many:
+		return most + 1
+	case graph <= few:
+		return 0
+	}
+	return fewest + int(math.Ceil(float64(most-fewest)*(graph-few)/(many-few)))
 }
 
 // drop frees all graphs but the first n, and what they have allocated on the device.

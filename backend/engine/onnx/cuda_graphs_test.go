@@ -18,11 +18,18 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/engine/suite"
 )
 
+func bucketsOf(l engine.Limits) (all []bucket) {
+	for _, to := range steps(l) {
+		all = append(all, to.buckets...)
+	}
+	return all
+}
+
 // TestBuckets: a batch that is no larger than buckets are has one, and what fills it up fits it.
 func TestBuckets(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	for _, l := range []engine.Limits{{MaxTokens: 32768, MaxSequences: 1024, MaxLength: 512}, {MaxTokens: 300, MaxSequences: 6, MaxLength: 17}} {
-		list := slices.Concat(buckets(l)...)
+		list := bucketsOf(l)
 		require.NotEmpty(t, list)
 		require.True(t, slices.IsSortedFunc(list, func(a, b bucket) int { return cmp.Compare(a.tokens, b.tokens) }), "%v", list)
 		none := engine.NewBatch(engine.Limits{})
@@ -84,7 +91,7 @@ func TestBuckets(t *testing.T) {
 		require.Greater(t, len(used), len(list)/5)
 	}
 	d := &deviceRun{}
-	for _, k := range slices.Concat(buckets(engine.Limits{MaxTokens: 32768, MaxSequences: 1024, MaxLength: 512})...) {
+	for _, k := range bucketsOf(engine.Limits{MaxTokens: 32768, MaxSequences: 1024, MaxLength: 512}) {
 		d.graphs = append(d.graphs, &captured{bucket: k})
 	}
 	for _, size := range [][3]int{{1, 32, 1}, {1, 512, 1}, {4, 128, 2}, {8, 128, 4}, {32, 32, 16}, {5, 32, 36}} {
@@ -106,6 +113,29 @@ func TestBuckets(t *testing.T) {
 	b.InputIDs = append(b.InputIDs, 1)
 	b.EndSequence(engine.TokenVectors, 0)
 	require.Nil(t, d.graphFor(b), "rows of tokens")
+	b.Reset()
+	b.InputIDs = append(b.InputIDs, 1, 2)
+	b.EndSequence(engine.Pooled, 0)
+	d.graphs[0].from = 2
+	require.NotNil(t, d.graphFor(b))
+	d.graphs[0].from = 3
+	require.Nil(t, d.graphFor(b), "a plain run takes less time")
+}
+
+func TestCrossing(t *testing.T) {
+	for _, c := range []struct {
+		graph, few, many float64
+		want             int
+	}{
+		{1.9, 2, 2, 0},     // launching takes the same time for any number
+		{2, 2, 2, 0},       // as much
+		{3, 2, 4, 115},     // half way from 101 to 128, rounded up
+		{4, 2, 4, 128},     // for the most only
+		{4.1, 2, 4, 129},   // never
+		{2, 2.5, 1.9, 129}, // others used the device meanwhile
+	} {
+		require.Equal(t, c.want, crossing(c.graph, c.few, c.many, 101, 128), "%+v", c)
+	}
 }
 
 // TestFilledRuns: sequences have the same vectors in a batch that is filled up to a bucket. (The fused forms of attention have no kernels on the CPU.)
