@@ -24,7 +24,6 @@ type probe struct {
 	least  float64                // cosine of two rows of one sequence
 	met    map[sequence][]probed  // until most have been heard
 	want   map[sequence][]float32 // what most shapes say
-	took   time.Duration          // the last launch
 }
 
 // sequence is what is known of one: its length, and which of so many texts it is. Neighbours are different texts: where one reads
@@ -93,37 +92,38 @@ func (p *probe) lengths(x shape) []int {
 // leastTurns is how often a shape is launched at the least: its cost is the least time of them.
 const leastTurns = 3
 
-// all launches shape i with known sequences, of which each place has each length, and sets its cost, what is compared copied out; or refuses it
-// where a sequence has not the numbers that it has elsewhere.
+// all launches shape i with known sequences, of which each place has each length, and sets its cost; or refuses it where a sequence has not the
+// numbers that it has elsewhere. A launch takes as long whatever the lengths in it are: all places are computed, and masks are added.
 func (p *probe) all(ctx context.Context, w *worker, i int) error {
 	least := math.Inf(1)
 	for turn := range max(len(p.lengths(p.shapes.all[i])), leastTurns) {
 		if err := ended(ctx); err != nil {
 			return err
 		}
-		if ok, err := p.turn(w, i, turn); !ok {
+		ok, took, err := p.turn(w, i, turn)
+		if !ok {
 			return err
 		}
-		least = min(least, float64(p.took)/float64(time.Microsecond))
+		least = min(least, float64(took)/float64(time.Microsecond))
 	}
 	p.shapes.cost[i] = least
 	return nil
 }
 
-// turn launches shape i once. It reports whether the shape may be used.
-func (p *probe) turn(w *worker, i, turn int) (bool, error) {
+// turn launches shape i once. It reports whether the shape may be used, and how long the launch took.
+func (p *probe) turn(w *worker, i, turn int) (ok bool, took time.Duration, err error) {
 	x := p.shapes.all[i]
 	lengths := p.lengths(x)
 	in := func(place int) sequence { return sequence{lengths[(place+turn)%len(lengths)], place % probeTexts} }
-	if _, err := p.launch(w, i, in); err != nil {
-		return false, err
+	if _, took, err = p.launch(w, i, in); err != nil {
+		return false, took, err
 	}
 	for place := range x.n {
 		if c := p.hear(i, in(place), p.row(w, x, place, in(place).length)); c < p.least {
-			return false, p.refuse(i, c)
+			return false, took, p.refuse(i, c)
 		}
 	}
-	return true, nil
+	return true, took, nil
 }
 
 // hear returns how a row agrees with what is known of its sequence: in all shapes, or in that one.
@@ -174,8 +174,8 @@ func (p *probe) settle() error {
 	return nil
 }
 
-// launch fills shape i with sequences, by their places.
-func (p *probe) launch(w *worker, i int, in func(place int) sequence) (nvinfer.LaunchKind, error) {
+// launch fills shape i with sequences, by their places, and runs it, which takes so long.
+func (p *probe) launch(w *worker, i int, in func(place int) sequence) (kind nvinfer.LaunchKind, took time.Duration, err error) {
 	x, planes := p.shapes.all[i], p.layout.planes
 	tokens, sequences := w.tokens.ints()[:planes.tokens*x.cells()], w.sequences.ints()[:planes.sequences*x.n]
 	clear(tokens)
@@ -196,7 +196,7 @@ func (p *probe) launch(w *worker, i int, in func(place int) sequence) (nvinfer.L
 		if bytes := 4 * p.layout.token * x.cells(); w.vectors.bytes < bytes {
 			m, err := w.lane.Stage(bindTokenVectors, bytes)
 			if err != nil {
-				return nvinfer.Plain, err
+				return nvinfer.Plain, 0, err
 			}
 			w.vectors = m
 		}
@@ -204,12 +204,10 @@ func (p *probe) launch(w *worker, i int, in func(place int) sequence) (nvinfer.L
 	engine.Making.Lock()
 	defer engine.Making.Unlock()
 	begin := time.Now()
-	kind, err := w.enqueue(i, 0, 0, vectors)
-	if err == nil {
+	if kind, err = w.enqueue(i, 0, 0, vectors); err == nil {
 		err = w.lane.Wait()
 	}
-	p.took = time.Since(begin)
-	return kind, err
+	return kind, time.Since(begin), err
 }
 
 // row is what is compared of a sequence: its vector, or its last token's where it has none.

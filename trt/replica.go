@@ -278,8 +278,9 @@ func (r *replica) keep(contexts map[shape]uint64, l layout, s sizes) error {
 }
 
 // warmUp launches every shape on every worker, which makes its kernels and captures its graph, measures each on the first, and takes those
-// out of use that compute other numbers than the rest. Workers share the kernels, so that those after the first take little time. At the
-// end each graph is launched once more, as runs will launch it: when the worker's context has had all other shapes.
+// out of use that compute other numbers than the rest. Workers share the kernels, so that those after the first take little time, and are
+// probed with one length in each place, not all. At the end each graph is launched once more, with another: as runs will launch it, when the
+// worker's context has had all other shapes.
 func (r *replica) warmUp(ctx context.Context, l layout, to listener) error {
 	p := newProbe(l, r.shapes, func(x shape, agreement float64) { to.warn(r.otherNumbers(x, agreement)) })
 	done, all := 0, 2*len(r.workers)*len(r.shapes.all)
@@ -299,8 +300,8 @@ func (r *replica) warmUp(ctx context.Context, l layout, to listener) error {
 			}
 			if k == 0 {
 				err = p.all(ctx, w, i)
-			} else {
-				_, err = p.turn(w, i, len(p.lengths(x))-1) // the first place has the shape's full length, in the last pass the shortest
+			} else { // the first place has the shape's full length, in the last pass the shortest
+				_, _, err = p.turn(w, i, len(p.lengths(x))-1)
 			}
 			if ended := ended(ctx); ended != nil {
 				return ended
@@ -324,7 +325,7 @@ func (r *replica) warmUp(ctx context.Context, l layout, to listener) error {
 			if err := ended(ctx); err != nil {
 				return err
 			}
-			if _, err := p.turn(w, i, 0); err != nil {
+			if _, _, err := p.turn(w, i, 0); err != nil {
 				return status.Errorf(status.CodeOf(err), "%s, shape %d x %d: %w", r.name(), x.n, x.l, err)
 			}
 		}

@@ -75,8 +75,8 @@ func TestMeasuredCosts(t *testing.T) {
 		f := newFake(t, 1)
 		times := make(map[shape]int)
 		f.cost = func(x shape) time.Duration {
-			times[x]++ // the first two take longer
-			return time.Duration(100+x.cells()+x.n*x.n)*time.Microsecond + time.Duration(max(0, 3-times[x]))*time.Second
+			times[x]++ // the first three take longer
+			return time.Duration(100+x.cells()+x.n*x.n)*time.Microsecond + time.Duration(max(0, 4-times[x]))*time.Second
 		}
 		e := f.engine(f.options())
 		s := e.replicas[0].shapes

@@ -258,7 +258,9 @@ func (c *cudaOperators) paged(x rows, a *arch.Attention) (rows, error) {
 	var err error
 	if c.splits(a) {
 		to.slots, slots = g.input(cacheSlots, ort.Int32, tokens), g.input(noSlots, ort.Int32, tokens)
-		h, err = c.split(x, a, to)
+		if h, err = c.split(x, a, to); err != nil {
+			return x, err
+		}
 		h.k.name = c.shared(fmt.Sprint("unread rows of ", a.KVHeads*a.HeadDim), func() string {
 			return g.op("", "Expand", []string{l.b.scalar(0), g.input(rowsShape(a.KVHeads*a.HeadDim), ort.Int64, dim{size: 2})})
 		})

@@ -79,7 +79,7 @@ func (k bucket) fill(dst, b *engine.Batch, firstPosition int) {
 // captured is a graph, with the memory that it reads and writes.
 type captured struct {
 	bucket
-	from   int // fewest tokens that it is for: a plain run of fewer takes less time
+	from   int // fewest tokens that it is for; 0: any
 	graph  *ort.Graph
 	memory []byte
 	inputs []ort.Tensor
@@ -136,17 +136,18 @@ func (d *deviceRun) write(c *captured, b *engine.Batch) {
 	}
 }
 
-// mostOfPlain is the most that a graph may take, in a plain run's time: as much, since launching keeps a core busy and takes longer between
-// other work than in the loop that measures it. Measurements are not to be trusted, since others may use the device meanwhile: graphs end after
-// mostInVain steps that took more, and those for up to launchTokens, where a run is hardly more than its launches, are kept unmeasured.
+// mostOfPlain is the most that a graph may take, in a plain run's time: hardly more, since launching keeps a core busy and takes longer between
+// other work than in the loop that measures it. Measurements are not to be trusted, since others may use the device meanwhile: a step is in vain
+// that took more twice, graphs end after mostInVain such steps, and those for up to launchTokens, where a run is hardly more than its launches,
+// are kept unmeasured.
 const (
 	mostOfPlain  = 1.02
 	mostInVain   = 2
 	launchTokens = 256
 )
 
-// capture makes the slot's graphs: of each bucket, until they gain nothing. Where ONNX Runtime cannot be captured runs go without, and the log
-// says so.
+// capture makes the slot's graphs: of each bucket, until they take longer than plain runs. Where ONNX Runtime cannot be captured runs go without,
+// and the log says so.
 func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) error {
 	e, d := s.engine, s.device
 	if e.info.Limits.Padded || e.info.Outputs&engine.Pooled == 0 {
@@ -160,7 +161,7 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 	}
 	d.filled = engine.NewBatch(largest)
 	var failed error
-	worth, inVain, before := 0, 0, 0 // graphs, steps, tokens of the step before
+	inVain, before, least := 0, 0, 0 // steps, tokens of the step before, tokens that graphs of the steps to come are for
 	for _, to := range list {
 		first := len(d.graphs)
 		err := d.captureStep(ctx, to.buckets, e.info.PooledWidth)
@@ -172,34 +173,37 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 				return lost
 			}
 			failed = err
+			d.drop(first)
 			break
 		}
-		from := 0
-		if to.tokens > launchTokens {
-			if from, err = d.gainsFrom(ctx, d.graphs[first], before+1, to.tokens, e.info); err != nil {
+		from, worth := 0, to.tokens <= launchTokens
+		for attempts := 0; !worth && attempts < 2; attempts++ {
+			if from, worth, err = d.worthFrom(ctx, d.graphs[first], before+1, to.tokens, e.info); err != nil {
 				return e.deviceError(err)
 			}
 		}
 		before = to.tokens
-		for _, c := range d.graphs[first:] {
-			c.from = from
+		if worth {
+			inVain = 0
+			for _, c := range d.graphs[first:] { // those for more sequences than the first of the step take about as long
+				c.from = max(from, least)
+			}
+			continue
 		}
-		if inVain++; from <= to.tokens {
-			worth, inVain = len(d.graphs), 0
-		}
-		if inVain == mostInVain {
+		d.drop(first)
+		least = to.tokens + 1
+		if inVain++; inVain == mostInVain {
 			break
 		}
 	}
-	d.drop(worth)
 	if failed != nil && log != nil {
 		most := 0
-		if worth > 0 {
-			most = d.graphs[worth-1].tokens
+		if n := len(d.graphs); n > 0 {
+			most = d.graphs[n-1].tokens
 		}
 		log(ort.Warning, fmt.Sprintf("runs of more than %d tokens are launched without CUDA graphs: %v", most, failed))
 	}
-	e.info.Details["graphs"] = strconv.FormatInt(e.stats.graphs.Add(int64(worth)), 10)
+	e.info.Details["graphs"] = strconv.FormatInt(e.stats.graphs.Add(int64(len(d.graphs))), 10)
 	return nil
 }
 
@@ -241,9 +245,9 @@ func (d *deviceRun) captureOne(ctx context.Context, k bucket, width int) (c *cap
 	return c, err
 }
 
-// gainsFrom is the fewest tokens, of those from fewest to most that a graph is for, of which it takes no more than mostOfPlain, with what
-// filling a batch up takes; more than most: there are none. Between the two the time of plain runs is taken for a line.
-func (d *deviceRun) gainsFrom(ctx context.Context, c *captured, fewest, most int, info engine.Info) (from int, err error) {
+// worthFrom is the fewest tokens, of those from fewest to most that a graph is for, of which it takes no more than mostOfPlain, with what
+// filling a batch up takes; not worth: there are none. Between the two the time of plain runs is taken for a line.
+func (d *deviceRun) worthFrom(ctx context.Context, c *captured, fewest, most int, info engine.Info) (from int, worth bool, err error) {
 	none := engine.NewBatch(engine.Limits{})
 	none.Outputs = engine.Pooled
 	replay := func() error {
@@ -269,18 +273,19 @@ func (d *deviceRun) gainsFrom(ctx context.Context, c *captured, fewest, most int
 			least[i%len(runs)] = min(least[i%len(runs)], time.Since(begin).Seconds())
 		}
 	})
-	return crossing(least[0], mostOfPlain*least[1], mostOfPlain*least[2], fewest, most), err
+	from, worth = crossing(least[0], mostOfPlain*least[1], mostOfPlain*least[2], fewest, most)
+	return from, worth, err
 }
 
-// crossing is where the line of plain runs' times, from fewest to most tokens, reaches the graph's; more than most: nowhere, 0: before the first.
-func crossing(graph, few, many float64, fewest, most int) int {
+// crossing is where the line of plain runs' times, from fewest to most tokens, reaches the graph's; 0: before the first.
+func crossing(graph, few, many float64, fewest, most int) (tokens int, ok bool) {
 	switch {
 	case graph > many:
-		return most + 1
+		return 0, false
 	case graph <= few:
-		return 0
+		return 0, true
 	}
-	return fewest + int(math.Ceil(float64(most-fewest)*(graph-few)/(many-few)))
+	return fewest + int(math.Ceil(float64(most-fewest)*(graph-few)/(many-few))), true
 }
 
 // drop frees all graphs but the first n, and what they have allocated on the device.

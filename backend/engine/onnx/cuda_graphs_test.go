@@ -126,15 +126,18 @@ func TestCrossing(t *testing.T) {
 	for _, c := range []struct {
 		graph, few, many float64
 		want             int
+		ok               bool
 	}{
-		{1.9, 2, 2, 0},     // launching takes the same time for any number
-		{2, 2, 2, 0},       // as much
-		{3, 2, 4, 115},     // half way from 101 to 128, rounded up
-		{4, 2, 4, 128},     // for the most only
-		{4.1, 2, 4, 129},   // never
-		{2, 2.5, 1.9, 129}, // others used the device meanwhile
+		{1.9, 2, 2, 0, true},    // launching takes the same time for any number
+		{2, 2, 2, 0, true},      // as much
+		{3, 2, 4, 115, true},    // half way from 101 to 128, rounded up
+		{4, 2, 4, 128, true},    // for the most only
+		{4.1, 2, 4, 0, false},   // never
+		{2, 2.5, 1.9, 0, false}, // others used the device meanwhile
 	} {
-		require.Equal(t, c.want, crossing(c.graph, c.few, c.many, 101, 128), "%+v", c)
+		got, ok := crossing(c.graph, c.few, c.many, 101, 128)
+		require.Equal(t, c.want, got, "%+v", c)
+		require.Equal(t, c.ok, ok, "%+v", c)
 	}
 }
 

@@ -156,7 +156,7 @@ func (c *Case) load(t testing.TB, file string) {
 	}
 }
 
-// Every returns this process's part of models of every family and head, of models of every choice of arch.Model, and of more.
+// Every returns models of every family and head, models of every choice of arch.Model, and more: this process's part of them.
 func Every(t testing.TB, more ...Case) []Case {
 	golden := Golden(t, arch.HeadEmbedding, arch.HeadClassifier, arch.HeadTokenClassifier, arch.HeadSparse)
 	return Part(t, slices.Concat(golden, Synthetic(t), more))

@@ -50,8 +50,8 @@ func Run(t *testing.T, open Opener, cases []Case, bounds Bounds) {
 			e := open(t, c.Model, c.Weights, engine.Limits{})
 			assert.NoError(t, Verify(e, c, bounds)) // the cosine is printed, too
 			text, err := VerifyCosine(e, c, bounds.MinCosine)
+			assert.NoError(t, err, text)
 			t.Log(text)
-			assert.NoError(t, err)
 			require.NoError(t, e.Close())
 		})
 	}
@@ -64,13 +64,14 @@ func Run(t *testing.T, open Opener, cases []Case, bounds Bounds) {
 // Verify runs a case in batches as large as the engine takes, then each sequence alone, and compares with what it must give.
 func Verify(e engine.Engine, c *Case, bounds Bounds) error {
 	var batches, alone [][]int
-	limits, tokens := e.Info().Limits, 0
+	limits, tokens, longest := e.Info().Limits, 0, 0
 	for i := range c.Sequences {
-		n := len(c.Sequences[i].IDs)
-		if last := len(batches) - 1; last < 0 || tokens+n > limits.MaxTokens || len(batches[last]) == limits.MaxSequences {
-			batches, tokens = append(batches, nil), 0
+		n, last := len(c.Sequences[i].IDs), len(batches)-1
+		tokens, longest = tokens+n, max(longest, n)
+		full := last < 0 || len(batches[last]) == limits.MaxSequences || tokens > limits.MaxTokens
+		if full || limits.Padded && (len(batches[last])+1)*longest > limits.MaxTokens {
+			batches, tokens, longest = append(batches, nil), n, n
 		}
-		tokens += n
 		batches[len(batches)-1] = append(batches[len(batches)-1], i)
 		alone = append(alone, []int{i})
 	}

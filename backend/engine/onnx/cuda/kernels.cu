@@ -231,14 +231,15 @@ DEVICE void residual_norm(const T *x, const T *x_bias, const T *residual, const 
 
 // A lane has eight numbers of a head, and `lanes` of them have a head: the power of two from dim / 8. `groups` of these share a row: group g has
 // heads g, g + groups, ..., and reads once what heads have in common. x: [rows, query | key | value]; q: [rows, query_heads * dim];
-// k, v: [rows, key_heads * dim], or a cache of so many such rows (places), of which row r is slots[r]; others are left out. dim and rope_dim are multiples of 8; cos, sin: [positions, rope_dim / 2].
+// k, v: [rows, key_heads * dim], or a cache of so many such rows (places), of which row r is slots[r]; rows with another
+// slot have their query heads only. dim and rope_dim are multiples of 8; cos, sin: [positions, rope_dim / 2].
 template <typename T>
 DEVICE void heads_of(const T *x, const T *bias, const T *q_weight, const T *k_weight, const T *q_bias, const T *k_bias,
                      const float *cos, const float *sin, const int *positions, const int *slots, u32 places, T *q, T *k,
                      T *v, u32 rows, u32 groups, u32 lanes, int query_heads, int key_heads, int dim, int norm,
                      float eps, int one_plus_weight, int rope, int rope_dim) {
-  const u32 thread = blockIdx.x * blockDim.x + threadIdx.x, slot = thread / lanes, row = slot / groups;
-  const int lane = thread % lanes, group = slot % groups, heads = query_heads + 2 * key_heads;
+  const u32 thread = blockIdx.x * blockDim.x + threadIdx.x, unit = thread / lanes, row = unit / groups;
+  const int lane = thread % lanes, group = unit % groups, heads = query_heads + 2 * key_heads;
   const bool inside = row < rows && 8 * lane < dim, pairs = rope && 8 * lane < rope_dim;
   const float share = 1.0f / dim;
   float a[8], b[8], w[8], c[4] = {}, s[4] = {};
@@ -248,7 +249,7 @@ DEVICE void heads_of(const T *x, const T *bias, const T *q_weight, const T *k_we
     load<float, 4>(sin + angle, s);
   }
   const u32 place = slots && inside ? (u32)slots[row] : row;
-  const int mine = !inside ? 0 : place < places ? heads : query_heads; // what becomes of the row
+  const int written = !inside ? 0 : place < places ? heads : query_heads;
   x += (i64)row * heads * dim;
   q += (i64)row * query_heads * dim;
   k += (i64)place * key_heads * dim;
@@ -256,7 +257,7 @@ DEVICE void heads_of(const T *x, const T *bias, const T *q_weight, const T *k_we
   int last = -1;                                                 // the part of the head before
   for (int head = group; head - group < heads; head += groups) { // as often in all lanes of a warp, which sum
     const int part = head < query_heads ? 0 : head < query_heads + key_heads ? 1 : 2;
-    const bool active = head < mine, turns = pairs && part < 2;
+    const bool active = head < written, turns = pairs && part < 2;
     // Where rope pairs the halves, a lane has four numbers of each.
     const int at[2] = {turns && rope == 1 ? 4 * lane : 8 * lane,
                        turns && rope == 1 ? rope_dim / 2 + 4 * lane : 8 * lane + 4};

@@ -263,12 +263,13 @@ static OrtStatus *compute_heads(const ops_kernel *kernel, OrtKernelContext *cont
   const bool cached = inputs[SLOTS].data != NULL;
   float *parts[3] = {NULL, (float *)inputs[KEY_CACHE].data, (float *)inputs[VALUE_CACHE].data};
   int64_t places = rows;
+  OPS_CHECK(cached == (inputs[KEY_CACHE].data != NULL) && cached == (inputs[VALUE_CACHE].data != NULL),
+            "bei.Heads: slots, key_cache and value_cache belong together");
   if (cached) { // as PagedAttention itself writes to its caches; slots lie on the device, where those outside are left out
     OPS_CHECK(inputs[SLOTS].rank == 1 && inputs[SLOTS].dims[0] == rows, "bei.Heads: slots must be [%lld]",
               (long long)rows);
     for (int i = KEY_CACHE; i <= VALUE_CACHE; i++)
-      OPS_CHECK(inputs[i].data != NULL && inputs[i].rank == 4 && inputs[i].dims[2] == a.num_kv_heads &&
-                    inputs[i].dims[3] == a.head_dim &&
+      OPS_CHECK(inputs[i].rank == 4 && inputs[i].dims[2] == a.num_kv_heads && inputs[i].dims[3] == a.head_dim &&
                     memcmp(inputs[i].dims, inputs[KEY_CACHE].dims, sizeof inputs[i].dims) == 0,
                 "bei.Heads: %s must be [pages, rows, %d, %d]", kernel->spec->inputs[i].name, a.num_kv_heads,
                 a.head_dim);

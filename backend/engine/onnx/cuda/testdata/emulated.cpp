@@ -251,6 +251,7 @@ template <typename T> void heads(const std::string &name, int dim, int rope_dim,
         const int row = key_heads * dim, places = 5; // of a cache
         for (int second : {1, -1, 5}) {              // the last two are outside
           const int slots[rows] = {3, second};
+          q.assign(q.size(), T());
           for (std::vector<T> *cache : {&k, &v})
             cache->assign((places + 1) * row, T());
           compute(slots, places);
