@@ -169,7 +169,8 @@ def work_files(scratch):
 
 
 def library_files():
-    return {name: os.path.join(ROOT, name) for path in LIBRARIES for name in files_below(ROOT, path)}
+    # Without what work brings: an older pack of the libraries would put an older one of it in its place.
+    return {name: os.path.join(ROOT, name) for path in LIBRARIES for name in files_below(ROOT, path) if name not in WORK}
 
 
 def arguments():

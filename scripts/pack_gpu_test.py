@@ -108,6 +108,13 @@ class PackTest(unittest.TestCase):
         pack_gpu.clear(self.path("packs"))
         self.assertFalse(os.path.exists(self.path("packs")))
 
+    def test_libraries_are_without_what_work_brings(self):
+        self.write(pack_gpu.KERNELS, b"ours")
+        theirs = os.path.join(os.path.dirname(pack_gpu.KERNELS), "libonnxruntime.so.1")
+        self.write(theirs, b"theirs")
+        with mock.patch.object(pack_gpu, "ROOT", self.folder), mock.patch.object(pack_gpu, "LIBRARIES", [os.path.dirname(theirs)]):
+            self.assertEqual(list(pack_gpu.library_files()), [theirs])
+
     def test_missing_files_name_the_fix(self):
         for path in ("no-such", "empty"):
             os.makedirs(self.path("empty"), exist_ok=True)
