@@ -161,12 +161,13 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 	}
 	d.filled = engine.NewBatch(largest)
 	var failed error
-	inVain, before, least := 0, 0, 0 // steps, tokens of the step before, tokens that graphs of the steps to come are for
+	var k keeping
+	cancelled := func() error { return status.Errorf(status.Cancelled, "opening the engine: %w", context.Cause(ctx)) }
 	for _, to := range list {
 		first := len(d.graphs)
 		err := d.captureStep(ctx, to.buckets, e.info.PooledWidth)
 		if ctx.Err() != nil {
-			return status.Errorf(status.Cancelled, "opening the engine: %w", context.Cause(ctx))
+			return cancelled()
 		}
 		if err != nil {
 			if lost := e.deviceError(err); status.CodeOf(lost) == status.Unhealthy {
@@ -178,21 +179,20 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 		}
 		from, worth := 0, to.tokens <= launchTokens
 		for attempts := 0; !worth && attempts < 2; attempts++ {
-			if from, worth, err = d.worthFrom(ctx, d.graphs[first], before+1, to.tokens, e.info); err != nil {
+			if from, worth, err = d.worthFrom(ctx, d.graphs[first], k.before+1, to.tokens, e.info); ctx.Err() != nil {
+				return cancelled()
+			} else if err != nil {
 				return e.deviceError(err)
 			}
 		}
-		before = to.tokens
-		if worth {
-			inVain = 0
-			for _, c := range d.graphs[first:] { // those for more sequences than the first of the step take about as long
-				c.from = max(from, least)
-			}
-			continue
+		if !worth {
+			d.drop(first)
 		}
-		d.drop(first)
-		least = to.tokens + 1
-		if inVain++; inVain == mostInVain {
+		from, more := k.judge(to, from, worth)
+		for _, c := range d.graphs[first:] { // those for more sequences than the first of the step take about as long
+			c.from = from
+		}
+		if !more {
 			break
 		}
 	}
@@ -205,6 +205,22 @@ func (s *slot) capture(ctx context.Context, log func(ort.Severity, string)) erro
 	}
 	e.info.Details["graphs"] = strconv.FormatInt(e.stats.graphs.Add(int64(len(d.graphs))), 10)
 	return nil
+}
+
+// keeping is what the steps so far say of those to come.
+type keeping struct{ before, least, inVain int } // tokens of the step before, tokens that later graphs are for, steps in a row
+
+// judge returns the fewest tokens that graphs of a step are for, of which it was measured from when they are worth it, or not at all; and
+// whether there is more to try. Where a step has no graphs those of larger ones do not stand in: they take longer still.
+func (k *keeping) judge(to step, from int, worth bool) (fewest int, more bool) {
+	k.before = to.tokens
+	if worth {
+		k.inVain = 0
+		return max(from, k.least), true
+	}
+	k.least = to.tokens + 1
+	k.inVain++
+	return 0, k.inVain < mostInVain
 }
 
 // captureStep adds the graphs of buckets, each at the second attempt at the latest: memory may be allocated meanwhile, which no capture bears.

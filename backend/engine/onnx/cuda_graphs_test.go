@@ -141,6 +141,30 @@ func TestCrossing(t *testing.T) {
 	}
 }
 
+// TestKeeping: graphs end with two steps in vain, and graphs after one in vain are for more tokens than that step.
+func TestKeeping(t *testing.T) {
+	var k keeping
+	for _, c := range []struct {
+		tokens, from int
+		worth        bool
+		fewest       int
+		more         bool
+	}{
+		{256, 0, true, 0, true},
+		{384, 300, true, 300, true},
+		{512, 0, false, 0, true},
+		{640, 0, true, 513, true},
+		{768, 700, true, 700, true},
+		{896, 0, false, 0, true},
+		{1024, 0, false, 0, false},
+	} {
+		fewest, more := k.judge(step{tokens: c.tokens}, c.from, c.worth)
+		require.Equal(t, c.fewest, fewest, "%+v", c)
+		require.Equal(t, c.more, more, "%+v", c)
+		require.Equal(t, c.tokens, k.before)
+	}
+}
+
 // TestFilledRuns: sequences have the same vectors in a batch that is filled up to a bucket. (The fused forms of attention have no kernels on the CPU.)
 func TestFilledRuns(t *testing.T) {
 	for _, c := range suite.Golden(t, arch.HeadEmbedding) {
