@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Pack what tests and benches need on a GPU machine without Go, Rust or network.
 
-    scripts/pack_gpu.py [--output DIR] [--piece MIB] [--only work|libraries]
+    scripts/pack_gpu.py [--output DIR] [--piece MIB] [--only work|libraries|plans]...
 
-Two sets are written, so that what changes often travels alone:
+Three sets are written, so that what changes often travels alone, and plans only where they are wanted:
   work       test binaries, dist/ (libbei.so, bei, TensorRT's shims), testdata/, bench/ and run_tests.py
   libraries  TensorRT-RTX, ONNX Runtime with its CUDA provider, and the model all-MiniLM-L6-v2
+  plans      TensorRT-RTX's plans of all cases in all precisions (minutes); the tests build what they miss
 Each is a tar.gz in numbered folders below --output: one, or with --piece as many as keep each at most that large. Bring the
 folders over in any order and run `sh NN/put [DIR]` (default DIR: $BEI_GPU or /tmp/bei-gpu) in each; the last of a set unpacks it.
 Then `python3 DIR/run_tests.py` runs the tests.
@@ -15,6 +16,7 @@ both. The test binaries are built here, with Go. Needs Python 3.9.
 """
 
 import argparse
+import contextlib
 import gzip
 import hashlib
 import json
@@ -39,6 +41,8 @@ LIBRARIES = [".deps/tensorrt/lib", ".deps/gpu/onnxruntime", ".deps/onnxruntime",
 # Where libbei.so looks for libraries beside itself.
 LINKS = {"dist/tensorrt": "../.deps/tensorrt/lib", "dist/onnxruntime-gpu": "../.deps/gpu/onnxruntime",
          "dist/libonnxruntime.so.1": "../.deps/onnxruntime/libonnxruntime.so.1"}
+SETS = ["work", "libraries", "plans"]
+PROGRESS_SECONDS = 10
 PUT_BYTES = 4096  # room in a piece for its script, and more
 PART = ".part-"  # scratch folders in the output
 MTIME = 946684800  # of every member, so that the same content gives the same archive
@@ -138,24 +142,22 @@ def tracked(paths):
     return [path for path in done.stdout.split("\0") if path and os.path.isfile(os.path.join(ROOT, path))]
 
 
-def build_tests(scratch):
-    """Build the test binaries; {name in the archive: path}."""
-    files = {}
-    environment = {"CGO_CFLAGS": "-g -O2 -Wno-deprecated-declarations", **os.environ}  # as the Makefile has it
-    for name, folder in TESTS.items():
-        path = os.path.join(scratch, name + ".test")
-        say(f"go test -c ./{folder}")
-        subprocess.run([*shlex.split(os.environ.get("GO", "go")), "test", "-c", "-trimpath", "-ldflags=-s -w", "-o", path, "./" + folder],
+def build_test(name, scratch):
+    """Build a test binary, unless it is there; its path."""
+    path = os.path.join(scratch, name + ".test")
+    if not os.path.exists(path):
+        say(f"go test -c ./{TESTS[name]}")
+        environment = {"CGO_CFLAGS": "-g -O2 -Wno-deprecated-declarations", **os.environ}  # as the Makefile has it
+        subprocess.run([*shlex.split(os.environ.get("GO", "go")), "test", "-c", "-trimpath", "-ldflags=-s -w", "-o", path, "./" + TESTS[name]],
                        cwd=ROOT, env=environment, check=True)
-        files[f"tests/{name}.test"] = path
-    return files
+    return path
 
 
 def work_files(scratch):
     files = {path: os.path.join(ROOT, path) for path in tracked(TRACKED)}
     for path in WORK + [path for path in ["dist/libbei_trt_10.so"] if os.path.exists(os.path.join(ROOT, path))]:
         files.update({name: os.path.join(ROOT, name) for name in files_below(ROOT, path)})
-    files.update(build_tests(scratch))
+    files.update({f"tests/{name}.test": build_test(name, scratch) for name in TESTS})
     files["run_tests.py"] = os.path.join(ROOT, "scripts", "run_tests.py")
     files["tests/tests.json"] = os.path.join(scratch, "tests.json")
     with open(files["tests/tests.json"], "w", encoding="utf-8") as file:
@@ -173,12 +175,42 @@ def library_files():
     return {name: os.path.join(ROOT, name) for path in LIBRARIES for name in files_below(ROOT, path) if name not in WORK}
 
 
+def plan_files(scratch):
+    """Build the plans of the tests that need a GPU, in a process for each CPU; {name in the archive: path}."""
+    binary, folder, count = build_test("trt", scratch), os.path.join(scratch, "plans"), os.cpu_count() or 1
+    os.makedirs(folder)
+    variables = {**os.environ, "BEI_ROOT": ROOT, "BEI_TRT_SHIM_DIR": os.path.join(ROOT, "dist"), "BEI_TEST_PLANS": folder,
+                 "BEI_TENSORRT_LIB": os.path.join(ROOT, ".deps", "tensorrt", "lib", "libtensorrt_rtx.so.1"),
+                 "BEI_ONNXRUNTIME_CPU_LIB": os.path.join(ROOT, ".deps", "onnxruntime", "libonnxruntime.so.1")}
+    variables.pop("BEI_GPU_TESTS", None)
+    with contextlib.ExitStack() as stack:
+        builders = []
+        for part in range(count):
+            log = stack.enter_context(open(os.path.join(scratch, f"plans-{part}.log"), "w+", encoding="utf-8", errors="replace"))
+            builder = subprocess.Popen([binary, "-test.run=^TestPrebuild$", "-test.timeout=0"], cwd=os.path.join(ROOT, TESTS["trt"]),
+                                       env={**variables, "BEI_TEST_PART": f"{part}/{count}"}, stdout=log, stderr=subprocess.STDOUT)
+            builders.append((builder, log))
+            stack.callback(builder.wait)
+            stack.callback(builder.kill)  # where another fails, or Ctrl-C
+        for builder, log in builders:
+            while True:
+                try:
+                    status = builder.wait(PROGRESS_SECONDS)
+                    break
+                except subprocess.TimeoutExpired:
+                    say(f"building plans: {sum(name.endswith('.plan') for name in os.listdir(folder))} so far")
+            if status != 0:
+                log.seek(0)
+                raise PackError("the plans could not be built:\n" + "".join(log.readlines()[-20:]))
+    return {f"plans/{name}": os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".plan")}
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--output", default=os.path.join(ROOT, "dist", "gpu"),
                         help="folder of the packs, emptied first (default: dist/gpu)")
     parser.add_argument("--piece", type=int, metavar="MIB", help="cut into pieces of at most so many MiB (default: one for each set)")
-    parser.add_argument("--only", choices=["work", "libraries"], help="pack this set only")
+    parser.add_argument("--only", choices=SETS, action="append", help="pack this set only, or these: it may be repeated")
     parser.add_argument("--level", type=int, default=6, choices=range(1, 10), metavar="1-9", help="compression (default: 6)")
     options = parser.parse_args()
     if options.piece is not None and options.piece < 1:
@@ -208,11 +240,12 @@ def pack(options):
     piece = options.piece and options.piece << 20
     number = 0
     with tempfile.TemporaryDirectory(dir=output, prefix=PART) as scratch:
-        for name in ["work", "libraries"]:
-            if options.only not in (None, name):
+        collect = {"work": lambda: work_files(scratch), "libraries": library_files, "plans": lambda: plan_files(scratch)}
+        for name in SETS:
+            if options.only and name not in options.only:
                 continue
             archive = os.path.join(scratch, "archive")
-            files, links = (work_files(scratch), LINKS) if name == "work" else (library_files(), {})
+            files, links = collect[name](), LINKS if name == "work" else {}
             say(f"packing {name}: {len(files)} files, {sum(os.path.getsize(path) for path in files.values()) / 1e6:.0f} MB")
             write_archive(archive, files, links, options.level)
             folders = write_pieces(archive, name, output, number, piece)

@@ -115,6 +115,19 @@ class PackTest(unittest.TestCase):
         with mock.patch.object(pack_gpu, "ROOT", self.folder), mock.patch.object(pack_gpu, "LIBRARIES", [os.path.dirname(theirs)]):
             self.assertEqual(list(pack_gpu.library_files()), [theirs])
 
+    def test_plans_are_built_in_parts(self):
+        test = self.write("in/test", b'#!/bin/sh\necho "$BEI_TEST_PART" > "$BEI_TEST_PLANS/${BEI_TEST_PART%/*}.plan"; touch "$BEI_TEST_PLANS/x.lock"\n', 0o755)
+        with mock.patch.object(pack_gpu, "build_test", return_value=test), mock.patch("os.cpu_count", return_value=2):
+            files = pack_gpu.plan_files(self.path("in"))
+        self.assertEqual(sorted(files), ["plans/0.plan", "plans/1.plan"])
+        with open(files["plans/1.plan"], encoding="utf-8") as file:
+            self.assertEqual(file.read(), "1/2\n")
+
+    def test_plans_that_fail_say_why(self):
+        test = self.write("in/test", b"#!/bin/sh\necho no library\nexit 1\n", 0o755)
+        with mock.patch.object(pack_gpu, "build_test", return_value=test), self.assertRaisesRegex(pack_gpu.PackError, "no library"):
+            pack_gpu.plan_files(self.path("in"))
+
     def test_missing_files_name_the_fix(self):
         for path in ("no-such", "empty"):
             os.makedirs(self.path("empty"), exist_ok=True)

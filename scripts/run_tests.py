@@ -10,7 +10,7 @@ a part of the models. Those of ALONE, which measure time or memory or need sever
 with all GPUs; the others are dealt among the GPUs, of which each sees one, unless CUDA_VISIBLE_DEVICES is set. The variables
 BEI_GPU_TESTS (the number of GPUs that a process sees), NVIDIA_TF32_OVERRIDE=0, BEI_ROOT, BEI_DIST, BEI_TRT_SHIM_DIR,
 BEI_TENSORRT_LIB, BEI_ONNXRUNTIME_CPU_LIB and LD_LIBRARY_PATH are set, the last with the folders of CUDA and cuDNN
-beside this Python's torch; values that are set already win. The results go to --json (default: results.json beside this file), which is
+beside this Python's torch, and BEI_TEST_PLANS where plans were packed; values that are set already win. The results go to --json (default: results.json beside this file), which is
 written anew as each process ends, also before a signal (SIGINT, SIGTERM, SIGHUP) ends this one and the tests that run:
 
     {"seconds": .., "counts": {"pass": ..}, "tests": [{"binary", "name", "status", "seconds", "output"}, ...]}
@@ -146,6 +146,9 @@ def environment(given, gpu):
         "BEI_ONNXRUNTIME_CPU_LIB": os.path.join(HERE, ".deps", "onnxruntime", "libonnxruntime.so.1"),
         "BEI_TENSORRT_LIB": os.path.join(HERE, ".deps", "tensorrt", "lib", "libtensorrt_rtx.so.1"),
     }
+    plans = os.path.join(HERE, "plans")
+    if os.path.isdir(plans):
+        variables["BEI_TEST_PLANS"] = plans
     if gpu:
         variables["BEI_GPU_TESTS"] = str(max(len(machine()), 1))
         variables["NVIDIA_TF32_OVERRIDE"] = "0"  # float32 means float32: TensorRT-RTX multiplies in TF32 otherwise

@@ -28,6 +28,9 @@ func needGPU(t *testing.T, devices int) {
 	}
 }
 
+// plansVariable names the environment variable with a folder of plans for the tests on a GPU. TestPrebuild fills it, without one.
+const plansVariable = "BEI_TEST_PLANS"
+
 // gpuOptions are for small models: few shapes, so that warming up takes little.
 func gpuOptions(t *testing.T, precision string, limits engine.Limits) Options {
 	if limits.MaxTokens == 0 {
@@ -36,7 +39,11 @@ func gpuOptions(t *testing.T, precision string, limits engine.Limits) Options {
 	if limits.MaxSequences == 0 {
 		limits.MaxSequences = 20
 	}
-	return Options{Precision: precision, Slots: 1, Limits: limits, Cache: t.TempDir(), Logger: func(s nvinfer.Severity, m string) {
+	plans := os.Getenv(plansVariable)
+	if plans == "" {
+		plans = t.TempDir()
+	}
+	return Options{Precision: precision, Slots: 1, Limits: limits, Cache: plans, Logger: func(s nvinfer.Severity, m string) {
 		if s <= nvinfer.Warning {
 			t.Log(s, m)
 		}
@@ -57,6 +64,30 @@ func calibrated(t *testing.T, m *arch.Model, w *weights.Set, sequences []suite.S
 	scales, err := calibration.New(w.Fingerprint(), len(sequences), tokens, calibration.Keys(m), amax)
 	require.NoError(t, err)
 	return scales
+}
+
+// TestPrebuild builds the plans of TestGPU and TestGPUFloat8, but for the real MiniLM's, which are as large as its weights.
+func TestPrebuild(t *testing.T) {
+	if os.Getenv(plansVariable) == "" || suite.GPUs() > 0 {
+		t.Skip("fills the folder " + plansVariable + ", where that is set, for a machine with a GPU")
+	}
+	lib, err := openLibrary(LibraryOptions{})
+	require.NoError(t, err)
+	for _, c := range suite.Every(t) {
+		for _, precision := range []string{"float32", "float16", "bfloat16", "float8"} {
+			o := gpuOptions(t, precision, engine.Limits{})
+			if precision == "float8" {
+				o.Scales = calibrated(t, c.Model, c.Weights, c.Sequences)
+			}
+			o, err := o.withDefaults(c.Model, storedType(c.Model, c.Weights))
+			require.NoError(t, err)
+			b := newBuilder(library{lib}, lib, c.Model, c.Weights, o)
+			require.NoError(t, b.identify(t.Context(), nvinfer.Device{})) // TensorRT-RTX's plans are for every GPU
+			p, err := b.plan(t.Context())
+			require.NoError(t, err)
+			require.True(t, p.kept)
+		}
+	}
 }
 
 // TestGPU holds every case to the truth in every precision.

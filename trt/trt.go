@@ -157,11 +157,7 @@ func storedType(m *arch.Model, w *weights.Set) weights.DType {
 	return t.DType
 }
 
-func open(ctx context.Context, d driver, lib *nvinfer.Library, m *arch.Model, w *weights.Set, o Options) (engine.Engine, error) {
-	devices, err := pickDevices(d, o.Devices, o.Precision)
-	if err != nil {
-		return nil, err
-	}
+func newBuilder(d driver, lib *nvinfer.Library, m *arch.Model, w *weights.Set, o Options) *builder {
 	b := &builder{driver: d, library: lib, weights: w, cache: cache{o.Cache, o.CacheBytes}, log: o.Logger, design: design{
 		model: m, precision: o.Precision, limits: o.Limits, form: formOf(lib.Features),
 	}}
@@ -175,6 +171,15 @@ func open(ctx context.Context, d driver, lib *nvinfer.Library, m *arch.Model, w 
 		}
 		b.scales = o.Scales
 	}
+	return b
+}
+
+func open(ctx context.Context, d driver, lib *nvinfer.Library, m *arch.Model, w *weights.Set, o Options) (engine.Engine, error) {
+	devices, err := pickDevices(d, o.Devices, o.Precision)
+	if err != nil {
+		return nil, err
+	}
+	b := newBuilder(d, lib, m, w, o)
 	if err := b.identify(ctx, devices[0]); err != nil {
 		return nil, err
 	}
