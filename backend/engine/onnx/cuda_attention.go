@@ -248,7 +248,7 @@ func (c *cudaOperators) paged(x rows, a *arch.Attention) (rows, error) {
 	}
 	cache := func(kind string) string {
 		return c.shared(fmt.Sprint(kind, a.KVHeads, " ", a.HeadDim), func() string {
-			shape := g.input(cacheShape(a.KVHeads, a.HeadDim), ort.Int64, dim{size: 4})
+			shape := g.shapeInput(fmt.Sprintf("cache_%d_%d", a.KVHeads, a.HeadDim), pages, pageSize, dim{size: a.KVHeads}, dim{size: a.HeadDim})
 			return g.op("", "Expand", []string{l.b.scalar(0), shape})
 		})
 	}
@@ -261,8 +261,9 @@ func (c *cudaOperators) paged(x rows, a *arch.Attention) (rows, error) {
 		if h, err = c.split(x, a, to); err != nil {
 			return x, err
 		}
-		h.k.name = c.shared(fmt.Sprint("unread rows of ", a.KVHeads*a.HeadDim), func() string {
-			return g.op("", "Expand", []string{l.b.scalar(0), g.input(rowsShape(a.KVHeads*a.HeadDim), ort.Int64, dim{size: 2})})
+		width := a.KVHeads * a.HeadDim
+		h.k.name = c.shared(fmt.Sprint("unread rows of ", width), func() string {
+			return g.op("", "Expand", []string{l.b.scalar(0), g.shapeInput(fmt.Sprint("rows_", width), tokens, dim{size: width})})
 		})
 		h.v = h.k
 	} else {

@@ -89,7 +89,7 @@ type captured struct {
 // lay is lay for a batch that was filled up to the bucket: what differs between such batches has its greatest size.
 func (k bucket) lay(filled *engine.Batch, g *deviceGraph) *layout {
 	l := lay(filled, g)
-	l.pages = k.tokens/l.block + k.sequences
+	l.sizes[pages.name] = k.tokens/l.block + k.sequences
 	l.sizes[longest.name], l.sizes["blocks"] = k.longest, (k.longest+l.block-1)/l.block
 	return l
 }

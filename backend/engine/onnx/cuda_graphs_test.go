@@ -75,7 +75,7 @@ func TestBuckets(t *testing.T) {
 			g := &deviceGraph{block: 16, align: 1, positions: 514}
 			require.NoError(t, g.check(filled))
 			laid := c.lay(filled, g)
-			require.GreaterOrEqual(t, laid.pages, blocks)
+			require.GreaterOrEqual(t, laid.sizes[pages.name], blocks)
 			// Where keys are written is where they are read.
 			slots, table := make([]int32, filled.Tokens()), make([]int32, filled.Sequences()*laid.sizes["blocks"])
 			laid.writeRows(cacheSlots, slots)
@@ -84,7 +84,7 @@ func TestBuckets(t *testing.T) {
 				for k := range length {
 					page := int(table[i*laid.sizes["blocks"]+k/g.block])
 					require.Equal(t, page*g.block+k%g.block, int(slots[start+k]))
-					require.Less(t, page, laid.pages)
+					require.Less(t, page, laid.sizes[pages.name])
 				}
 			})
 		}

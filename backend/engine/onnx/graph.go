@@ -49,10 +49,19 @@ func newGraph(dtype ort.DataType, opsets ...opset) *graph {
 
 // input declares an input of every run, once.
 func (g *graph) input(name string, dtype ort.DataType, dims ...dim) string {
-	if !slices.ContainsFunc(g.inputs, func(v value) bool { return v.name == name }) {
-		g.inputs = append(g.inputs, value{name, dtype, dims})
+	return g.declare(value{name: name, dtype: dtype, dims: dims})
+}
+
+// shapeInput declares an input that is a shape.
+func (g *graph) shapeInput(name string, shape ...dim) string {
+	return g.declare(value{name, ort.Int64, []dim{{size: len(shape)}}, shape})
+}
+
+func (g *graph) declare(input value) string {
+	if !slices.ContainsFunc(g.inputs, func(v value) bool { return v.name == input.name }) {
+		g.inputs = append(g.inputs, input)
 	}
-	return name
+	return input.name
 }
 
 // packedInputs declares those of ort.Packed.
@@ -68,7 +77,7 @@ func (g *graph) packedInputs() {
 func (g *graph) value(dtype ort.DataType, dims ...dim) string {
 	name := fmt.Sprintf("v%d", g.named)
 	g.named++
-	g.values = append(g.values, value{name, dtype, dims})
+	g.values = append(g.values, value{name: name, dtype: dtype, dims: dims})
 	return name
 }
 
@@ -142,5 +151,5 @@ func (g *graph) output(r rows, name string) {
 		}
 	}
 	g.values = slices.DeleteFunc(g.values, func(v value) bool { return v.name == r.name })
-	g.outputs = append(g.outputs, value{name, ort.Float32, []dim{r.count, {size: r.width}}})
+	g.outputs = append(g.outputs, value{name: name, dtype: ort.Float32, dims: []dim{r.count, {size: r.width}}})
 }

@@ -1,19 +1,19 @@
 package onnx
 
 import (
-	"fmt"
 	"slices"
 	"unsafe"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine"
-	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/ort"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
 // More sizes that differ from run to run. Sequences without tokens are none for attention: the others are "filled".
 var (
-	filled  = dim{name: "filled"}
-	longest = dim{name: "longest"}
+	filled   = dim{name: "filled"}
+	longest  = dim{name: "longest"}
+	pages    = dim{name: "pages"} // of all sequences
+	pageSize = dim{name: "page_size"}
 )
 
 // Names of inputs that the host computes for graphs on CUDA, with what they hold. Padded rows are [filled, longest].
@@ -32,15 +32,10 @@ const (
 	attentionMetadata = "attention_metadata" // bounds of lengths
 )
 
-// cacheShape is the shape of a cache of pages for heads of that kind, rowsShape that of rows of a width.
-func cacheShape(kvHeads, headDim int) string { return fmt.Sprintf("cache_%d_%d", kvHeads, headDim) }
-func rowsShape(width int) string             { return fmt.Sprintf("rows_%d", width) }
-
 // layout is how the rows of one batch lie.
 type layout struct {
 	*engine.Batch
 	block int // rows of a page
-	pages int // of all sequences
 	sizes map[string]int
 }
 
@@ -70,19 +65,20 @@ func (g *deviceGraph) check(b *engine.Batch) error {
 // lay counts the rows of a batch that check has nothing against.
 func lay(b *engine.Batch, g *deviceGraph) *layout {
 	l := &layout{Batch: b, block: max(g.block, 1)}
-	n, most := 0, 0
+	n, most, used := 0, 0, 0 // sequences, tokens, pages
 	for i, end := range b.CuSeqLens[1:] {
 		length := int(end - b.CuSeqLens[i])
 		if length > 0 {
 			n++
 		}
 		most = max(most, length)
-		l.pages += (length + l.block - 1) / l.block
+		used += (length + l.block - 1) / l.block
 	}
 	most = (most + g.align - 1) / g.align * g.align
 	l.sizes = map[string]int{
 		tokens.name: b.Tokens(), sequences.name: b.Sequences(), "sequences_plus_one": b.Sequences() + 1,
 		filled.name: n, "filled_plus_one": n + 1, longest.name: most, "blocks": (most + l.block - 1) / l.block,
+		pages.name: used, pageSize.name: l.block,
 	}
 	return l
 }
@@ -91,12 +87,16 @@ func lay(b *engine.Batch, g *deviceGraph) *layout {
 func (l *layout) dims(v value) []int {
 	dims := make([]int, len(v.dims))
 	for i, d := range v.dims {
-		dims[i] = d.size
-		if d.name != "" {
-			dims[i] = l.sizes[d.name]
-		}
+		dims[i] = l.size(d)
 	}
 	return dims
+}
+
+func (l *layout) size(d dim) int {
+	if d.name != "" {
+		return l.sizes[d.name]
+	}
+	return d.size
 }
 
 func view[T any](memory []byte) []T {
@@ -106,17 +106,12 @@ func view[T any](memory []byte) []T {
 
 // write fills the memory of an input.
 func (l *layout) write(v value, memory []byte) {
-	switch v.dtype {
-	case ort.Int64: // a shape, whose name cacheShape or rowsShape has made
-		dst := view[int64](memory)
-		if dst[0] = int64(l.Tokens()); len(dst) == 2 {
-			_, _ = fmt.Sscanf(v.name, "rows_%d", &dst[1])
-			break
-		}
-		dst[0], dst[1] = int64(l.pages), int64(l.block)
-		_, _ = fmt.Sscanf(v.name, "cache_%d_%d", &dst[2], &dst[3])
-	default:
+	if v.shape == nil {
 		l.writeRows(v.name, view[int32](memory))
+		return
+	}
+	for i, d := range v.shape {
+		view[int64](memory)[i] = int64(l.size(d))
 	}
 }
 

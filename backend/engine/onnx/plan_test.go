@@ -49,7 +49,7 @@ func TestPlan(t *testing.T) {
 		noSlots:           {[]dim{tokens}, []int32{-1, -1, -1, -1, -1, -1, -1, -1, -1}},
 		attentionMetadata: {[]dim{{size: 3}}, []int32{5, 5, 5}},
 	} {
-		v := value{name, ort.Int32, c.dims}
+		v := value{name: name, dtype: ort.Int32, dims: c.dims}
 		bytes, _ := alignedBytes(v.dtype, l.dims(v))
 		memory := make([]byte, bytes)
 		for i := range memory {
@@ -58,11 +58,10 @@ func TestPlan(t *testing.T) {
 		l.write(v, memory)
 		require.Equal(t, c.want, view[int32](memory), name)
 	}
-	shape := value{cacheShape(7, 16), ort.Int64, []dim{{size: 4}}}
 	memory := make([]byte, 32)
-	l.write(shape, memory)
+	l.write(value{"cache", ort.Int64, []dim{{size: 4}}, []dim{pages, pageSize, {size: 7}, {size: 16}}}, memory)
 	require.Equal(t, []int64{6, 2, 7, 16}, view[int64](memory))
-	l.write(value{rowsShape(24), ort.Int64, []dim{{size: 2}}}, memory[:16])
+	l.write(value{"rows", ort.Int64, []dim{{size: 2}}, []dim{tokens, {size: 24}}}, memory[:16])
 	require.Equal(t, []int64{9, 24}, view[int64](memory[:16]))
 	g, b = &deviceGraph{align: 8}, batchOf(0, 3, 9)
 	require.NoError(t, g.check(b))

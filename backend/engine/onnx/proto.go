@@ -126,6 +126,7 @@ type value struct {
 	name  string
 	dtype ort.DataType
 	dims  []dim
+	shape []dim // of an input that is a shape: what it says
 }
 
 func (v value) encode() []byte {

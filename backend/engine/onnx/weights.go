@@ -240,7 +240,7 @@ func (b *binder) table(t arch.Tensor) (name string, dtype ort.DataType, err erro
 	for i, n := range t.Shape {
 		dims[i], shape[i] = int64(n), dim{size: n}
 	}
-	b.g.inputs = append(b.g.inputs, value{name, dtype, shape})
+	b.g.inputs = append(b.g.inputs, value{name: name, dtype: dtype, dims: shape})
 	b.bound[name] = name
 	return name, dtype, b.session.Bind(name, dtype, dims, stored.Bytes())
 }
