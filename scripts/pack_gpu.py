@@ -29,6 +29,8 @@ import sys
 import tarfile
 import tempfile
 
+import run_tests
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Name of a test binary -> its package's folder.
 TESTS = {"trt": "trt", "onnx": "backend/engine/onnx", "backend": "backend"}
@@ -179,10 +181,9 @@ def plan_files(scratch):
     """Build the plans of the tests that need a GPU, in a process for each CPU; {name in the archive: path}."""
     binary, folder, count = build_test("trt", scratch), os.path.join(scratch, "plans"), os.cpu_count() or 1
     os.makedirs(folder)
-    variables = {**os.environ, "BEI_ROOT": ROOT, "BEI_TRT_SHIM_DIR": os.path.join(ROOT, "dist"), "BEI_TEST_PLANS": folder,
-                 "BEI_TENSORRT_LIB": os.path.join(ROOT, ".deps", "tensorrt", "lib", "libtensorrt_rtx.so.1"),
-                 "BEI_ONNXRUNTIME_CPU_LIB": os.path.join(ROOT, ".deps", "onnxruntime", "libonnxruntime.so.1")}
-    variables.pop("BEI_GPU_TESTS", None)
+    # Only what lies here: of another library's plans the tests have no use.
+    given = {name: value for name, value in os.environ.items() if not name.startswith("BEI_")}
+    variables = run_tests.environment({**given, "BEI_TEST_PLANS": folder}, gpu=False, root=ROOT)
     with contextlib.ExitStack() as stack:
         builders = []
         for part in range(count):

@@ -10,8 +10,9 @@ a part of the models. Those of ALONE, which measure time or memory or need sever
 with all GPUs; the others are dealt among the GPUs, of which each sees one, unless CUDA_VISIBLE_DEVICES is set. The variables
 BEI_GPU_TESTS (the number of GPUs that a process sees), NVIDIA_TF32_OVERRIDE=0, BEI_ROOT, BEI_DIST, BEI_TRT_SHIM_DIR,
 BEI_TENSORRT_LIB, BEI_ONNXRUNTIME_CPU_LIB and LD_LIBRARY_PATH are set, the last with the folders of CUDA and cuDNN
-beside this Python's torch, and BEI_TEST_PLANS where plans were packed; values that are set already win. The results go to --json (default: results.json beside this file), which is
-written anew as each process ends, also before a signal (SIGINT, SIGTERM, SIGHUP) ends this one and the tests that run:
+beside this Python's torch, and BEI_TEST_PLANS where plans were packed; values that are set already win. The results go to --json
+(default: results.json beside this file), which is written anew as each process ends, also before a signal (SIGINT, SIGTERM, SIGHUP) ends
+this one and the tests that run:
 
     {"seconds": .., "counts": {"pass": ..}, "tests": [{"binary", "name", "status", "seconds", "output"}, ...]}
 
@@ -138,15 +139,15 @@ def library_folders(site_packages):
     return found
 
 
-def environment(given, gpu):
-    """The variables for the tests."""
-    dist = os.path.join(HERE, "dist")
+def environment(given, gpu, root=HERE):
+    """The variables for the tests, whose files lie below root."""
+    dist = os.path.join(root, "dist")
     variables = {
-        "BEI_ROOT": HERE, "BEI_DIST": dist, "BEI_TRT_SHIM_DIR": dist,
-        "BEI_ONNXRUNTIME_CPU_LIB": os.path.join(HERE, ".deps", "onnxruntime", "libonnxruntime.so.1"),
-        "BEI_TENSORRT_LIB": os.path.join(HERE, ".deps", "tensorrt", "lib", "libtensorrt_rtx.so.1"),
+        "BEI_ROOT": root, "BEI_DIST": dist, "BEI_TRT_SHIM_DIR": dist,
+        "BEI_ONNXRUNTIME_CPU_LIB": os.path.join(root, ".deps", "onnxruntime", "libonnxruntime.so.1"),
+        "BEI_TENSORRT_LIB": os.path.join(root, ".deps", "tensorrt", "lib", "libtensorrt_rtx.so.1"),
     }
-    plans = os.path.join(HERE, "plans")
+    plans = os.path.join(root, "plans")
     if os.path.isdir(plans):
         variables["BEI_TEST_PLANS"] = plans
     if gpu:
