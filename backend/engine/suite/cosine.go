@@ -13,17 +13,22 @@ import (
 // vectors, a sequence's rows joined. It says what that is, and of an engine in bfloat16 what transformers itself comes to in bfloat16, where that is
 // known. Less than least is an error, and so is an engine in bfloat16 that is worse than transformers.
 func VerifyCosine(e engine.Engine, c *Case, least float64) (string, error) {
+	single, err := alone(e, c)
+	if err != nil {
+		return "", err
+	}
+	return c.verifyCosine(e, single, least)
+}
+
+// verifyCosine is VerifyCosine with what each sequence has given alone.
+func (c *Case) verifyCosine(e engine.Engine, single []Result, least float64) (string, error) {
 	got := 1.0
-	for i := range c.Sequences {
+	for i, r := range single {
 		q := &c.Sequences[i]
-		results, err := Compute(context.Background(), e.Slots()[0], e.Info(), []Sequence{*q}, e.Info().Outputs)
-		if err != nil {
-			return "", err
-		}
 		for _, pair := range []struct {
 			got  []float32
 			want []float64
-		}{{results[0].Pooled, q.Pooled}, {results[0].TokenVectors, q.TokenVectors}, {results[0].Sparse, q.Sparse}} {
+		}{{r.Pooled, q.Pooled}, {r.TokenVectors, q.TokenVectors}, {r.Sparse, q.Sparse}} {
 			switch {
 			case len(pair.want) < 2: // not known, or a logit, which has no direction
 			case len(pair.got) != len(pair.want):

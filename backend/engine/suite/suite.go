@@ -48,10 +48,12 @@ func Run(t *testing.T, open Opener, cases []Case, bounds Bounds) {
 		c := &cases[i]
 		t.Run(c.Name, func(t *testing.T) {
 			e := open(t, c.Model, c.Weights, engine.Limits{})
-			assert.NoError(t, Verify(e, c, bounds)) // the cosine is printed, too
-			text, err := VerifyCosine(e, c, bounds.MinCosine)
+			single, err := alone(e, c)
+			require.NoError(t, err)
+			text, err := c.verifyCosine(e, single, bounds.MinCosine)
 			assert.NoError(t, err, text)
 			t.Log(text)
+			assert.NoError(t, c.verify(e, single, bounds))
 			require.NoError(t, e.Close())
 		})
 	}
@@ -61,9 +63,36 @@ func Run(t *testing.T, open Opener, cases []Case, bounds Bounds) {
 	})
 }
 
-// Verify runs a case in batches as large as the engine takes, then each sequence alone, and compares with what it must give.
+// Verify runs each sequence of a case alone, then all in batches as large as the engine takes, and compares with what they must give.
 func Verify(e engine.Engine, c *Case, bounds Bounds) error {
-	var batches, alone [][]int
+	single, err := alone(e, c)
+	if err != nil {
+		return err
+	}
+	return c.verify(e, single, bounds)
+}
+
+// alone runs each sequence of a case alone.
+func alone(e engine.Engine, c *Case) ([]Result, error) {
+	var single []Result
+	for i := range c.Sequences {
+		results, err := Compute(context.Background(), e.Slots()[0], e.Info(), c.Sequences[i:i+1], e.Info().Outputs)
+		if err != nil {
+			return nil, err
+		}
+		single = append(single, results...)
+	}
+	return single, nil
+}
+
+// verify is Verify with what each sequence has given alone.
+func (c *Case) verify(e engine.Engine, single []Result, bounds Bounds) error {
+	for i := range single {
+		if err := c.compare(single[i:i+1], []int{i}, bounds); err != nil {
+			return err
+		}
+	}
+	var batches [][]int
 	limits, tokens, longest := e.Info().Limits, 0, 0
 	for i := range c.Sequences {
 		n, last := len(c.Sequences[i].IDs), len(batches)-1
@@ -73,21 +102,27 @@ func Verify(e engine.Engine, c *Case, bounds Bounds) error {
 			batches, tokens, longest = append(batches, nil), n, n
 		}
 		batches[len(batches)-1] = append(batches[len(batches)-1], i)
-		alone = append(alone, []int{i})
 	}
-	for _, order := range append(batches, alone...) {
-		picked := pick(c.Sequences, order)
-		results, err := Compute(context.Background(), e.Slots()[0], e.Info(), picked, e.Info().Outputs)
+	for _, order := range batches {
+		results, err := Compute(context.Background(), e.Slots()[0], e.Info(), pick(c.Sequences, order), e.Info().Outputs)
 		if err != nil {
 			return err
 		}
-		for i, r := range results {
-			if c.Normalize {
-				normalise(r.Pooled)
-			}
-			if err := r.matches(&picked[i], bounds); err != nil {
-				return fmt.Errorf("sequence %d of %d: %w", order[i], len(order), err)
-			}
+		if err := c.compare(results, order, bounds); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// compare holds what a batch of sequences has given to what it must give.
+func (c *Case) compare(results []Result, order []int, bounds Bounds) error {
+	for i, r := range results {
+		if c.Normalize {
+			normalise(r.Pooled)
+		}
+		if err := r.matches(&c.Sequences[order[i]], bounds); err != nil {
+			return fmt.Errorf("sequence %d of %d: %w", order[i], len(order), err)
 		}
 	}
 	return nil
