@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"unsafe"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine/onnx/cuda"
@@ -201,13 +200,7 @@ func (s *Session) FreeHostMemory(memory []byte) {
 }
 
 // Runner runs sessions, one run at a time.
-type Runner struct {
-	c *C.bei_ort_run
-
-	mu         sync.Mutex // guards what follows
-	running    bool       // a run is in progress: terminate concerns it
-	terminated bool       // the run was told to end
-}
+type Runner struct{ c *C.bei_ort_run }
 
 // NewRunner makes a Runner.
 func NewRunner() (*Runner, error) {
@@ -219,25 +212,6 @@ func NewRunner() (*Runner, error) {
 func (r *Runner) Close() {
 	C.bei_ort_run_free(r.c)
 	r.c = nil
-}
-
-func (r *Runner) terminate() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.running {
-		r.terminated = true
-		C.bei_ort_run_terminate(r.c)
-	}
-}
-
-func (r *Runner) set(running bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.running = running
-	if r.terminated {
-		r.terminated = false
-		C.bei_ort_run_reset(r.c)
-	}
 }
 
 // Packed is the input of a run and the memory for its outputs.
@@ -279,11 +253,11 @@ func (r *Runner) watched(ctx context.Context, run func() *C.char) error {
 		return ended(ctx)
 	}
 	if ctx.Done() != nil {
-		r.set(true)
-		stop := context.AfterFunc(ctx, r.terminate)
+		off := onEnd(ctx, func() { C.bei_ort_run_terminate(r.c) })
 		defer func() {
-			stop()
-			r.set(false)
+			if off() {
+				C.bei_ort_run_reset(r.c)
+			}
 		}()
 	}
 	err := check(status.Inference, "run", run())
@@ -291,6 +265,23 @@ func (r *Runner) watched(ctx context.Context, run func() *C.char) error {
 		return ended(ctx)
 	}
 	return err
+}
+
+// onEnd calls f on a goroutine of its own when ctx ends. off calls that off and reports whether f was called, and then f has
+// returned. (What context.AfterFunc returns does not wait: f could come later, and end the run of another call.)
+func onEnd(ctx context.Context, f func()) (off func() bool) {
+	returned := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(returned)
+		f()
+	})
+	return func() bool {
+		if stop() {
+			return false
+		}
+		<-returned
+		return true
+	}
 }
 
 func ids(s []int32) *C.int32_t { return (*C.int32_t)(unsafe.SliceData(s)) }
