@@ -2,7 +2,6 @@ package backend
 
 import (
 	"context"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -15,7 +14,9 @@ import (
 
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/engine/mock"
+	"github.com/basetenlabs/bei-runtime/backend/pipeline"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
@@ -49,24 +50,27 @@ func TestDimensionsAndNormalize(t *testing.T) {
 	}
 }
 
-func TestNormalizeInto(t *testing.T) {
-	dst := make([]float32, 3)
-	for _, src := range [][]float32{{3, 0, 4}, {1e38, 3e38, 2e38}, {1e-45, 0, 1e-44}, {-1, 1e-30, 1e30}} {
-		require.False(t, zeros(src))
-		normalizeInto(dst, src)
-		requireClose(t, normalized(src, 3), dst, 1e-7)
+func TestZerosAreNotNormalised(t *testing.T) {
+	b := openMock(t, nil)
+	deliver := func(o CallOptions, pooled []float32) ([]float32, error) {
+		rows := []float32{-1, -1, -1, -1, -1, -1, -1, -1}
+		r, err := b.newResults(Output{Rows: rows}, o, engine.Pooled)
+		require.NoError(t, err)
+		require.NoError(t, r.prepareStatus(1))
+		return rows, r.deliver(0, itemRows{Rows: pipeline.Rows{Pooled: pooled}})
 	}
-	require.True(t, zeros([]float32{0, 0, 0}))
-}
+	untouched, err := deliver(CallOptions{Normalize: On}, make([]float32, 8))
+	requireCode(t, status.NonFinite, err, "item 0: a vector of zeros cannot be normalised")
+	require.Equal(t, []float32{-1, -1, -1, -1, -1, -1, -1, -1}, untouched)
+	_, err = deliver(CallOptions{Normalize: On, Dimensions: 4}, []float32{0, 0, 0, 0, 1, 0, 0, 0})
+	requireCode(t, status.NonFinite, err, "item 0: a vector of zeros cannot be normalised")
 
-func TestFinite(t *testing.T) {
-	inf, nan := float32(math.Inf(1)), float32(math.NaN())
-	require.True(t, finite(nil))
-	require.True(t, finite([]float32{0, math.MaxFloat32, -math.MaxFloat32, math.SmallestNonzeroFloat32}))
-	for _, bad := range []float32{inf, -inf, nan} {
-		require.False(t, finite([]float32{1, bad, 2}))
-		require.False(t, finite([]float32{bad, -bad}))
-	}
+	rows, err := deliver(CallOptions{Normalize: On}, []float32{0, 0, 0, 0, 0, 0, 3, -4})
+	require.NoError(t, err)
+	require.Equal(t, []float32{0, 0, 0, 0, 0, 0, 0.6, -0.8}, rows)
+	rows, err = deliver(CallOptions{Normalize: Off}, make([]float32, 8))
+	require.NoError(t, err)
+	require.Equal(t, make([]float32, 8), rows)
 }
 
 func TestAllOutputsOfOneRun(t *testing.T) {

@@ -2,13 +2,13 @@ package backend
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"sync/atomic"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/pipeline"
 	"github.com/basetenlabs/bei-runtime/backend/status"
+	"github.com/basetenlabs/bei-runtime/backend/vectors"
 )
 
 // results writes the outcome of items into a call's Output: the part of a pipeline.Work that texts and batches share.
@@ -110,7 +110,7 @@ func (r *results) prepareStatus(n int) error {
 // deliver copies rows of item i out, cut and normalised, unless one is not finite.
 func (r *results) deliver(i int, rows itemRows) error {
 	switch {
-	case !finite(rows.Pooled) || !finite(rows.TokenVectors) || !finite(rows.Sparse):
+	case !vectors.Finite(rows.Pooled) || !vectors.Finite(rows.TokenVectors) || !vectors.Finite(rows.Sparse):
 		return nonFinite(i)
 	case r.normalize && rows.Pooled != nil && zeros(rows.Pooled[:r.width]):
 		return status.Errorf(status.NonFinite, "item %d: a vector of zeros cannot be normalised", i)
@@ -135,7 +135,7 @@ func (r *results) deliver(i int, rows itemRows) error {
 		if !r.normalize {
 			copy(dst, rows.Pooled)
 		} else {
-			normalizeInto(dst, rows.Pooled)
+			vectors.Normalize(dst, rows.Pooled)
 		}
 	}
 	r.status[i] = status.OK
@@ -195,30 +195,7 @@ func itemMessage(i int, msg string) string {
 	return name + ": " + msg
 }
 
-func finite(v []float32) bool {
-	// x - x is 0 for finite x and NaN otherwise, and NaN survives the sum.
-	var sum float32
-	for _, x := range v {
-		sum += x - x
-	}
-	return sum == 0
-}
-
 func zeros(v []float32) bool { return !slices.ContainsFunc(v, func(x float32) bool { return x != 0 }) }
-
-// normalizeInto writes the first len(dst) numbers of src, which are not all zero, scaled to length 1 as sentence-transformers does it,
-// but with the sum of squares in float64.
-func normalizeInto(dst, src []float32) {
-	src = src[:len(dst)]
-	var sum float64
-	for _, x := range src {
-		sum += float64(x) * float64(x)
-	}
-	scale := 1 / math.Sqrt(sum)
-	for i, x := range src {
-		dst[i] = float32(float64(x) * scale)
-	}
-}
 
 // sparseOf returns the non-zero columns of a row.
 func sparseOf(row []float32) (ids []uint32, values []float32) {

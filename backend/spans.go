@@ -11,6 +11,7 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/pipeline"
 	"github.com/basetenlabs/bei-runtime/backend/status"
+	"github.com/basetenlabs/bei-runtime/backend/vectors"
 )
 
 // Span is a part of a text in Unicode code points: [Start, End). bei_span.
@@ -175,7 +176,7 @@ func (w *spanWork) within(i int, span Span) placing {
 
 // Deliver is pipeline.Work's.
 func (w *spanWork) Deliver(i int, rows pipeline.Rows) error {
-	if !finite(rows.TokenVectors) {
+	if !vectors.Finite(rows.TokenVectors) {
 		return nonFinite(i)
 	}
 	columns := w.backend.tokenColumns()
@@ -190,7 +191,7 @@ func (w *spanWork) Deliver(i int, rows pipeline.Rows) error {
 		case zeros(pooled[:w.width]):
 			return status.Errorf(status.NonFinite, "item %d: the vector of span %d is zeros, which cannot be normalised", i, k)
 		default:
-			normalizeInto(dst, pooled)
+			vectors.Normalize(dst, pooled)
 		}
 	}
 	w.status[i] = status.OK

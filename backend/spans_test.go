@@ -13,6 +13,7 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/engine/mock"
 	"github.com/basetenlabs/bei-runtime/backend/status"
+	"github.com/basetenlabs/bei-runtime/backend/vectors"
 )
 
 // spanGolden is what golden.json has of parts of texts: [start, end, vector] of each.
@@ -104,7 +105,7 @@ func TestSpansOfTheWholeTextAndDimensions(t *testing.T) {
 	one := []uint32{0, 1}
 	require.NoError(t, b.EmbedSpans(background, text, []Span{{0, 19}}, one, CallOptions{Normalize: Off}, Output{Rows: whole}))
 	require.NoError(t, b.EmbedSpans(background, text, []Span{{0, 19}}, one, CallOptions{Dimensions: 5}, Output{Rows: short}))
-	normalizeInto(rows[:5], whole)
+	vectors.Normalize(rows[:5], whole)
 	require.InDeltaSlice(t, rows[:5], short, 1e-6)
 	var result Result
 	require.NoError(t, b.EmbedTexts(background, []Text{{Text: text[0].Text, Outputs: engine.TokenVectors}}, CallOptions{}, Output{Result: &result}))

@@ -8,6 +8,7 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/pipeline"
 	"github.com/basetenlabs/bei-runtime/backend/status"
+	"github.com/basetenlabs/bei-runtime/backend/vectors"
 )
 
 // itemRows are an item's outputs as callers get them. SparseIDs are the token ids of Sparse, ascending; nil: Sparse has the whole
@@ -74,7 +75,7 @@ func (r *results) split(i int, rows pipeline.Rows, want engine.Outputs, ids []ui
 	if b.tokenHead() == nil || rows.TokenVectors == nil {
 		return itemRows{Rows: rows}, nil
 	}
-	if !finite(rows.TokenVectors) { // before what is below zero is left out
+	if !vectors.Finite(rows.TokenVectors) { // before what is below zero is left out
 		return itemRows{}, nonFinite(i)
 	}
 	out := itemRows{Rows: pipeline.Rows{Pooled: rows.Pooled}}
@@ -120,7 +121,7 @@ func (b *Backend) tokenVectors(i int, rows []float32, n int) ([]float32, error) 
 		if zeros(from[:columns]) {
 			return nil, status.Errorf(status.NonFinite, "item %d: the vector of token %d is zeros, which cannot be normalised", i, k)
 		}
-		normalizeInto(to, from)
+		vectors.Normalize(to, from)
 	}
 	return rows[:max(n-1, 0)*columns], nil
 }

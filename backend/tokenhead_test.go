@@ -13,6 +13,7 @@ import (
 
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/status"
+	"github.com/basetenlabs/bei-runtime/backend/vectors"
 )
 
 // m3Golden is golden.json of bge-m3: what FlagEmbedding makes of the model's three heads.
@@ -122,7 +123,7 @@ func TestBGEM3WithoutNormalising(t *testing.T) {
 	texts := []Text{{Text: golden.Items[0].Text, Outputs: engine.Pooled | engine.TokenVectors}}
 	require.NoError(t, b.EmbedTexts(background, texts, CallOptions{Normalize: Off}, Output{Rows: row, Result: result}))
 	golden.require(t, 0, engine.TokenVectors, nil, result.Items[0])
-	normalizeInto(unit, row)
+	vectors.Normalize(unit, row)
 	require.InDeltaSlice(t, golden.Pooled[0], unit, 2e-5)
 	require.Greater(t, math.Abs(float64(row[0]-unit[0])), 1e-3)
 }
