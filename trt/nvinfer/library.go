@@ -1,6 +1,6 @@
 // Package nvinfer is the Go side of trt/shim.h: TensorRT through the libraries libbei_trt_<flavour>.so, which are opened at run
 // time. It has no policy. Errors are *status.Error: NoBackend where a library is missing or of another version, Unsupported,
-// Unhealthy for a lost device, and otherwise the code that the caller of each function says.
+// Unhealthy for a lost device, ShutDown while the process exits, and otherwise the code that the caller of each function says.
 package nvinfer
 
 // #cgo CFLAGS: -std=gnu11 -O2 -Wall -Wextra
@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"unsafe"
 
+	_ "github.com/basetenlabs/bei-runtime/backend/exiting" // the C functions that calls go through
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
 
@@ -111,6 +112,8 @@ func call(failed status.Code, f func(*C.bei_trt_error) C.int32_t) error {
 func failure(code C.int32_t, e *C.bei_trt_error, failed status.Code) error {
 	text := C.GoString(&e.text[0])
 	switch code {
+	case C.CALL_EXITING:
+		return status.Errorf(status.ShutDown, "%s", text)
 	case C.BEI_TRT_UNSUPPORTED:
 		return status.Errorf(status.Unsupported, "%s", text)
 	case C.BEI_TRT_NO_LIBRARY:

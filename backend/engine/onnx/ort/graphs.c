@@ -108,17 +108,17 @@ static char *fill_weights(bei_ort_weights *weights, const tensors *from) {
 }
 
 char *bei_ort_weights_new(const bei_ort_builder *from, bei_ort_weights **out) {
-  bei_ort_inside inside;
+  bei_exit_inside inside;
   bei_ort_weights *weights = calloc(1, sizeof *weights);
   if (weights == NULL)
     return bei_ort_no_memory();
   weights->device = from->device;
   char *error;
-  if (bei_ort_enter(&inside, NULL)) {
+  if (bei_exit_enter(&inside, NULL, NULL)) {
     error = fill_weights(weights, &from->constants);
-    bei_ort_leave(&inside);
+    bei_exit_leave(&inside);
   } else {
-    error = strdup(BEI_ORT_EXITING);
+    error = strdup(BEI_EXITING);
   }
   if (error != NULL)
     bei_ort_weights_free(weights);
@@ -129,8 +129,8 @@ char *bei_ort_weights_new(const bei_ort_builder *from, bei_ort_weights **out) {
 
 void bei_ort_weights_free(bei_ort_weights *weights) {
   const bei_cuda_driver *driver;
-  bei_ort_inside inside;
-  if (weights == NULL || !bei_ort_enter(&inside, NULL))
+  bei_exit_inside inside;
+  if (weights == NULL || !bei_exit_enter(&inside, NULL, NULL))
     return; // a process that exits frees it all
   bei_ort_tensors_free(&weights->values);
   if (weights->memory != 0) {
@@ -142,7 +142,7 @@ void bei_ort_weights_free(bei_ort_weights *weights) {
     free(error); // the context is gone, and the memory with it
   }
   free(weights->host);
-  bei_ort_leave(&inside);
+  bei_exit_leave(&inside);
   free(weights);
 }
 
@@ -361,9 +361,9 @@ char *bei_ort_graph_new(bei_ort_session *session, bei_ort_run *run, const bei_or
   run_values v = {.inputs = input_count, .outputs = output_count};
   if (input_count == 0 || output_count == 0 || input_count + output_count > BEI_ORT_MAX_TENSORS)
     return strdup("too few or too many tensors");
-  bei_ort_inside inside;
-  if (!bei_ort_enter(&inside, run))
-    return strdup(BEI_ORT_EXITING);
+  bei_exit_inside inside;
+  if (!bei_exit_enter(&inside, bei_ort_run_stop, run))
+    return strdup(BEI_EXITING);
   bei_ort_graph *graph = calloc(1, sizeof *graph);
   char *error = graph == NULL ? bei_ort_no_memory() : bei_cuda_enter(session->device, &graph->driver);
   if (error == NULL) {
@@ -373,7 +373,7 @@ char *bei_ort_graph_new(bei_ort_session *session, bei_ort_run *run, const bei_or
     error = record(graph, run, inputs, outputs, &v);
     bei_cuda_leave();
   }
-  bei_ort_leave(&inside);
+  bei_exit_leave(&inside);
   if (error != NULL)
     bei_ort_graph_free(graph);
   else
@@ -382,9 +382,9 @@ char *bei_ort_graph_new(bei_ort_session *session, bei_ort_run *run, const bei_or
 }
 
 char *bei_ort_graph_launch(bei_ort_graph *graph) {
-  bei_ort_inside inside;
-  if (!bei_ort_enter(&inside, NULL))
-    return strdup(BEI_ORT_EXITING);
+  bei_exit_inside inside;
+  if (!bei_exit_enter(&inside, NULL, NULL))
+    return strdup(BEI_EXITING);
   const bei_cuda_driver *driver;
   char *error = bei_cuda_enter(graph->session->device, &driver);
   if (error == NULL) {
@@ -394,13 +394,13 @@ char *bei_ort_graph_launch(bei_ort_graph *graph) {
     error = bei_cuda_failed("launching a CUDA graph", result);
     bei_cuda_leave();
   }
-  bei_ort_leave(&inside);
+  bei_exit_leave(&inside);
   return error;
 }
 
 void bei_ort_graph_free(bei_ort_graph *graph) {
-  bei_ort_inside inside;
-  if (graph == NULL || !bei_ort_enter(&inside, NULL))
+  bei_exit_inside inside;
+  if (graph == NULL || !bei_exit_enter(&inside, NULL, NULL))
     return; // a process that exits frees it all
   const bei_cuda_driver *driver;
   char *error = graph->session != NULL ? bei_cuda_enter(graph->session->device, &driver) : NULL;
@@ -412,6 +412,6 @@ void bei_ort_graph_free(bei_ort_graph *graph) {
     bei_cuda_leave();
   }
   free(error); // the context is gone, and all with it
-  bei_ort_leave(&inside);
+  bei_exit_leave(&inside);
   free(graph);
 }

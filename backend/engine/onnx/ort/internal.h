@@ -5,6 +5,7 @@
 #include <onnxruntime_c_api.h>
 #include <stdbool.h>
 
+#include "../../../exiting/exiting.h"
 #include "shim.h"
 
 // Set by bei_ort_load, constant afterwards.
@@ -15,18 +16,8 @@ extern OrtMemoryInfo *bei_ort_cpu; // CPU memory, for tensors
 // Turns a status into an error text and releases it: the one place that does. NULL stays NULL.
 char *bei_ort_error(OrtStatus *status);
 
-// A thread inside ONNX Runtime, on its own stack; see exit.c.
-typedef struct bei_ort_inside {
-  bei_ort_run *run; // what is to be terminated when the process exits; may be NULL
-  struct bei_ort_inside *next, *previous;
-} bei_ort_inside;
-
-// Says that the calling thread goes into ONNX Runtime; false once the process exits: then it must not, nor leave.
-bool bei_ort_enter(bei_ort_inside *self, bei_ort_run *run);
-void bei_ort_leave(bei_ort_inside *self);
-// Makes exit() wait for those inside. Handlers run in the reverse order of their registration and statics are made at
-// their first use, so this is called again after something new has been used.
-void bei_ort_watch_exit(void);
+// bei_ort_run_terminate, for bei_exit_enter.
+void bei_ort_run_stop(void *run);
 
 // Where a session's host memory comes from.
 typedef struct {

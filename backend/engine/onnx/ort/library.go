@@ -9,6 +9,7 @@ package ort
 // #cgo CFLAGS: -std=gnu11 -O2 -Wall -Wextra -I${SRCDIR}/../../../../.deps/include
 // #cgo LDFLAGS: -ldl
 // #include <stdlib.h>
+// #include "../../../exiting/exiting.h"
 // #include "shim.h"
 import "C"
 
@@ -21,6 +22,7 @@ import (
 	"unsafe"
 
 	_ "github.com/basetenlabs/bei-runtime/backend/engine/onnx/kernels" // the C functions that the operators call
+	_ "github.com/basetenlabs/bei-runtime/backend/exiting"             // and those that run before the process exits
 	"github.com/basetenlabs/bei-runtime/backend/install"
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
@@ -145,7 +147,7 @@ func take(text *C.char) string {
 func check(code status.Code, doing string, text *C.char) error {
 	switch s := take(text); s {
 	case "":
-	case C.BEI_ORT_EXITING:
+	case C.BEI_EXITING:
 		return status.Errorf(status.ShutDown, "ONNX Runtime: %s: %s", doing, s)
 	default:
 		return status.Errorf(code, "ONNX Runtime: %s: %s", doing, s)

@@ -3,9 +3,9 @@
 // ---- Memory of inputs and outputs ----
 
 char *bei_ort_host_new(bei_ort_session *session, size_t bytes, void **out) {
-  bei_ort_inside inside;
-  if (!bei_ort_enter(&inside, NULL))
-    return strdup(BEI_ORT_EXITING);
+  bei_exit_inside inside;
+  if (!bei_exit_enter(&inside, NULL, NULL))
+    return strdup(BEI_EXITING);
   void *data = NULL;
   char *error = bei_ort_enter_device(session->device);
   if (error == NULL) {
@@ -15,7 +15,7 @@ char *bei_ort_host_new(bei_ort_session *session, size_t bytes, void **out) {
       data = malloc(bytes);
     bei_ort_leave_device(session->device);
   }
-  bei_ort_leave(&inside);
+  bei_exit_leave(&inside);
   if (error == NULL && data == NULL)
     error = bei_ort_no_memory();
   if (error == NULL)
@@ -24,8 +24,8 @@ char *bei_ort_host_new(bei_ort_session *session, size_t bytes, void **out) {
 }
 
 void bei_ort_host_free(bei_ort_session *session, void *data) {
-  bei_ort_inside inside;
-  if (data == NULL || !bei_ort_enter(&inside, NULL))
+  bei_exit_inside inside;
+  if (data == NULL || !bei_exit_enter(&inside, NULL, NULL))
     return; // a process that exits frees it all
   char *error = bei_ort_enter_device(session->device);
   if (session->host.allocator != NULL)
@@ -35,7 +35,7 @@ void bei_ort_host_free(bei_ort_session *session, void *data) {
   if (error == NULL)
     bei_ort_leave_device(session->device);
   free(error); // the device is lost
-  bei_ort_leave(&inside);
+  bei_exit_leave(&inside);
 }
 
 // ---- Run ----
@@ -80,6 +80,8 @@ void bei_ort_run_terminate(bei_ort_run *run) {
   free(bei_ort_error(bei_ort_api->RunOptionsSetTerminate(run->shrinking)));
 }
 
+void bei_ort_run_stop(void *run) { bei_ort_run_terminate(run); }
+
 void bei_ort_run_reset(bei_ort_run *run) {
   free(bei_ort_error(bei_ort_api->RunOptionsUnsetTerminate(run->options)));
   free(bei_ort_error(bei_ort_api->RunOptionsUnsetTerminate(run->shrinking)));
@@ -101,6 +103,14 @@ static char *compute(bei_ort_session *session, const OrtRunOptions *options, con
   return bei_ort_error(status);
 }
 
+// What became of a run, with its error: exit() stops runs, which then say that they were told to end.
+static char *left(bei_exit_inside *inside, char *error) {
+  if (!bei_exit_leave(inside) || error == NULL)
+    return error;
+  free(error);
+  return strdup(BEI_EXITING);
+}
+
 enum { PACKED = 5, INPUTS = PACKED + BEI_ORT_MAX_BOUND, OUTPUTS = 4 };
 
 char *bei_ort_run_packed(bei_ort_session *session, bei_ort_run *run, const int32_t *input_ids, const int32_t *type_ids,
@@ -108,9 +118,9 @@ char *bei_ort_run_packed(bei_ort_session *session, bei_ort_run *run, const int32
                          int64_t tokens, int64_t sequences, float *pooled, int64_t pooled_width, float *token_vectors,
                          int64_t token_width, float *sparse, int64_t sparse_width, float *maxima, int64_t maxima_width,
                          int32_t shrink) {
-  bei_ort_inside inside;
-  if (!bei_ort_enter(&inside, run))
-    return strdup(BEI_ORT_EXITING);
+  bei_exit_inside inside;
+  if (!bei_exit_enter(&inside, bei_ort_run_stop, run))
+    return strdup(BEI_EXITING);
   const char *input_names[INPUTS] = {"input_ids", "type_ids", "position_ids", "cu_seqlens", "pool_skip"};
   const int32_t *const data[PACKED] = {input_ids, type_ids, position_ids, cu_seqlens, pool_skip};
   const int64_t sizes[PACKED] = {tokens, tokens, tokens, sequences + 1, sequences};
@@ -153,9 +163,9 @@ char *bei_ort_run_packed(bei_ort_session *session, bei_ort_run *run, const int32
     bei_ort_api->ReleaseValue(inputs[i]);
   for (int i = 0; i < OUTPUTS; i++)
     bei_ort_api->ReleaseValue(outputs[i]);
-  bei_ort_leave(&inside);
+  error = left(&inside, error);
   if (error == NULL && !atomic_exchange(&session->ran, true))
-    bei_ort_watch_exit();
+    bei_exit_watch();
   return error;
 }
 
@@ -164,9 +174,9 @@ char *bei_ort_run_tensors(bei_ort_session *session, bei_ort_run *run, const bei_
   size_t count = input_count + output_count;
   if (count > BEI_ORT_MAX_TENSORS)
     return strdup("too many tensors");
-  bei_ort_inside inside;
-  if (!bei_ort_enter(&inside, run))
-    return strdup(BEI_ORT_EXITING);
+  bei_exit_inside inside;
+  if (!bei_exit_enter(&inside, bei_ort_run_stop, run))
+    return strdup(BEI_EXITING);
   const char *names[BEI_ORT_MAX_TENSORS];
   OrtValue *values[BEI_ORT_MAX_TENSORS] = {NULL};
   OrtStatus *status = NULL;
@@ -182,8 +192,8 @@ char *bei_ort_run_tensors(bei_ort_session *session, bei_ort_run *run, const bei_
                     values + input_count);
   for (size_t i = 0; i < count; i++)
     bei_ort_api->ReleaseValue(values[i]);
-  bei_ort_leave(&inside);
+  error = left(&inside, error);
   if (error == NULL && !atomic_exchange(&session->ran, true))
-    bei_ort_watch_exit();
+    bei_exit_watch();
   return error;
 }

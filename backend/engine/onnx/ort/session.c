@@ -106,8 +106,8 @@ static void free_stream(int32_t device, bei_cuda_stream stream) {
 }
 
 void bei_ort_builder_free(bei_ort_builder *builder) {
-  bei_ort_inside inside;
-  if (builder == NULL || !bei_ort_enter(&inside, NULL))
+  bei_exit_inside inside;
+  if (builder == NULL || !bei_exit_enter(&inside, NULL, NULL))
     return; // a process that exits frees it all
   bei_ort_tensors_free(&builder->constants);
   bei_ort_tensors_free(&builder->bound);
@@ -115,7 +115,7 @@ void bei_ort_builder_free(bei_ort_builder *builder) {
     bei_ort_api->ReleaseSessionOptions(builder->options);
   bei_ops_free(builder->ops);
   free_stream(builder->device, builder->stream);
-  bei_ort_leave(&inside);
+  bei_exit_leave(&inside);
   free(builder);
 }
 
@@ -169,16 +169,16 @@ static char *add_provider(bei_ort_builder *builder, const bei_cuda_driver *drive
 char *bei_ort_builder_cuda(bei_ort_builder *builder, int32_t device, const char *const *keys, const char *const *values,
                            size_t count) {
   const bei_cuda_driver *driver;
-  bei_ort_inside inside;
-  if (!bei_ort_enter(&inside, NULL))
-    return strdup(BEI_ORT_EXITING);
+  bei_exit_inside inside;
+  if (!bei_exit_enter(&inside, NULL, NULL))
+    return strdup(BEI_EXITING);
   char *error = bei_cuda_enter(device, &driver);
   if (error == NULL) {
     builder->device = device;
     error = add_provider(builder, driver, keys, values, count);
     bei_cuda_leave();
   }
-  bei_ort_leave(&inside);
+  bei_exit_leave(&inside);
   return error;
 }
 
@@ -232,19 +232,19 @@ char *bei_ort_session_new(bei_ort_builder *builder, const void *model, size_t by
   bei_ort_session *session = calloc(1, sizeof *session);
   if (session == NULL)
     return bei_ort_no_memory();
-  bei_ort_inside inside;
+  bei_exit_inside inside;
   char *error;
-  if (bei_ort_enter(&inside, NULL)) {
+  if (bei_exit_enter(&inside, NULL, NULL)) {
     error = open_session(builder, model, bytes, session);
-    bei_ort_leave(&inside);
+    bei_exit_leave(&inside);
   } else {
-    error = strdup(BEI_ORT_EXITING);
+    error = strdup(BEI_EXITING);
   }
   if (error != NULL) {
     free(session);
     return error;
   }
-  bei_ort_watch_exit();
+  bei_exit_watch();
   session->device = builder->device;
   session->stream = builder->stream;
   builder->stream = NULL;
@@ -258,9 +258,9 @@ char *bei_ort_session_new(bei_ort_builder *builder, const void *model, size_t by
 
 void bei_ort_session_trim(const bei_ort_session *session) {
   const bei_cuda_driver *driver;
-  bei_ort_inside inside;
+  bei_exit_inside inside;
   int device;
-  if (!bei_ort_enter(&inside, NULL))
+  if (!bei_exit_enter(&inside, NULL, NULL))
     return; // a process that exits frees it all
   char *error = bei_cuda_enter(session->device, &driver);
   if (error == NULL) {
@@ -269,12 +269,12 @@ void bei_ort_session_trim(const bei_ort_session *session) {
     bei_cuda_leave();
   }
   free(error); // the context is gone, and the memory with it
-  bei_ort_leave(&inside);
+  bei_exit_leave(&inside);
 }
 
 void bei_ort_session_free(bei_ort_session *session) {
-  bei_ort_inside inside;
-  if (session == NULL || !bei_ort_enter(&inside, NULL))
+  bei_exit_inside inside;
+  if (session == NULL || !bei_exit_enter(&inside, NULL, NULL))
     return; // a process that exits frees it all
   char *error = bei_ort_enter_device(session->device);
   bei_ort_host_close(&session->host);
@@ -283,7 +283,7 @@ void bei_ort_session_free(bei_ort_session *session) {
     bei_ort_leave_device(session->device);
   free(error); // the device is lost
   free_stream(session->device, session->stream);
-  bei_ort_leave(&inside);
+  bei_exit_leave(&inside);
   bei_ops_free(session->ops);
   bei_ort_tensors_free(&session->bound);
   free(session);

@@ -8,9 +8,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// The error of calls that come while the process exits.
-#define BEI_ORT_EXITING "the process is exiting"
-
 // The oldest minor version of ONNX Runtime 1.x that has the API this code is compiled against.
 int32_t bei_ort_min_minor(void);
 
