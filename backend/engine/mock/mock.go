@@ -5,6 +5,7 @@ package mock
 import (
 	"context"
 	"math"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,9 +23,9 @@ const (
 
 // Kinds of Fault.
 const (
-	Slow    = "slow"     // the run takes DelayMS longer
+	Slow    = "slow"     // the run takes DelayMS longer, or until UntilFile is there
 	Hung    = "hung"     // the run never returns by itself: only when it is told to stop
-	Stuck   = "stuck"    // the run does not return for DelayMS, whatever it is told
+	Stuck   = "stuck"    // the run does not return for DelayMS, or before UntilFile is there, whatever it is told
 	NaN     = "nan"      // sequences that hold TokenID (or all, without one) yield NaN
 	Error   = "error"    // the run fails
 	BadItem = "bad_item" // the run fails; nothing happens without TokenID
@@ -33,13 +34,14 @@ const (
 )
 
 // Fault happens in Count runs, the first of them number From, counted from 1 over all slots. From 0 is 1, and Count 0 is no end.
-// With TokenID only those runs count in which a sequence holds it.
+// With TokenID only those runs count in which a sequence holds it. UntilFile lets a test hold a run for just as long as it needs.
 type Fault struct {
-	Kind    string `json:"kind"`
-	From    int    `json:"from,omitempty"`
-	Count   int    `json:"count,omitempty"`
-	DelayMS int    `json:"delay_ms,omitempty"`
-	TokenID *int32 `json:"token_id,omitempty"`
+	Kind      string `json:"kind"`
+	From      int    `json:"from,omitempty"`
+	Count     int    `json:"count,omitempty"`
+	DelayMS   int    `json:"delay_ms,omitempty"`
+	UntilFile string `json:"until_file,omitempty"`
+	TokenID   *int32 `json:"token_id,omitempty"`
 }
 
 // Config scripts the engine. Zero fields take the values of the real all-MiniLM-L6-v2 where it has one.
@@ -220,12 +222,13 @@ func (e *Engine) inject(ctx context.Context, f Fault, number int) (time.Duration
 	delay := time.Duration(f.DelayMS) * time.Millisecond
 	switch f.Kind {
 	case Slow:
-		return delay, nil
+		return delay, awaitFile(ctx, f.UntilFile)
 	case Hung:
 		<-ctx.Done()
 		return 0, ctx.Err()
 	case Stuck:
 		time.Sleep(delay)
+		return 0, awaitFile(context.Background(), f.UntilFile)
 	case Error:
 		return 0, status.Errorf(status.Inference, "mock: run %d fails as scripted", number)
 	case BadItem:
@@ -240,6 +243,19 @@ func (e *Engine) inject(ctx context.Context, f Fault, number int) (time.Duration
 		panic("mock: scripted panic")
 	}
 	return 0, nil
+}
+
+// awaitFile waits until there is such a file; not at all without a name.
+func awaitFile(ctx context.Context, name string) error {
+	for name != "" {
+		if _, err := os.Stat(name); err == nil {
+			break
+		}
+		if err := sleep(ctx, time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func anyHolds(b *engine.Batch, id int32) bool {

@@ -3,6 +3,8 @@ package mock
 import (
 	"context"
 	"math"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -200,6 +202,31 @@ func TestFaults(t *testing.T) {
 	}
 	e := open(t, Config{Faults: []Fault{{Kind: Panic}}})
 	require.PanicsWithValue(t, "mock: scripted panic", func() { _, _ = e.Slots()[0].Run(context.Background()) })
+}
+
+// TestUntilFile holds runs for as long as the test wants.
+func TestUntilFile(t *testing.T) {
+	for kind, returns := range map[string]time.Duration{Slow: time.Second, Stuck: 3 * time.Second} {
+		release := filepath.Join(t.TempDir(), "release")
+		synctest.Test(t, func(t *testing.T) {
+			e := open(t, Config{Dimensions: 1, Faults: []Fault{{Kind: kind, UntilFile: release}}})
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			begun := time.Now()
+			fill(e.Slots()[0].Batch(), []int32{1})
+			go func() {
+				time.Sleep(3*time.Second - time.Microsecond) // runs look each millisecond
+				require.NoError(t, os.WriteFile(release, nil, 0o600))
+			}()
+			_, err := e.Slots()[0].Run(ctx)
+			require.ErrorIs(t, err, context.DeadlineExceeded, kind)
+			require.Equal(t, returns, time.Since(begun))
+			time.Sleep(3 * time.Second)
+			_, err = e.Slots()[0].Run(context.Background()) // the file is there
+			require.NoError(t, err)
+			require.Equal(t, returns+3*time.Second, time.Since(begun))
+		})
+	}
 }
 
 func TestNaN(t *testing.T) {
