@@ -108,6 +108,41 @@ func TestOneStuckSlotOfTwo(t *testing.T) {
 	})
 }
 
+// TestStuckHalfOfAFailedRun: what waited behind the half is served by the other slot, at once and once.
+func TestStuckHalfOfAFailedRun(t *testing.T) {
+	for _, c := range []struct {
+		callerRuns       bool
+		served, returned int // runs, and seconds
+	}{{false, 3, 1}, {true, 2, 60}} {
+		synctest.Test(t, func(t *testing.T) {
+			e := newAdder(2, engine.Limits{}, func(ctx context.Context, run int, _ *engine.Batch) error {
+				switch run {
+				case 1:
+					return errors.New("the run of four fails")
+				case 2:
+					return stuckFor(time.Minute)(ctx)
+				}
+				return nil
+			})
+			h := newHarness(t, e, func(c *Config) { c.RunTimeout = time.Second })
+			synctest.Wait() // for idle slots
+			w := tagged(t, 1, 1, 1, 1, 1)
+			begun := time.Now()
+			_, err := h.do(context.Background(), w, Options{Prepared: true, CallerRuns: c.callerRuns})
+			require.NoError(t, err)
+			require.Equal(t, c.returned, int(time.Since(begun).Seconds()))
+			ok := (c.served - 2) * 2 // a caller who runs it himself waits for the slot, and is told that all of it failed
+			require.Equal(t, ok, w.count(status.OK))
+			require.Equal(t, 4-ok, w.count(status.Unhealthy))
+			time.Sleep(time.Minute)
+			require.NoError(t, h.Health())
+			require.Len(t, e.recorded(), c.served)
+			h.ok(tagged(t, 2, 1))
+			h.close()
+		})
+	}
+}
+
 // TestCallerLeavesStuckRun: a caller with a timeout does not wait for the watchdog, and its memory is not touched when the
 // run comes back.
 func TestCallerLeavesStuckRun(t *testing.T) {

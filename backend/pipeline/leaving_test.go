@@ -118,7 +118,8 @@ func TestGoneItemsAreNotRun(t *testing.T) {
 	h := newHarness(t, e, nil)
 	gone := &call{work: tagged(t, 1, 1), items: make([]item, 1), gone: true}
 	r := &runner{p: h.Pipeline, slot: e.slots[0]}
-	require.Nil(t, r.run([]pick{{gone, 0}}))
+	err, _ := r.run([]pick{{gone, 0}}, nil)
+	require.Nil(t, err)
 	require.Empty(t, e.recorded())
 	r.failAll([]pick{{gone, 0}}, status.Errorf(status.Internal, "nobody is told"))
 	h.close()

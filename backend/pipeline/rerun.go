@@ -95,7 +95,7 @@ func (q *reruns) run(item rerun) {
 		return
 	}
 	q.runner.cause = item.cause
-	if err := q.runner.run(picks); err != nil {
+	if err, _ := q.runner.run(picks, nil); err != nil {
 		q.runner.failAll(picks, err)
 	}
 	q.p.mu.Lock()

@@ -32,6 +32,7 @@ type runner struct {
 	use   sync.Mutex    // held by who uses slot: a run with its retries, or UseSlot
 	wake  *sync.Cond    // on p.mu: ends the wait of take; by who has taken r out of Pipeline.idle, or at the end
 	picks []pick
+	sizes []int // of the runs that execute makes of picks, the next one's last
 	// staged[k] tells whether pick k of the current run is in the slot's batch: callers who have left are not.
 	staged []bool
 	wait   *time.Timer // wakes take when the bounded wait is over
@@ -223,32 +224,41 @@ func (r *runner) execute() {
 	// Each halving on the way to a culprit costs two runs. There is room for eight culprits: more would let a broken engine
 	// multiply the load.
 	retries := 8 * 2 * bits.Len(uint(len(r.picks)))
-	r.runHalves(r.picks, &retries)
+	r.sizes = append(r.sizes[:0], len(r.picks))
+	for picks := r.picks; len(picks) > 0; {
+		last := len(r.sizes) - 1
+		n := r.sizes[last]
+		r.sizes = r.sizes[:last]
+		err, hung := r.run(picks[:n], picks[n:])
+		if hung {
+			break
+		}
+		if err != nil && r.halves(n, err) && retries >= 2 {
+			retries -= 2
+			r.p.metrics.isolationRuns.Add(2)
+			r.p.log.Warn("run failed; halving it to find the item", zap.Int("slot", r.index), zap.Int("sequences", n), zap.Error(err))
+			r.sizes = append(r.sizes, n-n/2, n/2)
+			continue
+		}
+		if err != nil {
+			r.failAll(picks[:n], err)
+		}
+		picks = picks[n:]
+	}
 	clear(r.picks)
 }
 
-func (r *runner) runHalves(picks []pick, retries *int) {
-	err := r.run(picks)
-	if err == nil {
-		return
-	}
-	if len(picks) == 1 || err.Code == status.Unhealthy || err.Code == status.ShutDown || r.p.runContext.Err() != nil || *retries < 2 {
-		r.failAll(picks, err)
-		return
-	}
-	*retries -= 2
-	r.p.metrics.isolationRuns.Add(2)
-	r.p.log.Warn("run failed; halving it to find the item", zap.Int("slot", r.index), zap.Int("sequences", len(picks)), zap.Error(err))
-	half := len(picks) / 2
-	r.runHalves(picks[:half], retries)
-	r.runHalves(picks[half:], retries)
+// halves reports that smaller runs may tell who is to blame for a failed run of n picks.
+func (r *runner) halves(n int, err *status.Error) bool {
+	return n > 1 && err.Code != status.Unhealthy && err.Code != status.ShutDown && r.p.runContext.Err() == nil
 }
 
 // run stages picks, runs them and delivers. It returns the error of the run, with nobody told; items that ended otherwise
-// are not part of it.
-func (r *runner) run(picks []pick) *status.Error {
+// are not part of it. hung tells that the run was given up before it came back: all of picks were told so, and what was behind
+// them, waiting for their end, is no longer the runner's.
+func (r *runner) run(picks, behind []pick) (err *status.Error, hung bool) {
 	if r.stage(picks) == 0 {
-		return nil
+		return nil, false
 	}
 	p := r.p
 	start := time.Now()
@@ -261,19 +271,19 @@ func (r *runner) run(picks []pick) *status.Error {
 	watchdog := time.AfterFunc(p.config.RunTimeout+watchdogGrace, func() {
 		defer close(watchdogDone)
 		if settled.CompareAndSwap(false, true) {
-			r.giveUp(picks, start)
+			r.giveUp(picks, behind, start)
 		}
 	})
-	out, err := r.callEngine(ctx)
+	out, failed := r.callEngine(ctx)
 	took := time.Since(start)
 	watchdog.Stop()
 	if !settled.CompareAndSwap(false, true) {
 		<-watchdogDone
 		r.comeBack(took)
-		return nil
+		return nil, true
 	}
-	if err != nil && ctx.Err() != nil && p.runContext.Err() == nil {
-		err = status.Errorf(status.Unhealthy, "the run was given up after %s: run_timeout_ms is %d",
+	if failed != nil && ctx.Err() != nil && p.runContext.Err() == nil {
+		failed = status.Errorf(status.Unhealthy, "the run was given up after %s: run_timeout_ms is %d",
 			took.Round(time.Millisecond), p.config.RunTimeout.Milliseconds())
 	}
 	for k, pk := range picks {
@@ -281,13 +291,12 @@ func (r *runner) run(picks []pick) *status.Error {
 			pk.c.runNs.Add(int64(took))
 		}
 	}
-	failure := status.Of(err, status.Inference)
-	r.noteEnd(took, failure)
-	if failure != nil {
-		return failure
+	err = status.Of(failed, status.Inference)
+	r.noteEnd(took, err)
+	if err == nil {
+		r.deliver(picks, out)
 	}
-	r.deliver(picks, out)
-	return nil
+	return err, false
 }
 
 // noteEnd counts a run. How a fallback engine does says nothing of the health of the main one.
@@ -301,8 +310,8 @@ func (r *runner) noteEnd(took time.Duration, failure *status.Error) {
 	r.p.metrics.observeRun(r.slot.Batch(), r.p.info.Limits, took, failure)
 }
 
-// giveUp counts the slot as hung and fails its items. It runs on the watchdog's goroutine.
-func (r *runner) giveUp(picks []pick, start time.Time) {
+// giveUp counts the slot as hung and fails the run's items. Those behind them go to other slots. It runs on the watchdog's goroutine.
+func (r *runner) giveUp(picks, behind []pick, start time.Time) {
 	p := r.p
 	if r.cause != nil {
 		p.reruns.giveUp(r, picks, time.Since(start))
@@ -311,14 +320,22 @@ func (r *runner) giveUp(picks []pick, start time.Time) {
 	p.mu.Lock()
 	p.hung++
 	p.hungSince = time.Now()
-	err := p.hungError()
+	err, borrowed := p.hungError(), r.borrowed
 	p.mu.Unlock()
 	p.metrics.runs.WithLabelValues(err.Code.String()).Inc()
 	p.log.Error("slot hung", zap.Int("slot", r.index), zap.Duration("after", time.Since(start)))
 	r.failAll(picks, err)
+	if borrowed { // what is behind is the caller's own, who waits for the slot
+		r.failAll(behind, err)
+		behind = nil
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if r.borrowed && picks[0].c.pending.Load() == 0 {
+	for _, pk := range behind {
+		p.addReady(pk.c, []int32{pk.i})
+	}
+	p.wakeRunner()
+	if borrowed && picks[0].c.pending.Load() == 0 {
 		delete(p.calls, picks[0].c) // it cannot leave before its run comes back, for which Close does not wait here
 		p.leftCond.Broadcast()
 	}
