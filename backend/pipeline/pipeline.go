@@ -140,8 +140,12 @@ func (p *Pipeline) Close(ctx context.Context) error {
 		r.wake.Signal()
 	}
 	p.prepareCond.Broadcast()
+	grace := p.closeGrace
 	if p.reruns != nil {
 		p.reruns.cond.Broadcast()
+		if p.reruns.opening { // which ends by itself: weights are read and converted in one go
+			grace = openingGrace
+		}
 	}
 	p.mu.Unlock()
 
@@ -150,8 +154,8 @@ func (p *Pipeline) Close(ctx context.Context) error {
 	go func() { p.workers.Wait(); close(done) }()
 	select {
 	case <-done:
-	case <-time.After(p.closeGrace):
-		return status.Errorf(status.Unhealthy, "a run has not returned %s after it was told to stop; its slot is abandoned", p.closeGrace)
+	case <-time.After(grace):
+		return status.Errorf(status.Unhealthy, "a run has not returned %s after it was told to stop; its slot is abandoned", grace)
 	}
 	if cut > 0 {
 		return status.Errorf(status.Timeout, "%d calls were cut off by the shutdown", cut)
@@ -159,7 +163,10 @@ func (p *Pipeline) Close(ctx context.Context) error {
 	return nil
 }
 
-const defaultCloseGrace = 5 * time.Second
+const (
+	defaultCloseGrace = 5 * time.Second
+	openingGrace      = 2 * time.Minute
+)
 
 // UseSlot gives f the engine's slot i for itself: it waits for the run under way there, and later runs wait for f. Close waits for f as
 // for a run. It is for measuring the bare engine.

@@ -30,9 +30,10 @@ type reruns struct {
 	failure *status.Error // why there is no engine
 
 	// Guarded by Pipeline.mu.
-	cond  *sync.Cond // there is an item, or the pipeline has stopped
-	queue []rerun
-	hung  bool // the run under way was given up and has not returned: nothing is taken in
+	cond    *sync.Cond // there is an item, or the pipeline has stopped
+	queue   []rerun
+	hung    bool // the run under way was given up and has not returned: nothing is taken in
+	opening bool // the engine is being opened
 }
 
 func newReruns(p *Pipeline, open Fallback) *reruns {
@@ -76,6 +77,7 @@ func (q *reruns) take() (rerun, bool) {
 	item := q.queue[0]
 	q.queue[0] = rerun{}
 	q.queue = q.queue[1:]
+	q.opening = q.runner == nil && q.failure == nil
 	return item, true
 }
 
@@ -107,6 +109,9 @@ func (q *reruns) run(item rerun) {
 func (q *reruns) start() *status.Error {
 	begun := time.Now()
 	e, err := q.open(q.p.runContext)
+	q.p.mu.Lock()
+	q.opening = false
+	q.p.mu.Unlock()
 	if err != nil {
 		q.p.log.Error("no engine to run items again whose outputs are not finite: they fail", zap.Error(err))
 		return status.Of(err, status.Start)

@@ -211,6 +211,31 @@ func TestCloseEndsReruns(t *testing.T) {
 	})
 }
 
+// TestCloseWhileTheFallbackOpens: that takes long for large weights and looks at no context, and is no run that hangs.
+func TestCloseWhileTheFallbackOpens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSpare(nil)
+		h := newHarness(t, newAdder(1, engine.Limits{}, nil), func(c *Config) {
+			s.set(c)
+			c.Fallback = func(ctx context.Context) (engine.Engine, error) {
+				time.Sleep(openingGrace - time.Second)
+				return s.open(ctx)
+			}
+		})
+		var call sync.WaitGroup
+		call.Go(func() {
+			_, err := h.do(context.Background(), refusing(tagged(t, 1, 1), false, every), Options{})
+			require.Equal(t, status.ShutDown, status.CodeOf(err))
+		})
+		synctest.Wait()
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		require.Equal(t, status.Timeout, status.CodeOf(h.Close(ended)), "one call was cut off, and nothing hangs")
+		call.Wait()
+		require.EqualValues(t, 1, s.closed.Load())
+	})
+}
+
 // TestMockRunsAgain: an item that the mock poisons comes from another mock, as it is there.
 func TestMockRunsAgain(t *testing.T) {
 	poison := int32(7)
