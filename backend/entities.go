@@ -57,7 +57,7 @@ func (b *Backend) openTagger() error {
 	if b.info.ModelType != ModelTokenClassifier || b.tokenizer == nil {
 		return nil
 	}
-	unknown, named, err := arch.UnknownToken(b.config.Model)
+	unknown, named, err := arch.UnknownToken(b.folder)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,9 @@
 package backend
 
 import (
+	"bytes"
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/basetenlabs/bei-runtime/backend/hub"
 	"github.com/basetenlabs/bei-runtime/backend/hub/hubtest"
 	"github.com/basetenlabs/bei-runtime/backend/status"
+	"github.com/basetenlabs/bei-runtime/backend/tokenize"
 	"github.com/basetenlabs/bei-runtime/backend/weights"
 )
 
@@ -49,6 +52,31 @@ func TestModelOfAHub(t *testing.T) {
 			require.Equal(t, filepath.Join(c.Hub.Cache, "models--org--"+name, "snapshots", hubtest.Commit), info.Folder)
 		}
 	}
+}
+
+// TestWordsOfAModelOfAHub: which token is unknown, and so continues no word, is read from what was fetched.
+func TestWordsOfAModelOfAHub(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "model")
+	require.NoError(t, os.CopyFS(folder, os.DirFS(modelFolder("bert-token-classifier"))))
+	path := filepath.Join(folder, "tokenizer_config.json")
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, bytes.Replace(text, []byte(`"[UNK]"`), []byte(`"##n"`), 1), 0o600))
+	h := hubtest.New(t)
+	h.AddFolder(t, "org/words", folder)
+	c := onnxConfig("bert-token-classifier")
+	var inside [3][]bool
+	for i, model := range []string{c.Model, folder, "org/words"} {
+		c.Model, c.Hub = model, HubConfig{Endpoint: h.URL, Cache: t.TempDir()}
+		b := open(t, c)
+		const text = "nnn"
+		var enc tokenize.Encoding
+		require.NoError(t, b.tokenizer.Encode(tokenize.Input{Text: text}, tokenize.Options{Offsets: true}, &enc))
+		inside[i] = b.tagger.words.Inside(text, &enc, nil)
+	}
+	require.Equal(t, []bool{false, true, true}, inside[0])
+	require.Equal(t, []bool{false, false, false}, inside[1])
+	require.Equal(t, inside[1], inside[2])
 }
 
 // TestFilesOfAHubAreEnough: every model of the tests is read from what is fetched as from its whole folder.

@@ -212,5 +212,11 @@ func readHead(header http.Header, length int64) (head, error) {
 	if h.size < 0 {
 		return h, &failure{text: "it does not tell the size; HF_ENDPOINT must be a hub, or a mirror that keeps its headers"}
 	}
+	if h.size > maxFileBytes {
+		return h, &failure{text: fmt.Sprintf("it tells a size of %d bytes, the limit is %d; HF_ENDPOINT must be a hub, or a mirror that keeps its headers", h.size, maxFileBytes)}
+	}
 	return h, nil
 }
+
+// maxFileBytes is more than any file of a model has, and so little that no sum of sizes overflows.
+const maxFileBytes = 1 << 44
