@@ -16,7 +16,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/gofrs/flock"
 
 	"github.com/basetenlabs/bei-runtime/backend/status"
 )
@@ -185,20 +185,10 @@ func (c *cache) locked(ctx context.Context, name string, f func() error) error {
 	if err := os.MkdirAll(c.folder, 0o755); err != nil {
 		return f() // store says what is wrong
 	}
-	lock, err := os.OpenFile(filepath.Join(c.folder, name+lockSuffix), os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return f()
+	lock := flock.New(filepath.Join(c.folder, name+lockSuffix), flock.SetPermissions(0o644))
+	defer func() { _ = lock.Close() }() // which unlocks it, also for children that were forked meanwhile and have its descriptor
+	if _, err := lock.TryLockContext(ctx, lockPoll); err != nil && ctx.Err() != nil {
+		return status.Errorf(status.Cancelled, "waiting for another process that builds the plan: %w", context.Cause(ctx))
 	}
-	defer func() { _ = lock.Close() }() // which unlocks it
-	for {
-		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil || !errors.Is(err, unix.EWOULDBLOCK) { // file systems without locks: the worst is a second build
-			return f()
-		}
-		select {
-		case <-ctx.Done():
-			return status.Errorf(status.Cancelled, "waiting for another process that builds the plan: %w", context.Cause(ctx))
-		case <-time.After(lockPoll):
-		}
-	}
+	return f() // on file systems without locks the worst is a second build
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/basetenlabs/bei-runtime/backend/engine"
 	"github.com/basetenlabs/bei-runtime/backend/status"
@@ -168,6 +170,31 @@ func TestLock(t *testing.T) {
 		require.Equal(t, status.Cancelled, status.CodeOf(err))
 		return err
 	}), "waiting for another process that builds the plan: the caller left")
+}
+
+// TestLockOfAForkedProcess: a child that was forked while a plan was built has the lock's descriptor, and may live on.
+func TestLockOfAForkedProcess(t *testing.T) {
+	c := cache{t.TempDir(), 1 << 20}
+	path := filepath.Join(c.folder, "a"+lockSuffix)
+	inherited := -1
+	require.NoError(t, c.locked(t.Context(), "a", func() error {
+		descriptors, err := os.ReadDir("/proc/self/fd")
+		require.NoError(t, err)
+		for _, d := range descriptors {
+			if to, err := os.Readlink("/proc/self/fd/" + d.Name()); err == nil && to == path {
+				number, err := strconv.Atoi(d.Name())
+				require.NoError(t, err)
+				inherited, err = unix.Dup(number)
+				require.NoError(t, err)
+			}
+		}
+		return nil
+	}))
+	require.GreaterOrEqual(t, inherited, 0)
+	defer func() { require.NoError(t, unix.Close(inherited)) }()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	require.NoError(t, c.locked(ctx, "a", func() error { return nil }))
 }
 
 // cached are options with a cache in a folder.

@@ -337,8 +337,13 @@ type found struct {
 
 // plan takes the plan from the cache, or builds it.
 func (b *builder) plan(ctx context.Context) (*found, error) {
-	var p *found
+	p := b.cached()
+	if p != nil {
+		return p, nil
+	}
+	said := time.AfterFunc(progressEvery, func() { b.log(nvinfer.Info, "waiting for another process that builds the plan") })
 	err := b.cache.locked(ctx, b.name, func() (err error) {
+		said.Stop()
 		if p = b.cached(); p == nil {
 			p, err = b.build(ctx)
 		}
