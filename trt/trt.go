@@ -411,7 +411,7 @@ func (b *builder) build(ctx context.Context) (*found, error) {
 	}, nil
 }
 
-// progressEvery is how often a warm-up tells how far it is.
+// progressEvery is how often a warm-up tells how far it is, and how long a wait is not told.
 const progressEvery = 5 * time.Second
 
 // replica opens the plan on a device, with the kernels that earlier processes made for such a device.
