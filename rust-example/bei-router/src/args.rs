@@ -101,8 +101,9 @@ pub struct Args {
     #[arg(long, env, help_heading = "Limits")]
     pub tokenization_workers: Option<usize>,
 
-    /// Inputs under way at which no further request is let in, but answered 429. The last request that is let in may go over it, so that
-    /// one of any size is let in some time.
+    /// Inputs under way at which no further request is let in, but answered 429. A request counts for a quarter of it at most (32 where that
+    /// is less), and the last one that is let in may go over it, so that one of any size is let in some time. gRPC streams wait where
+    /// half of it is taken, and leave the other half to other calls.
     #[arg(long, env, default_value_t = 512, help_heading = "Limits")]
     pub max_concurrent_requests: usize,
 
@@ -116,8 +117,8 @@ pub struct Args {
     #[arg(long, env, default_value_t = 60_000, help_heading = "Limits")]
     pub engine_timeout_ms: u64,
 
-    /// Time, in milliseconds, after which the program exits when every engine is lost (exit code 69) or no call comes back (75), so that
-    /// whoever runs it starts it anew; 0: never.
+    /// Time, in milliseconds, after which the program exits when /health has been 503 all the while: the engine is lost (exit code 69) or a
+    /// call has not come back (75). Whoever runs it starts it anew; 0: never.
     #[arg(long, env, default_value_t = 60_000, help_heading = "Limits")]
     pub unhealthy_exit_ms: u64,
 

@@ -24,6 +24,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+use tokio::time::timeout_at;
 
 pub use admission::Admission;
 pub use cost::Cost;
@@ -34,7 +35,7 @@ pub use ticket::Ticket;
 pub use watchdog::End;
 
 use admission::UnderWay;
-use lane::State;
+use lane::{State, Trouble};
 use order::key;
 use reply::{Collector, Subscriber};
 
@@ -129,7 +130,13 @@ impl Scheduler {
         context: &Context,
     ) -> Result<Admission, Failure> {
         // The first in the line asks again and again; the others wait behind it.
-        let _turn = self.turn.lock().await;
+        let _turn = match context.deadline {
+            None => self.turn.lock().await,
+            Some(deadline) => match timeout_at(deadline.into(), self.turn.lock()).await {
+                Ok(turn) => turn,
+                Err(_) => return Err(self.shed("deadline", inputs, late().retry_after(1))),
+            },
+        };
         loop {
             match self.try_admit(inputs, characters, context) {
                 Ok(admission) => return Ok(admission),
@@ -155,7 +162,7 @@ impl Scheduler {
         if let Some(refused) = refused {
             return Err(refused);
         }
-        let permits = self.under_way.enter(inputs).map_err(|failure| {
+        let permits = self.under_way.enter(inputs, context.waits).map_err(|failure| {
             let retry = lane.drain_seconds(&lane.lock(), now);
             ("concurrency", failure.retry_after(retry))
         })?;
@@ -321,6 +328,14 @@ impl Scheduler {
     /// The number of inputs that wait.
     pub fn queued(&self) -> usize {
         self.lanes.iter().map(|lane| lane.lock().queue.len()).sum()
+    }
+
+    /// Whether some lane computes what it is given.
+    pub fn serves(&self) -> bool {
+        self.lanes.iter().any(|lane| {
+            let state = lane.lock();
+            state.live(lane.slots) > 0 && !matches!(state.trouble, Some((Trouble::Lost, ..)))
+        })
     }
 
     /// Whether the first lane works: an error says why not, `false` that its last batch failed, so that it should be looked at.

@@ -53,7 +53,7 @@ impl Server {
         self.lifecycle.ready(app.clone(), routes(app.clone()));
     }
 
-    /// Serves the model until `stop` is ready, or until no engine has worked for the limit of the flags. Then the server is not
+    /// Serves the model until `stop` is ready, or until the engine has been unhealthy for the limit of the flags. Then the server is not
     /// ready any more, after a delay accepts no more, answers what is under way, and closes the model.
     pub async fn run(self, app: Arc<App>, ending: Ending, stop: impl Future<Output = ()>) -> io::Result<End> {
         let Server { lifecycle, mut task, close } = self;
@@ -73,8 +73,10 @@ impl Server {
                 if end == End::Stopped {
                     tokio::time::sleep(ending.delay).await;
                 } else {
-                    tracing::error!("no engine works any more; ending");
-                    app.scheduler.abandon();
+                    tracing::error!("the engine has not recovered; ending");
+                    if !app.scheduler.serves() {
+                        app.scheduler.abandon();
+                    }
                 }
                 drained(close, &mut task, &app, ending.timeout).await.map(|()| end)
             }

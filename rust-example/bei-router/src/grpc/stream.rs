@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 use futures_util::{Stream, StreamExt};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::grpc::messages::context;
@@ -24,9 +25,15 @@ where
     Fut: Future<Output = Result<Res, Status>> + Send + 'static,
 {
     let stream = Context { waits: true, ..context(&request)? };
+    // Each runs to its end whether or not the client reads its answers: one that stood still while the window is used up would keep its turn
+    // and its places from all others.
     let answer = move |request: Result<Req, Status>| {
         let (call, context) = (call.clone(), stream.again());
-        async move { call(request?, context).await }
+        let task = AbortOnDropHandle::new(tokio::spawn(async move { call(request?, context).await }));
+        async move {
+            task.await
+                .unwrap_or_else(|error| Err(Status::internal(format!("a defect of the server: {error}"))))
+        }
     };
     Ok(Response::new(Box::pin(request.into_inner().map(answer).buffered(parallel))))
 }

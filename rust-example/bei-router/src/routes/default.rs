@@ -224,7 +224,9 @@ async fn all<T: DeserializeOwned + Send + 'static, F: Future<Output = Result<Res
         return Err(Failure::empty("instances is empty"));
     }
     let instance = |(i, instance)| {
-        let answer = route(State(app.clone()), context.clone(), Body(instance));
+        // The first may take all the room: what belongs to an admitted request waits.
+        let context = Context { waits: context.waits || i > 0, ..context.clone() };
+        let answer = route(State(app.clone()), context, Body(instance));
         async move {
             let named = |failure: Failure| failure.of(&format!("instances[{i}]"));
             let body = answer.await.map_err(named)?.into_body().collect().await;

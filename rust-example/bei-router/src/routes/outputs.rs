@@ -160,7 +160,9 @@ pub async fn embed_outputs(
         match wants_spans {
             true => {
                 let spans: Vec<Vec<Span>> = request.spans.iter().map(spans).collect();
-                app.spans(job(), spans, finish, context.clone()).await.map(Some)
+                // The other pass may have taken all the room: what belongs to an admitted request waits.
+                let context = Context { waits: context.waits || one_pass.is_some(), ..context.clone() };
+                app.spans(job(), spans, finish, context).await.map(Some)
             }
             false => Ok(None),
         }

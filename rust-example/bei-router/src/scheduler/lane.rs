@@ -288,6 +288,32 @@ impl Lane {
         self.tell_if_idle(&self.lock());
     }
 
+    /// Another lane that works, where there is one.
+    pub fn other(&self) -> Option<Arc<Lane>> {
+        let others = self.others.get().into_iter().flatten().filter_map(Weak::upgrade);
+        others.into_iter().find(|lane| {
+            let state = lane.lock();
+            state.trouble.is_none() && !state.closed
+        })
+    }
+
+    /// Takes in what another lane has lost.
+    pub fn take_in(&self, items: impl IntoIterator<Item = Removed>) {
+        let mut state = self.lock();
+        for removed in items {
+            state.queue.insert(removed);
+        }
+        self.notify(&mut state);
+    }
+
+    /// Lets all that waits wait in another lane, or answers it with a failure where none works.
+    pub fn hand_over(&self, failure: &Failure) {
+        let Some(other) = self.other() else { return self.fail_waiting(failure) };
+        let waiting = self.lock().queue.drain();
+        other.take_in(waiting);
+        self.tell_if_idle(&self.lock());
+    }
+
     /// Tells who closes the lane, and the threads that wait, that nothing is left.
     pub fn tell_if_idle(&self, state: &State) {
         if state.closed && state.is_idle() {

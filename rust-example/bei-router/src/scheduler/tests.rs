@@ -2,6 +2,7 @@ mod faults;
 mod lanes;
 mod queue;
 mod random;
+mod unhealthy;
 
 use std::sync::Arc;
 use std::sync::{Condvar, Mutex};

@@ -44,8 +44,12 @@ impl Ticket {
 
     fn take_back(&self, client: bool) -> usize {
         self.collector.leave(client);
+        // Identical inputs share an item, which gives back all of the request's at once.
+        let mut ids = self.ids.to_vec();
+        ids.sort_unstable();
+        ids.dedup();
         let mut state = self.lane.lock();
-        let left = state.queue.leave(&self.ids, &self.collector);
+        let left = state.queue.leave(&ids, &self.collector);
         self.lane.tell_if_idle(&state);
         left
     }

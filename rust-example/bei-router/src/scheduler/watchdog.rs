@@ -18,23 +18,21 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 pub enum End {
     /// It was told to.
     Stopped,
-    /// No call of any engine came back.
+    /// Calls of the engine did not come back.
     Hung,
-    /// Every engine or device was lost.
+    /// The engine or its device was lost.
     Lost,
 }
 
 /// What the watchdog remembers of a lane.
 #[derive(Default)]
 struct Watched {
-    /// Since when it has computed nothing.
-    down: Option<Instant>,
     probe: Option<JoinHandle<bool>>,
     probed: Option<Instant>,
 }
 
 impl Scheduler {
-    /// Watches until nothing has worked for the limit of the flags.
+    /// Watches until the first lane, of which /health tells, has been unhealthy for the limit of the flags.
     pub async fn watch(&self) -> End {
         let tick =
             (self.limits.engine_timeout / 10).clamp(Duration::from_millis(10), Duration::from_millis(250));
@@ -45,30 +43,18 @@ impl Scheduler {
             for (lane, watched) in self.lanes.iter().zip(&mut watched) {
                 self.give_up(lane, now);
                 probe(lane, watched, now).await;
-                let down = {
-                    let state = lane.lock();
-                    state.live(lane.slots) == 0
-                        || matches!(state.trouble, Some((Trouble::Lost, ..)))
-                        || (matches!(state.trouble, Some((Trouble::Hung, ..))) && state.hung == 0)
-                };
-                watched.down = if down { watched.down.or(Some(now)) } else { None };
-            }
-            if self.lanes.iter().all(|lane| lane.lock().live(lane.slots) == 0) {
-                // Nobody is left to serve those who wait.
-                for lane in &self.lanes {
-                    lane.fail_waiting(&Failure::unhealthy("no call of the engine comes back"));
+                if lane.lock().live(lane.slots) == 0 {
+                    lane.hand_over(&Failure::unhealthy("no call of the engine comes back"));
                 }
             }
-            let since = watched.iter().map(|watched| watched.down).min().flatten();
-            let all = watched.iter().all(|watched| watched.down.is_some());
-            let latest =
-                watched.iter().filter_map(|watched| watched.down).max().filter(|_| all && since.is_some());
-            if let (Some(limit), Some(latest)) = (self.limits.unhealthy_exit, latest)
-                && now.duration_since(latest) >= limit
+            if let (Some(limit), Some((trouble, since, _))) =
+                (self.limits.unhealthy_exit, &self.lanes[0].lock().trouble)
+                && now.saturating_duration_since(*since) >= limit
             {
-                let hangs = |lane: &Arc<Lane>| matches!(lane.lock().trouble, Some((Trouble::Hung, ..)));
-                let hung = self.lanes.iter().any(hangs);
-                return if hung { End::Hung } else { End::Lost };
+                return match trouble {
+                    Trouble::Hung => End::Hung,
+                    Trouble::Lost => End::Lost,
+                };
             }
         }
     }

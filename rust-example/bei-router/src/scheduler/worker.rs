@@ -187,11 +187,7 @@ impl Worker {
     /// Lets items whose engine was lost wait once more: for a lane that works, together with all that waits here, or for this one. Those
     /// that have done so get the failure.
     fn again(&self, picks: &[Pick], error: &Error) {
-        let others = self.lane.others.get().into_iter().flatten().filter_map(std::sync::Weak::upgrade);
-        let healthy = others.into_iter().find(|lane| {
-            let state = lane.lock();
-            state.trouble.is_none() && !state.closed
-        });
+        let healthy = self.lane.other();
         let mut moved = Vec::new();
         let mut failed = Vec::new();
         let mut waiting = Vec::new();
@@ -213,15 +209,9 @@ impl Worker {
             self.lane.notify(&mut state);
         }
         if let Some(lane) = healthy {
-            let mut state = lane.lock();
             self.lane.metrics.requeued(moved.len() as u64);
-            for removed in moved.drain(..) {
-                state.queue.insert(Removed { requeued: true, ..removed });
-            }
-            for removed in waiting {
-                state.queue.insert(removed);
-            }
-            lane.notify(&mut state);
+            let moved = moved.drain(..).map(|removed| Removed { requeued: true, ..removed });
+            lane.take_in(moved.chain(waiting));
         }
         let failure = Failure::unhealthy(error.message.clone());
         for removed in moved.into_iter().chain(failed) {

@@ -18,7 +18,7 @@ struct Client {
 
 fn push_until(queue: &mut Queue, work: Work, key: u64, deadline: Option<Instant>) -> Client {
     let (collector, reply) = Collector::new(1);
-    let permit = UnderWay::new(usize::MAX).enter(1).unwrap();
+    let permit = UnderWay::new(usize::MAX).enter(1, false).unwrap();
     let subscriber =
         Subscriber { collector: collector.clone(), index: 0, queued: Instant::now(), deadline, permit };
     // The content decides, not the hash: all have the same one.
