@@ -31,7 +31,7 @@ pub fn wait_for(lines: &mut impl Iterator<Item = std::io::Result<String>>, part:
 
 pub fn wait(mut child: Child) -> i32 {
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(30) {
+    while start.elapsed() < super::PATIENCE {
         if let Some(status) = child.try_wait().unwrap() {
             return status.code().expect("ended by a signal");
         }

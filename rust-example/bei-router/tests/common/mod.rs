@@ -2,10 +2,12 @@
 #![allow(dead_code)] // each test file uses a part
 
 pub mod child;
+pub mod held;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bei_router::{App, Args, End, StartError, serve};
 use clap::Parser;
@@ -35,6 +37,9 @@ pub fn args(flags: &[String]) -> Args {
     Args::parse_from(["bei-router".to_string()].iter().chain(flags))
 }
 
+/// How long a test waits for what must come.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
 pub struct Server {
     pub address: SocketAddr,
     pub client: Client,
@@ -56,7 +61,9 @@ impl Server {
             let _ = stopped.await;
         };
         let task = tokio::spawn(serve(app, listener, stopped));
-        Ok(Server { address, client: Client::new(), stop, task })
+        // What waits for a run that a test holds must fail, not wait for ever.
+        let client = Client::builder().timeout(PATIENCE).build().unwrap();
+        Ok(Server { address, client, stop, task })
     }
 
     /// The mock engine with `mock` for a script.
@@ -101,15 +108,26 @@ impl Server {
         line.map_or(0.0, |line| line[name.len()..].trim().parse().unwrap())
     }
 
-    /// Waits until a metric has a value.
+    /// Waits until a metric has a value: one that it keeps until the test goes on.
     pub async fn wait_for(&self, name: &str, value: f64) {
-        for _ in 0..1000 {
-            if self.metric(name).await == value {
+        self.wait_until(name, |found| found == value).await;
+    }
+
+    /// Waits until a metric that grows has come to a value.
+    pub async fn wait_for_at_least(&self, name: &str, value: f64) {
+        self.wait_until(name, |found| found >= value).await;
+    }
+
+    async fn wait_until(&self, name: &str, fits: impl Fn(f64) -> bool) {
+        let begin = Instant::now();
+        loop {
+            let found = self.metric(name).await;
+            if fits(found) {
                 return;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            assert!(begin.elapsed() < PATIENCE, "{name} is {found}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("{name} is {}, not {value}", self.metric(name).await);
     }
 
     /// Orders the server to stop, and waits until it has.
