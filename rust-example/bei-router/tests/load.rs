@@ -3,23 +3,25 @@
 mod common;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::Server;
+use common::held::Held;
+use common::{PATIENCE, Server};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// An engine that takes a second for the first request's run, so that what comes meanwhile waits.
-async fn slow(more: &[&str]) -> Server {
-    let fault = json!({"kind": "slow", "delay_ms": 1000, "from": 5, "count": 1});
-    Server::mock(json!({"faults": [fault]}), more).await
+/// An engine that holds the first request's run, so that what comes meanwhile waits.
+async fn slow(more: &[&str]) -> (Server, Held) {
+    let held = Held::new();
+    (Server::mock(json!({"faults": [held.fault("slow", 5)]}), more).await, held)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn late_arrivals_join_the_next_batch() {
-    let server = Arc::new(slow(&[]).await);
+    let (server, held) = slow(&[]).await;
+    let server = Arc::new(server);
     let mut clients = JoinSet::new();
     for i in 0..10 {
         let busy = server.clone();
@@ -28,6 +30,8 @@ async fn late_arrivals_join_the_next_batch() {
             server.wait_for("te_batch_next_size_count", 1.0).await;
         }
     }
+    server.wait_for("te_queue_size", 9.0).await;
+    held.release();
     clients.join_all().await;
     assert_eq!(server.metric("te_batch_next_size_count").await, 2.0);
     assert_eq!(server.metric("te_batch_next_size_sum").await, 10.0);
@@ -35,7 +39,8 @@ async fn late_arrivals_join_the_next_batch() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn overload_refuses_whole_requests() {
-    let server = Arc::new(slow(&["--max-concurrent-requests", "4"]).await);
+    let (server, held) = slow(&["--max-concurrent-requests", "4"]).await;
+    let server = Arc::new(server);
     let busy = server.clone();
     let first = tokio::spawn(async move { busy.embed(json!(["a", "b", "c", "d"])).await });
     server.wait_for("te_batch_next_size_count", 1.0).await;
@@ -46,6 +51,7 @@ async fn overload_refuses_whole_requests() {
     }
     let (status, answer) = server.post("/v1/embeddings", json!({"input": ["a", "b"]})).await;
     assert_eq!((status.as_u16(), &answer["type"]), (429, &json!("Overloaded")));
+    held.release();
     assert_eq!(first.await.unwrap().len(), 4);
     assert_eq!(server.metric("te_request_failure{err=\"overloaded\"}").await, 3.0);
     // A request of any size is let in while there is room.
@@ -66,7 +72,8 @@ async fn answers_are_bounded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn inputs_of_clients_that_left_are_not_computed() {
-    let server = Arc::new(slow(&["--max-concurrent-requests", "8"]).await);
+    let (server, held) = slow(&["--max-concurrent-requests", "8"]).await;
+    let server = Arc::new(server);
     let busy = server.clone();
     let first = tokio::spawn(async move { busy.embed(json!("a")).await });
     server.wait_for("te_batch_next_size_count", 1.0).await;
@@ -79,8 +86,9 @@ async fn inputs_of_clients_that_left_are_not_computed() {
     client.write_all(request.as_bytes()).await.unwrap();
     server.wait_for("te_queue_size", 2.0).await;
     drop(client);
-    first.await.unwrap();
     server.wait_for("te_request_failure{err=\"dropped\"}", 2.0).await;
+    held.release();
+    first.await.unwrap();
     assert_eq!(server.metric("te_batch_next_size_sum").await, 1.0);
     // All permits have come back.
     assert_eq!(server.embed(json!(["a", "b", "c", "d", "e", "f", "g", "h"])).await.len(), 8);
@@ -118,7 +126,7 @@ async fn mixed_load_answers_what_single_requests_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_answers_what_is_under_way() {
-    let server = slow(&[]).await;
+    let (server, held) = slow(&[]).await;
     let (address, client) = (server.address, server.client.clone());
     let mut clients = JoinSet::new();
     for i in 0..6 {
@@ -127,10 +135,15 @@ async fn stopping_answers_what_is_under_way() {
         clients.spawn(async move { request.send().await.unwrap().status() });
     }
     server.wait_for("te_embed_count", 12.0).await;
-    server.stop().await;
+    let (stopped, begin) = (tokio::spawn(server.stop()), Instant::now());
+    while TcpStream::connect(address).await.is_ok() {
+        assert!(begin.elapsed() < PATIENCE, "the server still listens");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    held.release();
+    stopped.await.unwrap();
     let statuses = clients.join_all().await;
     assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
-    assert!(TcpStream::connect(address).await.is_err(), "the server still listens");
 }
 
 #[tokio::test(flavor = "multi_thread")]
