@@ -81,7 +81,10 @@ impl Gate {
     /// Waits until `n` calls have come.
     fn wait(&self, n: usize) {
         let state = self.state.lock().unwrap();
-        drop(self.changed.wait_while(state, |(_, calls)| calls.len() < n).unwrap());
+        let long = Duration::from_secs(60);
+        let few = |state: &mut (_, Vec<_>)| state.1.len() < n;
+        let (state, timeout) = self.changed.wait_timeout_while(state, long, few).unwrap();
+        assert!(!timeout.timed_out(), "{} calls of {n} have come", state.1.len());
     }
 
     fn calls(&self) -> Vec<Vec<Vec<u32>>> {
