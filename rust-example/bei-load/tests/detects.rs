@@ -88,7 +88,19 @@ fn request(reader: &mut BufReader<TcpStream>) -> Option<Value> {
     serde_json::from_slice(&body).ok()
 }
 
+/// A load of answers enough, which one that stalled does not have. A silent server's takes most of its time for waiting.
 fn load(defect: Defect, pace: Pace) -> (bei_load::Tally, bool) {
+    for _ in 0..100 {
+        let (tally, right) = try_load(defect, pace);
+        let counted: u64 = tally.classes[0].statuses.values().sum();
+        if counted >= 100 || defect == Defect::Silent && tally.checked > 0 {
+            return (tally, right);
+        }
+    }
+    panic!("{pace:?} {defect:?}: no load has answers enough");
+}
+
+fn try_load(defect: Defect, pace: Pace) -> (bei_load::Tally, bool) {
     let target = Target { authority: serve(defect), headers: Vec::new() };
     let class = format!("name=a,tokens=1,distinct={DISTINCT}").parse().unwrap();
     let mut plan = Plan::new(target, vec![class], VOCABULARY, 1).unwrap();
@@ -101,7 +113,7 @@ fn load(defect: Defect, pace: Pace) -> (bei_load::Tally, bool) {
         threads: 2,
         warm_up: Duration::from_millis(50),
         duration: Duration::from_millis(200),
-        patience: Duration::from_millis(300),
+        patience: if defect == Defect::Silent { Duration::from_millis(300) } else { Duration::from_secs(60) },
         seed: 1,
         server: None,
         stop_after: None,
@@ -118,7 +130,6 @@ fn each_defect_is_counted_as_what_it_is() {
             [Defect::None, Defect::Wrong, Defect::Swapped, Defect::Doubled, Defect::Cut, Defect::Silent]
         {
             let (tally, right) = load(defect, pace);
-            assert!(tally.checked > 0, "{pace:?} {defect:?}: {} answers", tally.checked);
             for (kind, count) in [
                 (Defect::Wrong, tally.wrong),
                 (Defect::Swapped, tally.swapped),
