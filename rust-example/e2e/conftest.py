@@ -21,8 +21,11 @@ PROTOS = HERE.parent / "bei-proto" / "proto"
 BACKEND = pathlib.Path(ROUTER).with_name("bei-grpc-backend")
 KEY = "a-key"
 ORIGIN = "https://pages.example"
-# What a run of the mock engine takes here, in microseconds, and where it gives an error of its own.
-SLOW_US = 1_500_000
+# The slow server's runs last until this file is there.
+_folder = tempfile.TemporaryDirectory(prefix="bei-slow-")
+RELEASED = pathlib.Path(_folder.name, "released")
+PATIENCE = 60  # seconds that a test waits for what must come
+# Where the mock engine gives an error of its own.
 FAULTS = [{"kind": "nan", "token_id": 7592}, {"kind": "bad_item", "token_id": 2088}]  # hello, world
 
 # By name: the script of the mock engine (None: the real one), the folder in testdata/models (None: all-MiniLM-L6-v2), flags.
@@ -42,7 +45,7 @@ SERVERS = {
     "decoder_reranker": (None, "qwen3-reranker", []),
     "faulty": ({"faults": FAULTS}, None, ["--max-batch-tokens", "1024"]),
     # One request at a time, and a second one is too many.
-    "slow": ({"run_us": SLOW_US}, None, ["--max-batch-tokens", "1024", "--max-concurrent-requests", "1"]),
+    "slow": ({"faults": [{"kind": "slow", "until_file": str(RELEASED)}]}, None, ["--max-batch-tokens", "1024", "--max-concurrent-requests", "1"]),
 }
 
 
@@ -61,7 +64,7 @@ class Server(Router):
         folder = {} if model is None else {"model": str(TESTDATA / "models" / model)}
         super().__init__(mock, *flags, **folder)
         self.name = name
-        self.http = httpx.Client(base_url=self.url, trust_env=False, timeout=60)
+        self.http = httpx.Client(base_url=self.url, trust_env=False, timeout=PATIENCE)
 
     @property
     def address(self):
@@ -73,6 +76,27 @@ class Server(Router):
         reply = self.http.post(path, json=body, headers=headers)
         assert reply.status_code == 200, (path, reply.status_code, reply.text[:400])
         return reply.json()
+
+    def metric(self, name):
+        """The sum over all labels."""
+        return sum(value for key, value in self.metrics().items() if key.partition("{")[0] == name)
+
+    def wait_for(self, name, value):
+        deadline = time.monotonic() + PATIENCE
+        while (found := self.metric(name)) != value:
+            assert time.monotonic() < deadline, f"{name} is {found}, not {value}"
+            time.sleep(0.02)
+
+    def release(self):
+        """Lets the slow server's runs end."""
+        RELEASED.touch()
+
+    def hold(self):
+        """Lets the slow server end what is under way - a run goes on when its client has gone - and hold the next runs."""
+        self.release()
+        self.wait_for("bei_router_inputs_under_way", 0)
+        self.wait_for("bei_router_slots_in_use", 0)
+        RELEASED.unlink()
 
 
 @pytest.fixture(scope="session")
@@ -110,13 +134,12 @@ for _name in SERVERS.keys() - {"slow"}:
 
 @pytest.fixture
 def slow(start):
-    """The slow server, with nothing under way: a run goes on when its client has gone."""
-    server, deadline = start("slow"), time.monotonic() + 20
-    under_way = ("bei_router_inputs_under_way", "bei_router_slots_in_use")
-    while any(value for name, value in server.metrics().items() if name.startswith(under_way)):
-        assert time.monotonic() < deadline, "the run before has not ended"
-        time.sleep(0.05)
-    return server
+    """The slow server, which holds the next runs."""
+    RELEASED.touch()  # its start has runs too
+    server = start("slow")
+    server.hold()
+    yield server
+    server.release()
 
 
 @pytest.fixture(scope="session")

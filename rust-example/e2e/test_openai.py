@@ -9,11 +9,12 @@ import openai
 import pytest
 
 import golden
-from conftest import KEY, SLOW_US
+from conftest import KEY
 
 
-def client(server, key="none", **options):
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, http_client=openai.DefaultHttpxClient(trust_env=False), **options)
+def client(server, key="none", hooks=None, **options):
+    http_client = openai.DefaultHttpxClient(trust_env=False, event_hooks=hooks)
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, http_client=http_client, **options)
 
 
 def test_embeddings_are_those_of_sentence_transformers(minilm):
@@ -104,16 +105,23 @@ def test_errors_are_typed(start, name, body, error, kind, part):
 def test_the_client_comes_again_when_it_is_told_to(slow):
     with concurrent.futures.ThreadPoolExecutor(1) as threads:
         first = threads.submit(client(slow).embeddings.create, model="any", input="openai first")
-        time.sleep(0.3)
+        slow.wait_for("bei_router_inputs_under_way", 1)
         with pytest.raises(openai.RateLimitError) as raised:
             client(slow, max_retries=0).embeddings.create(model="any", input="openai second")
         wait = int(raised.value.response.headers["retry-after"])
         assert wait >= 1 and raised.value.type == "Overloaded"
-        begin = time.monotonic()
-        assert client(slow, max_retries=5).embeddings.create(model="any", input="openai third").data
-        # It has waited as long as it was told, and then for its own run.
-        assert time.monotonic() - begin >= 1 + SLOW_US / 1e6
-        assert first.result().data
+        sent, answered = [], []
+
+        def note(reply):
+            answered.append((time.monotonic(), reply))
+            slow.release()
+            assert first.result().data
+
+        hooks = {"request": [lambda _: sent.append(time.monotonic())], "response": [note]}
+        assert client(slow, hooks=hooks, max_retries=5).embeddings.create(model="any", input="openai third").data
+        assert [reply.status_code for _, reply in answered] == [429, 200]
+        refused, reply = answered[0]
+        assert sent[1] - refused >= int(reply.headers["retry-after"]) >= 1
 
 
 def test_a_deadline_that_cannot_be_met_is_told_at_once(slow):
@@ -124,4 +132,5 @@ def test_a_deadline_that_cannot_be_met_is_told_at_once(slow):
 def test_a_client_that_gives_up_leaves_the_server_well(slow):
     with pytest.raises(openai.APITimeoutError):
         client(slow, max_retries=0, timeout=httpx2.Timeout(0.4)).embeddings.create(model="any", input="given up")
+    slow.release()
     assert client(slow, max_retries=5).embeddings.create(model="any", input="after it").data
