@@ -349,6 +349,12 @@ mod tests {
     }
 
     #[test]
+    fn the_library_lets_go_of_a_run_after_the_server_has() {
+        let options = serde_json::to_value(parsed(&["--engine-timeout-ms", "300"]).options()).unwrap();
+        assert_eq!(options["run_timeout_ms"], 1300);
+    }
+
+    #[test]
     fn the_old_name_of_the_token_is_used() {
         let options = serde_json::to_value(parsed(&["--hf-api-token", "secret"]).options()).unwrap();
         assert_eq!(options["hub"]["token"], "secret");
