@@ -17,6 +17,9 @@ use crate::metrics::Metrics;
 use crate::work::{Context, Outcome, Payload, Want, Work};
 use tokio::sync::oneshot;
 
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 const BUDGET: Budget = Budget { tokens: 10, inputs: 4, padded: false };
 
 fn work(ids: &[u32]) -> Work {
@@ -81,9 +84,8 @@ impl Gate {
     /// Waits until `n` calls have come.
     fn wait(&self, n: usize) {
         let state = self.state.lock().unwrap();
-        let long = Duration::from_secs(60);
         let few = |state: &mut (_, Vec<_>)| state.1.len() < n;
-        let (state, timeout) = self.changed.wait_timeout_while(state, long, few).unwrap();
+        let (state, timeout) = self.changed.wait_timeout_while(state, PATIENCE, few).unwrap();
         assert!(!timeout.timed_out(), "{} calls of {n} have come", state.1.len());
     }
 
