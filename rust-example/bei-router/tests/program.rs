@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Command;
 
 use common::child::{program, wait, wait_for};
+use common::held::Held;
 use common::mock_flags;
 use serde_json::json;
 
@@ -21,9 +22,10 @@ async fn until_admitted(address: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_ends_it_after_the_work() {
-    let slow = json!({"faults": [{"kind": "slow", "delay_ms": 1000, "from": 5, "count": 1}]});
     for signal in ["TERM", "INT"] {
-        let flags = mock_flags(slow.clone(), &["--port", "0", "--hostname", "127.0.0.1", "--json-output"]);
+        let held = Held::new();
+        let slow = json!({"faults": [held.fault("slow", 5)]});
+        let flags = mock_flags(slow, &["--port", "0", "--hostname", "127.0.0.1", "--json-output"]);
         let mut child = program().args(flags).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let ready = wait_for(&mut lines, "ready on");
@@ -36,8 +38,9 @@ async fn a_signal_ends_it_after_the_work() {
         let sent =
             Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
         assert!(sent.success());
-        assert_eq!(answer.await.unwrap(), 200);
         wait_for(&mut lines, &format!("SIG{signal}"));
+        held.release();
+        assert_eq!(answer.await.unwrap(), 200);
         wait_for(&mut lines, "stopped");
         assert_eq!(wait(child), 0);
     }

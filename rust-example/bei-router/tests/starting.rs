@@ -191,7 +191,8 @@ async fn the_drain_has_a_limit() {
     signal(&child, "TERM");
     wait_for(&mut log, "still under way after 300ms");
     assert_eq!(wait(child), 0);
-    assert!(start.elapsed() < Duration::from_secs(10));
+    // By itself the run ends after a minute.
+    assert!(start.elapsed() < Duration::from_secs(30));
     drop(answer);
 }
 
