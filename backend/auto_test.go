@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -194,14 +195,16 @@ func TestAutoIsCancelled(t *testing.T) {
 	require.Equal(t, 1, s.opened["tensorrt"].closed)
 	require.Nil(t, s.opened["cpu"])
 
-	ctx, cancel = context.WithTimeout(background, 20*time.Millisecond)
-	defer cancel()
-	s = &scripted{t: t, cost: map[string]mock.Config{"tensorrt": {RunMicros: 5000}}}
-	_, _, _, err = s.choose(ctx, Config{}, 0, gpu0)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.Equal(t, 1, s.opened["tensorrt"].closed)
-	require.Equal(t, 1, s.opened["cuda"].closed)
-	require.Nil(t, s.opened["cpu"])
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(background, 20*time.Millisecond)
+		defer cancel()
+		s := &scripted{t: t, cost: map[string]mock.Config{"tensorrt": {RunMicros: 5000}}}
+		_, _, _, err := s.choose(ctx, Config{}, 0, gpu0)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, 1, s.opened["tensorrt"].closed)
+		require.Equal(t, 1, s.opened["cuda"].closed)
+		require.Nil(t, s.opened["cpu"])
+	})
 }
 
 // TestAutoTellsItsChoice opens a real model.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/common/expfmt"
@@ -164,60 +165,69 @@ func TestFaultsReachTheCaller(t *testing.T) {
 }
 
 func TestOpenFailsWithTheWarmUp(t *testing.T) {
-	for _, kind := range []string{mock.Error, mock.NaN, mock.Lost, mock.Panic} {
-		for run := 1; run <= 2; run++ {
-			c := mockConfig()
-			c.Mock.Faults = []mock.Fault{{Kind: kind, From: run}}
-			_, err := Open(background, c)
-			requireCode(t, status.Start, err, "warm-up: item 0")
+	synctest.Test(t, func(t *testing.T) {
+		for _, kind := range []string{mock.Error, mock.NaN, mock.Lost, mock.Panic} {
+			for run := 1; run <= 2; run++ {
+				c := mockConfig()
+				c.Mock.Faults = []mock.Fault{{Kind: kind, From: run}}
+				_, err := Open(background, c)
+				requireCode(t, status.Start, err, "warm-up: item 0")
+			}
 		}
-	}
-	c := mockConfig()
-	c.Mock.Faults = []mock.Fault{{Kind: mock.Hung}}
-	ctx, cancel := context.WithTimeout(background, 100*time.Millisecond)
-	defer cancel()
-	_, err := Open(ctx, c)
-	requireCode(t, status.Timeout, err, "warm-up: not done")
+		c := mockConfig()
+		c.Mock.Faults = []mock.Fault{{Kind: mock.Hung}}
+		ctx, cancel := context.WithTimeout(background, 100*time.Millisecond)
+		defer cancel()
+		_, err := Open(ctx, c)
+		requireCode(t, status.Timeout, err, "warm-up: not done")
+	})
 }
 
 func TestTimeoutAndCancel(t *testing.T) {
-	b := openMock(t, withFaults(mock.Fault{Kind: mock.Slow, From: 3, DelayMS: 300}))
-	batch, out := packed([]uint32{1}), Output{Rows: rowsFor(b, 1), Status: make([]status.Code, 1)}
-	requireCode(t, status.Timeout, b.Embed(background, batch, CallOptions{Timeout: 100 * time.Millisecond}, out), "timeout")
-	requireCode(t, status.Overloaded, b.Embed(background, batch, CallOptions{Timeout: time.Millisecond}, out), "no slot came free within the call's timeout")
-	ctx, cancel := context.WithCancelCause(background)
-	cancel(status.Errorf(status.Cancelled, "by its token"))
-	requireCode(t, status.Cancelled, b.Embed(ctx, batch, CallOptions{}, out), "by its token")
-	require.NoError(t, b.Embed(background, batch, CallOptions{Priority: 1}, out))
+	synctest.Test(t, func(t *testing.T) {
+		b := openMock(t, withFaults(mock.Fault{Kind: mock.Slow, From: 3, DelayMS: 300}))
+		batch, out := packed([]uint32{1}), Output{Rows: rowsFor(b, 1), Status: make([]status.Code, 1)}
+		requireCode(t, status.Timeout, b.Embed(background, batch, CallOptions{Timeout: 100 * time.Millisecond}, out), "timeout")
+		requireCode(t, status.Overloaded, b.Embed(background, batch, CallOptions{Timeout: time.Millisecond}, out), "no slot came free within the call's timeout")
+		ctx, cancel := context.WithCancelCause(background)
+		cancel(status.Errorf(status.Cancelled, "by its token"))
+		requireCode(t, status.Cancelled, b.Embed(ctx, batch, CallOptions{}, out), "by its token")
+		require.NoError(t, b.Embed(background, batch, CallOptions{Priority: 1}, out))
+	})
 }
 
 // TestDeepHealthSeesAHungSlot: that another slot runs a token does not make the backend healthy.
 func TestDeepHealthSeesAHungSlot(t *testing.T) {
-	b := openMock(t, func(c *Config) {
-		c.Slots, c.RunTimeoutMS = 2, 50
-		c.Mock.Faults = []mock.Fault{{Kind: mock.Stuck, From: 3, Count: 1, DelayMS: 1500}}
+	synctest.Test(t, func(t *testing.T) {
+		b := openMock(t, func(c *Config) {
+			c.Slots, c.RunTimeoutMS = 2, 50
+			c.Mock.Faults = []mock.Fault{{Kind: mock.Stuck, From: 3, Count: 1, DelayMS: 1500}}
+		})
+		requireCode(t, status.Unhealthy, b.Embed(background, packed([]uint32{1}), CallOptions{}, Output{Rows: rowsFor(b, 1)}), "hung")
+		for _, deep := range []bool{false, true} {
+			requireCode(t, status.Unhealthy, b.Health(background, deep, CallOptions{}), "1 of 2 slots hung")
+		}
+		time.Sleep(1500 * time.Millisecond)
+		require.NoError(t, b.Health(background, true, CallOptions{}), "it came back")
 	})
-	requireCode(t, status.Unhealthy, b.Embed(background, packed([]uint32{1}), CallOptions{}, Output{Rows: rowsFor(b, 1)}), "hung")
-	for _, deep := range []bool{false, true} {
-		requireCode(t, status.Unhealthy, b.Health(background, deep, CallOptions{}), "1 of 2 slots hung")
-	}
-	require.Eventually(t, func() bool { return b.Health(background, true, CallOptions{}) == nil }, 5*time.Second, 10*time.Millisecond, "it came back")
 }
 
 func TestHealth(t *testing.T) {
-	b := openMock(t, func(c *Config) {
-		c.Mock.Faults = []mock.Fault{{Kind: mock.NaN, From: 4, Count: 1}, {Kind: mock.Slow, From: 5, Count: 1, DelayMS: 300}}
-	})
-	require.NoError(t, b.Health(background, false, CallOptions{}))
-	require.NoError(t, b.Health(background, true, CallOptions{}))
-	requireCode(t, status.Unhealthy, b.Health(background, true, CallOptions{}), "one token did not run: item 0: the model's output holds NaN")
-	requireCode(t, status.Timeout, b.Health(background, true, CallOptions{Timeout: 100 * time.Millisecond}), "")
-	require.NoError(t, b.Health(background, true, CallOptions{}))
-
-	for _, kind := range []string{mock.Classifier, mock.TokenClassifier} {
-		b := openMock(t, func(c *Config) { c.Mock.Kind = kind })
+	synctest.Test(t, func(t *testing.T) {
+		b := openMock(t, func(c *Config) {
+			c.Mock.Faults = []mock.Fault{{Kind: mock.NaN, From: 4, Count: 1}, {Kind: mock.Slow, From: 5, Count: 1, DelayMS: 300}}
+		})
+		require.NoError(t, b.Health(background, false, CallOptions{}))
 		require.NoError(t, b.Health(background, true, CallOptions{}))
-	}
+		requireCode(t, status.Unhealthy, b.Health(background, true, CallOptions{}), "one token did not run: item 0: the model's output holds NaN")
+		requireCode(t, status.Timeout, b.Health(background, true, CallOptions{Timeout: 100 * time.Millisecond}), "")
+		require.NoError(t, b.Health(background, true, CallOptions{}))
+
+		for _, kind := range []string{mock.Classifier, mock.TokenClassifier} {
+			b := openMock(t, func(c *Config) { c.Mock.Kind = kind })
+			require.NoError(t, b.Health(background, true, CallOptions{}))
+		}
+	})
 }
 
 // families parses metrics with Prometheus' own parser.
@@ -266,26 +276,26 @@ func TestMetrics(t *testing.T) {
 		labelsOf(m["bei_info"].Metric[0]))
 }
 
+// TestClose: in a bubble, the run ends only once all four wait.
 func TestClose(t *testing.T) {
-	c := mockConfig()
-	c.Mock.Faults = []mock.Fault{{Kind: mock.Slow, From: 3, DelayMS: 20}}
-	b, err := Open(background, c)
-	require.NoError(t, err)
-	var calls sync.WaitGroup
-	started := make(chan struct{})
-	calls.Go(func() {
-		close(started)
-		require.NoError(t, b.Embed(background, packed([]uint32{1}), CallOptions{}, Output{Rows: rowsFor(b, 1)}), "a call under way may finish")
+	synctest.Test(t, func(t *testing.T) {
+		c := mockConfig()
+		c.Mock.Faults = []mock.Fault{{Kind: mock.Slow, From: 3, DelayMS: 20}}
+		b, err := Open(background, c)
+		require.NoError(t, err)
+		var calls, closes sync.WaitGroup
+		calls.Go(func() {
+			require.NoError(t, b.Embed(background, packed([]uint32{1}), CallOptions{}, Output{Rows: rowsFor(b, 1)}), "a call under way may finish")
+		})
+		synctest.Wait()
+		require.Equal(t, 1.0, families(t, b)["bei_admitted_items"].Metric[0].Gauge.GetValue())
+		for range 4 {
+			closes.Go(func() { require.NoError(t, b.Close(background)) })
+		}
+		closes.Wait()
+		calls.Wait()
+		requireShutDown(t, b)
 	})
-	<-started
-	require.Eventually(t, func() bool { return families(t, b)["bei_admitted_items"].Metric[0].Gauge.GetValue() > 0 }, time.Second, time.Millisecond)
-	var closes sync.WaitGroup
-	for range 4 {
-		closes.Go(func() { require.NoError(t, b.Close(background)) })
-	}
-	closes.Wait()
-	calls.Wait()
-	requireShutDown(t, b)
 }
 
 // requireShutDown calls everything of a closed backend.
@@ -306,18 +316,21 @@ func requireShutDown(t *testing.T, b *Backend) {
 }
 
 func TestCloseCutsOff(t *testing.T) {
-	c := mockConfig()
-	c.Mock.Faults = []mock.Fault{{Kind: mock.Hung, From: 3}}
-	b, err := Open(background, c)
-	require.NoError(t, err)
-	done := make(chan error, 1)
-	go func() { done <- b.Embed(background, packed([]uint32{1}), CallOptions{}, Output{Rows: rowsFor(b, 1)}) }()
-	require.Eventually(t, func() bool { return families(t, b)["bei_slots_busy"].Metric[0].Gauge.GetValue() > 0 }, time.Second, time.Millisecond)
-	ctx, cancel := context.WithTimeout(background, 5*time.Millisecond)
-	defer cancel()
-	requireCode(t, status.Timeout, b.Close(ctx), "1 calls were cut off")
-	requireCode(t, status.ShutDown, <-done, "")
-	requireShutDown(t, b)
+	synctest.Test(t, func(t *testing.T) {
+		c := mockConfig()
+		c.Mock.Faults = []mock.Fault{{Kind: mock.Hung, From: 3}}
+		b, err := Open(background, c)
+		require.NoError(t, err)
+		done := make(chan error, 1)
+		go func() { done <- b.Embed(background, packed([]uint32{1}), CallOptions{}, Output{Rows: rowsFor(b, 1)}) }()
+		synctest.Wait()
+		require.Equal(t, 1.0, families(t, b)["bei_slots_busy"].Metric[0].Gauge.GetValue())
+		ctx, cancel := context.WithTimeout(background, 5*time.Millisecond)
+		defer cancel()
+		requireCode(t, status.Timeout, b.Close(ctx), "1 calls were cut off")
+		requireCode(t, status.ShutDown, <-done, "")
+		requireShutDown(t, b)
+	})
 }
 
 // closeFails is an engine that cannot be closed.

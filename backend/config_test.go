@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -202,18 +203,20 @@ func TestQueueOptions(t *testing.T) {
 	requireCode(t, status.InvalidArgument, b.Embed(background, packed([]uint32{1}, []uint32{1}), CallOptions{}, Output{Rows: rowsFor(b, 2)}),
 		"2 items are more than one call may have: the limit is 1 (queue.max_items)")
 
-	// The default timeout of calls is no timeout of the warm-up.
-	slow := func(c *Config) { c.Queue.TimeoutMS, c.Mock.RunMicros = 60, 150_000 }
-	b = openMock(t, slow)
-	batch, out := packed([]uint32{1}), Output{Rows: rowsFor(b, 1)}
-	requireCode(t, status.Timeout, b.Embed(background, batch, CallOptions{}, out), "timeout passed after")
-	require.NoError(t, b.Embed(background, batch, CallOptions{Timeout: time.Minute}, out))
+	synctest.Test(t, func(t *testing.T) {
+		// The default timeout of calls is no timeout of the warm-up.
+		slow := func(c *Config) { c.Queue.TimeoutMS, c.Mock.RunMicros = 60, 150_000 }
+		b := openMock(t, slow)
+		batch, out := packed([]uint32{1}), Output{Rows: rowsFor(b, 1)}
+		requireCode(t, status.Timeout, b.Embed(background, batch, CallOptions{}, out), "timeout passed after")
+		require.NoError(t, b.Embed(background, batch, CallOptions{Timeout: time.Minute}, out))
 
-	b = openMock(t, func(c *Config) {
-		c.RunTimeoutMS, c.Mock.Faults = 50, []mock.Fault{{Kind: mock.Hung, From: 3, Count: 1}}
+		b = openMock(t, func(c *Config) {
+			c.RunTimeoutMS, c.Mock.Faults = 50, []mock.Fault{{Kind: mock.Hung, From: 3, Count: 1}}
+		})
+		requireCode(t, status.Unhealthy, b.Embed(background, batch, CallOptions{}, out), "run_timeout_ms is 50")
+		require.NoError(t, b.Embed(background, batch, CallOptions{}, out))
 	})
-	requireCode(t, status.Unhealthy, b.Embed(background, batch, CallOptions{}, out), "run_timeout_ms is 50")
-	require.NoError(t, b.Embed(background, batch, CallOptions{}, out))
 }
 
 func TestGoOptions(t *testing.T) {

@@ -253,12 +253,12 @@ func TestCloseLetsTokenizeFinish(t *testing.T) {
 				return false
 			}
 			return true
-		}, 5*time.Second, 100*time.Microsecond)
+		}, time.Minute, 100*time.Microsecond)
 		time.Sleep(5 * time.Millisecond) // some items are done
 		ctx, cancel := context.WithTimeout(background, patience)
 		closed := make(chan error)
 		go func() { closed <- b.Close(ctx) }()
-		require.Eventually(t, b.closed.Load, 5*time.Second, 100*time.Microsecond)
+		require.Eventually(t, b.closed.Load, time.Minute, 100*time.Microsecond)
 		requireCode(t, status.ShutDown, b.Tokenize(background, texts[:1], CallOptions{}, Output{Result: &Result{}}), "shut down")
 		want, end := status.OK, status.OK
 		if patience < time.Minute {
