@@ -60,6 +60,7 @@ func cTestEnvironment(t *testing.T, dir string) []string {
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "texts"), packed.Bytes(), 0o600))
 	return []string{
+		"BEI_TEST_DIR=" + dir,
 		"BEI_TEST_MODEL=" + model(t),
 		"BEI_TEST_GOLDEN=" + filepath.Join(golden, "embeddings.f32"),
 		"BEI_TEST_TEXTS=" + filepath.Join(dir, "texts"),

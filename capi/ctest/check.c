@@ -113,6 +113,41 @@ bei_text text_of(const char *text) {
   return t;
 }
 
+static char gate[1024];
+
+const char *held_fault(const char *kind, int count) {
+  static char fault[2048];
+  static int number;
+  snprintf(gate, sizeof gate, "%s/gate-%d-%d", setting("BEI_TEST_DIR"), (int)getpid(), number++);
+  snprintf(fault, sizeof fault, "{\"kind\": \"%s\", \"from\": 3, \"count\": %d, \"until_file\": \"%s\"}", kind, count,
+           gate);
+  return fault;
+}
+
+void release_runs(void) {
+  FILE *f = fopen(gate, "w");
+  CHECK(f != NULL);
+  fclose(f);
+}
+
+void await(bei_handle backend, const char *gauge, double least) {
+  char line[100];
+  snprintf(line, sizeof line, "\n%s ", gauge);
+  for (double end = now_ms() + PATIENCE_MS;;) {
+    bei_result result = 0;
+    OK(bei_metrics(backend, &result));
+    const char *found = strstr(bei_result_text(result, 0, NULL), line);
+    CHECK(found != NULL);
+    double value = strtod(found + strlen(line), NULL);
+    bei_result_free(result);
+    if (value >= least)
+      return;
+    if (now_ms() > end)
+      fail(__FILE__, __LINE__, "%s is %g, want %g", gauge, value, least);
+    sleep_ms(1);
+  }
+}
+
 void sleep_ms(int ms) {
   struct timespec t = {ms / 1000, ms % 1000 * 1000000L};
   nanosleep(&t, NULL);

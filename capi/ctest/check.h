@@ -59,6 +59,13 @@ void packed_free(packed *p);
 
 bei_text text_of(const char *text);
 
+/* A fault of the mock: runs after the warm-up's, count of them or all (0), last until release_runs(). */
+const char *held_fault(const char *kind, int count);
+void release_runs(void);
+/* Waits until a gauge of the backend's metrics is at least this, for a minute at most. */
+void await(bei_handle backend, const char *gauge, double least);
+
+enum { PATIENCE_MS = 60000 };
 void sleep_ms(int ms);
 double now_ms(void);
 size_t resident_bytes(void);
