@@ -144,7 +144,8 @@ test_unit: setup ## tests of the Go packages that need no built library, with co
 		if ($$3 + 0 < $(COVER_MIN)) {print "below the minimum of $(COVER_MIN) %"; exit 1}} END {if (!found) exit 1}'
 
 test_race: setup ## the Go packages under the race detector
-	$(GO) test -race ./backend/...
+	@# Go gives a package 10 minutes, which a slow machine may need.
+	$(GO) test -race -timeout 30m ./backend/...
 	@# -short: without those tests of trt/ that need TensorRT's library, which test_tensorrt runs.
 	$(GO) test -race -short ./trt/...
 
