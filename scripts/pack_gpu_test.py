@@ -168,11 +168,20 @@ class RunTest(unittest.TestCase):
     def test_time_ends_processes_and_what_they_started(self):
         with tempfile.TemporaryDirectory() as folder:
             os.makedirs(os.path.join(folder, "tests"))
-            binary = os.path.join(folder, "tests", "b.test")
+            binary, started = os.path.join(folder, "tests", "b.test"), os.path.join(folder, "started")
             with open(binary, "w", encoding="utf-8") as file:
-                file.write("#!/bin/sh\nprintf '\\026=== RUN   TestA\\n'\nsleep 60\n")
+                file.write(f"#!/bin/sh\nprintf '\\026=== RUN   TestA\\n'\ntouch {started}\nsleep 60\n")
             os.chmod(binary, 0o755)
-            with mock.patch.object(run_tests, "HERE", folder):
+
+            class Started(subprocess.Popen):
+                """Its time begins once it has printed."""
+
+                def communicate(self, *arguments, **named):
+                    while not os.path.exists(started) and self.poll() is None:
+                        time.sleep(0.01)
+                    return super().communicate(*arguments, **named)
+
+            with mock.patch.object(run_tests, "HERE", folder), mock.patch.object(subprocess, "Popen", Started):
                 begin = time.monotonic()
                 lost, = run_tests.run_shard(run_tests.Shard("b", "^TestA$", ""), folder, {}, 60, begin + 1, "x")
                 self.assertEqual((lost["name"], lost["status"]), ("TestA", "lost"))
