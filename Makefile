@@ -82,7 +82,10 @@ $(E2E_STAMP):
 	@mkdir -p $(DEPS)/stamps && rm -f $(DEPS)/stamps/e2e-*
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the clients need Python 3.11 or later; fix: make PYTHON=python3.11")'
 	$(PYTHON) -m venv --clear $(E2E)
-	$(E2E)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r rust-example/e2e/requirements.txt
+	@# Three attempts: networks fail for moments.
+	for pause in 5 20 0; do \
+		$(E2E)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r rust-example/e2e/requirements.txt && exit; \
+		sleep $$pause; done; exit 1
 	@touch $@
 
 build: build_lib ## build libbei.so, bei.h, bei.pc, bei, bei-router and bei-grpc-backend into dist/

@@ -66,6 +66,17 @@ def run(command, **kwargs):
     return done
 
 
+def persist(download):
+    """What download returns. It has three attempts: networks fail for moments."""
+    for pause in (5, 20):
+        try:
+            return download()
+        except SetupError as error:
+            say(f"  {error}; once more in {pause} s")
+            time.sleep(pause)
+    return download()
+
+
 def sha256_of(path):
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -113,7 +124,7 @@ def fetch_wheel(artefact, scratch, config):
     if "abi" in wheel:
         # One build of the wheel is pinned, whichever Python runs this: only its shared library is used.
         command += ["--python-version", wheel.get("python", config["wheel_python"]), "--implementation", "cp", "--abi", wheel["abi"]]
-    run(command)
+    persist(lambda: run(command))
     files = [name for name in os.listdir(scratch) if name.endswith(".whl")]
     if len(files) != 1:
         raise SetupError(f"{artefact['name']}: pip left {files}, expected one wheel")
@@ -152,7 +163,7 @@ def fetch_crate(artefact, scratch, config):
             file.write(text)
     # One target's dependencies: cargo fetches those of the crate too, though only its own files are used.
     target = f"{platform.machine()}-unknown-linux-gnu"
-    run(["cargo", "fetch", "--quiet", "--target", target], cwd=scratch)
+    persist(lambda: run(["cargo", "fetch", "--quiet", "--target", target], cwd=scratch))
     with open(os.path.join(scratch, "Cargo.lock"), encoding="utf-8") as file:
         check_crate(artefact, file.read())
     done = run(["cargo", "metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", target], cwd=scratch,
@@ -215,6 +226,14 @@ def go_module(artefact, scratch):
         raise SetupError(f"{artefact['module']}: deps.json pins {artefact['version']}, go.mod requires {version}; make them equal")
     name = f"{artefact['module']}@{artefact['version']}"
     say(f"  Go module {name}")
+    module = persist(lambda: download_go_module(name, scratch))
+    if module["Sum"] != artefact["sum"]:
+        raise SetupError(f"{name}: checksum is {module['Sum']}, pinned is {artefact['sum']}")
+    return module["Dir"]
+
+
+def download_go_module(name, scratch):
+    """What go says of the module that it has downloaded."""
     done = subprocess.run(["go", "mod", "download", "-json", name], cwd=scratch, env=go_environment(),
                           stdout=subprocess.PIPE, text=True)
     try:
@@ -223,9 +242,7 @@ def go_module(artefact, scratch):
         raise SetupError(f"go mod download {name} failed; its output is above") from None
     if done.returncode != 0:
         raise SetupError(f"go mod download {name}: {module.get('Error')}")
-    if module["Sum"] != artefact["sum"]:
-        raise SetupError(f"{name}: checksum is {module['Sum']}, pinned is {artefact['sum']}")
-    return module["Dir"]
+    return module
 
 
 def required_version(module):
@@ -251,7 +268,8 @@ def build_go_tool(artefact, scratch, config):
     go_module(artefact, scratch)
     package = f"{artefact['module']}/{artefact['package']}@{artefact['version']}"
     say(f"  go install {package}")
-    run(["go", "install", package], cwd=scratch, env=go_environment(GOBIN=scratch, CGO_ENABLED="0"))
+    # It downloads what the module requires.
+    persist(lambda: run(["go", "install", package], cwd=scratch, env=go_environment(GOBIN=scratch, CGO_ENABLED="0")))
     install(os.path.join(scratch, os.path.basename(artefact["to"])), artefact["to"], executable=True)
 
 
@@ -294,6 +312,8 @@ def build_tokenizers(artefact, scratch, config):
         file.write(text)
     copy_writable(os.path.join(ROOT, artefact["recipe"][0]), os.path.join(build, "Cargo.lock"))
     target = os.path.join(build, "target")
+    machine = f"{platform.machine()}-unknown-linux-gnu"
+    persist(lambda: run(["cargo", "fetch", "--quiet", "--locked", "--target", machine, "--manifest-path", manifest], cwd=build))
     say("  cargo build --release (two to four minutes on two cores)")
     run(["cargo", "build", "--release", "--locked", "--lib", "--target-dir", target, "--manifest-path", manifest], cwd=build)
     install(os.path.join(target, "release", "libtokenizers.a"), artefact["to"])

@@ -71,6 +71,17 @@ class DepsTest(unittest.TestCase):
             deps.fetch_wheel(artefact, self.scratch, {})
         self.assertFalse(os.path.exists(os.path.join(self.deps, "out")))
 
+    def test_downloads_have_three_attempts(self):
+        for failures, pauses in ((0, []), (2, [5, 20]), (3, [5, 20])):
+            answers = [deps.SetupError("no network")] * failures + ["file"]
+            with mock.patch.object(deps.time, "sleep") as sleep:
+                try:
+                    self.assertEqual(deps.persist(mock.Mock(side_effect=answers)), "file")
+                    self.assertLess(failures, 3)
+                except deps.SetupError:
+                    self.assertEqual(failures, 3)
+            self.assertEqual([call.args[0] for call in sleep.call_args_list], pauses)
+
     def crate(self, checksum, files):
         """A cargo that answers with a crate of these files and checksum; (its artefact, the patch)."""
         artefact = {
