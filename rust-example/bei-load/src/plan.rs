@@ -13,6 +13,8 @@ use crate::class::{Class, Form, Span};
 use crate::connection::{Connection, Message, Outcome, Target, hash};
 use crate::mock;
 
+const TIMEOUT: &str = "request-timeout-ms";
+
 /// A request, and the hash of the answer that it must get.
 pub struct Item {
     /// Index of its class.
@@ -123,7 +125,10 @@ impl Plan {
         slot: &mut Option<Connection>,
         doubled: &Rc<Cell<u64>>,
     ) -> Result<u128, String> {
-        let body = answer(slot, &self.target, doubled, &item.message).await?;
+        // Learning has no deadline.
+        let mut message = item.message.clone();
+        message.headers.remove(TIMEOUT);
+        let body = answer(slot, &self.target, doubled, &message).await?;
         let Some(dimensions) = dimensions else { return Ok(hash(&body)) };
         let vectors = vectors(&body)?;
         if vectors.len() != item.inputs.len() {
@@ -211,7 +216,7 @@ fn item(
     let body = json!({field: value}).to_string();
     let mut headers = Vec::new();
     if let Some(timeout) = class.timeout_ms {
-        headers.push((HeaderName::from_static("request-timeout-ms"), HeaderValue::from(timeout)));
+        headers.push((HeaderName::from_static(TIMEOUT), HeaderValue::from(timeout)));
     }
     if let Some(priority) = &class.priority {
         let value =
