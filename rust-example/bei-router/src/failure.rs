@@ -39,6 +39,20 @@ pub struct Failure {
     pub retry_after: Option<u64>,
 }
 
+/// Most bytes of a message. Messages quote what the client sent, and gRPC's clients refuse headers of more than 8 or 16 KiB, which a
+/// message of letters beyond ASCII reaches three times as soon.
+const MOST_MESSAGE: usize = 2000;
+
+/// A message, cut where it is too long.
+fn bounded(mut message: String) -> String {
+    if message.len() > MOST_MESSAGE {
+        let end = (0..=MOST_MESSAGE - '…'.len_utf8()).rev().find(|&end| message.is_char_boundary(end));
+        message.truncate(end.unwrap_or(0));
+        message.push('…');
+    }
+    message
+}
+
 impl Failure {
     fn new(
         status: StatusCode,
@@ -46,7 +60,7 @@ impl Failure {
         cause: &'static str,
         message: impl Into<String>,
     ) -> Failure {
-        Failure { status, error_type, message: message.into(), cause, retry_after: None }
+        Failure { status, error_type, message: bounded(message.into()), cause, retry_after: None }
     }
 
     pub fn validation(message: impl Into<String>) -> Failure {
@@ -97,7 +111,7 @@ impl Failure {
 
     /// The error with the field that it is about before it.
     pub fn of(mut self, field: &str) -> Failure {
-        self.message = format!("{field}: {}", self.message);
+        self.message = bounded(format!("{field}: {}", self.message));
         self
     }
 }
@@ -161,4 +175,20 @@ fn respond(failure: Failure, body: impl Serialize) -> Response {
         response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_bounded_at_a_character() {
+        assert_eq!(Failure::validation("é".repeat(1000)).message, "é".repeat(1000));
+        for start in ["", "a"] {
+            let Failure { message, .. } =
+                Failure::validation(format!("{start}{}", "é".repeat(1001))).of("inputs[7]");
+            assert!(message.len() <= MOST_MESSAGE && message.len() > MOST_MESSAGE - 4, "{}", message.len());
+            assert!(message.starts_with(&format!("inputs[7]: {start}é")) && message.ends_with("é…"));
+        }
+    }
 }

@@ -20,9 +20,9 @@ pub fn context<T>(request: &Request<T>) -> Result<Context, Status> {
     let mut context = Context::from_headers(headers).map_err(status)?;
     if let Some(value) = headers.get("grpc-timeout") {
         let Some(timeout) = grpc_timeout(value) else {
-            return Err(Status::invalid_argument(format!(
+            return Err(status(Failure::validation(format!(
                 "the metadata grpc-timeout is {value:?}; it must be as 100m or 5S"
-            )));
+            ))));
         };
         let deadline = context.arrival.checked_add(timeout);
         context.deadline = [context.deadline, deadline].into_iter().flatten().min();
