@@ -12,9 +12,11 @@ use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use tonic::{Code, Status};
 use tower_service::Service;
 use tracing::Instrument;
 
+use crate::body;
 use crate::failure::Told;
 use crate::lifecycle::{Lifecycle, NotReady};
 use crate::request_id::RequestId;
@@ -63,7 +65,11 @@ impl Front {
         }
         let ready = READY.contains(&path);
         let health = reads && (ready || HEALTH.contains(&path) || self.health_route.as_deref() == Some(path));
-        let Some(routes) = self.lifecycle.routes() else { return self.refuse(NotReady::Starting) };
+        let Some(routes) = self.lifecycle.routes() else {
+            // What is uploaded would else be cut off, and many clients would not see why.
+            body::forget(request).await;
+            return self.refuse(NotReady::Starting);
+        };
         match self.lifecycle.not_ready() {
             Some(why) if health => return self.refuse(why),
             _ if reads && ready => return self.ready(routes.clone(), request).await,
@@ -93,7 +99,7 @@ impl Front {
     /// One line for each request: at error where the server is at fault, at debug, or info by flag, otherwise.
     fn log(&self, id: &RequestId, method: &Method, uri: &Uri, response: &Response, start: Instant) {
         let status = response.status();
-        if let Some(Told(error)) = response.extensions().get::<Told>() {
+        if let Some(error) = fault(response) {
             tracing::error!(
                 request_id = id.text(), %method, path = uri.path(), status = status.as_u16(),
                 total_ms = milliseconds(start), "{error}"
@@ -104,6 +110,20 @@ impl Front {
             access!(tracing::Level::DEBUG, id, method, uri, response, start);
         }
     }
+}
+
+/// What the server or the model failed with. A gRPC call that failed has the status 200 and, unless it was a stream that had begun, its
+/// own in a header.
+fn fault(response: &Response) -> Option<String> {
+    if let Some(Told(error)) = response.extensions().get() {
+        return Some(error.clone());
+    }
+    let status = Status::from_header_map(response.headers())?;
+    let server = matches!(
+        status.code(),
+        Code::Unknown | Code::FailedPrecondition | Code::Internal | Code::Unavailable
+    );
+    server.then(|| status.message().to_string())
 }
 
 fn milliseconds(start: Instant) -> f64 {
@@ -133,7 +153,7 @@ impl Service<Request> for Front {
             let mut response = if spans::on() {
                 let span = spans::request(&method, uri.path(), id.text(), request.headers());
                 let response = front.answer(request).instrument(span.clone()).await;
-                spans::answered(&span, response.status());
+                spans::answered(&span, response.status(), fault(&response).is_some());
                 response
             } else {
                 front.answer(request).await
@@ -142,5 +162,27 @@ impl Service<Request> for Front {
             id.echo(response.headers_mut());
             Ok(response)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Failure;
+    use crate::grpc::messages::status;
+
+    #[test]
+    fn faults_of_the_server_are_told_whatever_the_protocol() {
+        for (failure, faulty) in [
+            (Failure::backend("défaut"), true),
+            (Failure::unhealthy("défaut"), true),
+            (Failure::validation("défaut"), false),
+            (Failure::overloaded("défaut"), false),
+        ] {
+            let expected = faulty.then(|| failure.message.clone());
+            assert_eq!(fault(&status(failure.clone()).into_http()), expected);
+            assert_eq!(fault(&failure.into_response()), expected);
+        }
+        assert_eq!(fault(&StatusCode::NOT_FOUND.into_response()), None);
     }
 }

@@ -3,7 +3,7 @@
 mod embed;
 mod health;
 mod info;
-mod messages;
+pub mod messages;
 mod predict;
 mod rerank;
 mod stream;

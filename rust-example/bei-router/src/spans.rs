@@ -112,9 +112,9 @@ pub fn record(timing: &Timing) {
 }
 
 /// Puts the outcome into a request's span.
-pub fn answered(span: &Span, status: StatusCode) {
+pub fn answered(span: &Span, status: StatusCode, failed: bool) {
     span.record("http.response.status_code", status.as_u16());
-    if status.is_server_error() || status == StatusCode::FAILED_DEPENDENCY {
+    if failed || status.is_server_error() || status == StatusCode::FAILED_DEPENDENCY {
         span.record("otel.status_code", "ERROR");
     }
 }

@@ -102,8 +102,6 @@ pub struct Context {
     pub single: bool,
     /// Whether the request waits where there is too much under way, in place of being refused.
     pub waits: bool,
-    /// The request's span.
-    pub span: tracing::Span,
 }
 
 impl Default for Context {
@@ -115,7 +113,6 @@ impl Default for Context {
             deadline: None,
             single: false,
             waits: false,
-            span: tracing::Span::current(),
         }
     }
 }
