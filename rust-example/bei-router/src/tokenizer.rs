@@ -58,6 +58,9 @@ impl EncodeOptions {
 /// Texts that one worker tokenizes in one call.
 const CHUNK: usize = 16;
 
+/// Inputs of other calls, which one worker makes one after another: the library takes 65,536 at once.
+pub const CALL: usize = 4096;
+
 /// Bytes of a request's texts that are tokenized on the caller's thread. It takes some hundred microseconds at most, where a
 /// worker would cost two changes of threads, and with many clients a queue of them.
 const AT_ONCE: usize = 2048;

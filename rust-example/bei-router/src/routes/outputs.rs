@@ -19,7 +19,7 @@ use crate::routes::document::{ContextHeaders, Errors};
 use crate::routes::embed::{SparseValue, sparse_values, yes};
 use crate::routes::text::{Token, spelled};
 use crate::timing::Timing;
-use crate::tokenizer::{EncodeOptions, TruncationDirection};
+use crate::tokenizer::{CALL, EncodeOptions, TruncationDirection};
 use crate::work::Context;
 
 /// What /embed_outputs takes.
@@ -221,15 +221,17 @@ impl App {
                     _ => "",
                 })
                 .collect();
-            let inputs: Vec<Text> = texts.iter().map(|&text| Text::from(text)).collect();
-            let result = model.tokenize(&inputs, &options.call_options())?;
-            let tokens = |(i, text): (usize, &&str)| match result.tokens(i) {
-                Ok(tokens) => {
-                    Ok(within(spelled(&tokens, &format!("{prompt}{text}")), prompt.chars().count()))
+            let mut all = Vec::with_capacity(texts.len());
+            for chunk in texts.chunks(CALL) {
+                let inputs: Vec<Text> = chunk.iter().map(|&text| Text::from(text)).collect();
+                let result = model.tokenize(&inputs, &options.call_options())?;
+                for (i, text) in chunk.iter().enumerate() {
+                    let tokens =
+                        result.tokens(i).map_err(|error| Failure::from(error).of(&name(all.len())))?;
+                    all.push(within(spelled(&tokens, &format!("{prompt}{text}")), prompt.chars().count()));
                 }
-                Err(error) => Err(Failure::from(error).of(&name(i))),
-            };
-            texts.iter().enumerate().map(tokens).collect::<Result<Vec<_>, Failure>>()
+            }
+            Ok::<_, Failure>(all)
         };
         self.tokenizer.run(work).await?
     }

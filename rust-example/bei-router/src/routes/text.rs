@@ -17,6 +17,7 @@ use crate::inputs::{Input, Inputs};
 use crate::reply;
 use crate::routes::document::Errors;
 use crate::routes::embed::yes;
+use crate::tokenizer::CALL;
 
 /// What /tokenize takes.
 #[derive(Deserialize, ToSchema)]
@@ -87,47 +88,57 @@ impl App {
         }
         let add_special_tokens = Some(add_special_tokens);
         let work = move |model: &bei_backend::Model| {
-            let inputs: Vec<Text> = texts.iter().map(|text| Text::from(text.as_str())).collect();
             let options = CallOptions {
                 truncate: Some(false),
                 prompt_name: prompt_name.as_deref(),
                 add_special_tokens,
                 ..CallOptions::default()
             };
-            let result = model.tokenize(&inputs, &options)?;
-            let tokens = |(i, text): (usize, &String)| match result.tokens(i) {
-                Ok(tokens) => Ok(spelled(&tokens, &format!("{prompt}{text}"))),
-                Err(error) => Err(Failure::from(error).of(&name(i))),
-            };
-            texts.iter().enumerate().map(tokens).collect::<Result<Vec<_>, Failure>>()
+            let mut all = Vec::with_capacity(texts.len());
+            for chunk in texts.chunks(CALL) {
+                let inputs: Vec<Text> = chunk.iter().map(|text| Text::from(text.as_str())).collect();
+                let result = model.tokenize(&inputs, &options)?;
+                for (i, text) in chunk.iter().enumerate() {
+                    let tokens =
+                        result.tokens(i).map_err(|error| Failure::from(error).of(&name(all.len())))?;
+                    all.push(spelled(&tokens, &format!("{prompt}{text}")));
+                }
+            }
+            Ok::<_, Failure>(all)
         };
         self.tokenizer.run(work).await?
     }
 
     /// The text of each list of token ids.
     pub async fn texts(&self, inputs: Inputs, skip_special_tokens: bool) -> Result<Vec<String>, Failure> {
-        let n = inputs.items.len();
-        self.check_batch_size(n, "ids")?;
+        self.check_batch_size(inputs.items.len(), "ids")?;
         let name = inputs.names("ids");
-        let (mut ids, mut lengths) = (Vec::new(), Vec::with_capacity(n + 1));
-        lengths.push(0);
+        let mut lists = Vec::with_capacity(inputs.items.len());
         for (i, input) in inputs.items.into_iter().enumerate() {
             match input {
-                Input::Ids(list) => ids.extend(list),
+                Input::Ids(list) => lists.push(list),
                 _ => return Err(Failure::validation("a text; expected token ids").of(&name(i))),
             }
-            let total = u32::try_from(ids.len());
-            lengths.push(total.map_err(|_| Failure::validation("ids: more than 4294967295 token ids"))?);
         }
         let skip_special_tokens = Some(skip_special_tokens);
         let work = move |model: &bei_backend::Model| {
             let options = CallOptions { skip_special_tokens, ..CallOptions::default() };
-            let result = model.decode(&ids, &lengths, &options)?;
-            let text = |i| match result.text(i) {
-                Ok(text) => Ok(text.into_owned()),
-                Err(error) => Err(Failure::from(error).of(&name(i))),
-            };
-            (0..n).map(text).collect::<Result<Vec<String>, Failure>>()
+            let mut texts = Vec::with_capacity(lists.len());
+            for chunk in lists.chunks(CALL) {
+                let (mut ids, mut lengths) = (Vec::new(), vec![0]);
+                for list in chunk {
+                    ids.extend_from_slice(list);
+                    let total = u32::try_from(ids.len());
+                    lengths
+                        .push(total.map_err(|_| Failure::validation("ids: more than 4294967295 token ids"))?);
+                }
+                let result = model.decode(&ids, &lengths, &options)?;
+                for i in 0..chunk.len() {
+                    let text = result.text(i).map_err(|error| Failure::from(error).of(&name(texts.len())))?;
+                    texts.push(text.into_owned());
+                }
+            }
+            Ok::<_, Failure>(texts)
         };
         self.tokenizer.run(work).await?
     }
