@@ -84,18 +84,22 @@ impl ToSchema for DefaultRequest {
     }
 }
 
-async fn answer(app: Arc<App>, context: Context, request: Request) -> Result<Response, Failure> {
+async fn answer(
+    app: Arc<App>,
+    context: Result<Context, Failure>,
+    request: Request,
+) -> Result<Response, Failure> {
     match app.role() {
         Role::Embed => one_or_similarity(app, context, request, embed).await,
         Role::EmbedSparse => one_or_similarity(app, context, request, embed_sparse).await,
         Role::Similarity => one(app, context, request, similarity).await,
         Role::Predict => match piped(&app, request).await? {
-            Shape::Pipeline(body) => pipeline::classify(&app, context, body).await,
+            Shape::Pipeline(body) => pipeline::classify(&app, context?, body).await,
             Shape::Route(body) => predict(State(app), context, Body(body)).await,
         },
         Role::Rerank => one(app, context, request, rerank).await,
         Role::PredictTokens => match piped(&app, request).await? {
-            Shape::Pipeline(body) => pipeline::name_entities(&app, context, body).await,
+            Shape::Pipeline(body) => pipeline::name_entities(&app, context?, body).await,
             Shape::Route(body) => predict_tokens(State(app), context, Body(body)).await,
         },
     }
@@ -125,9 +129,9 @@ async fn piped<P: DeserializeOwned + Send + 'static, R: DeserializeOwned + Send 
 
 async fn one<T: DeserializeOwned + Send + 'static, F: Future<Output = Result<Response, Failure>>>(
     app: Arc<App>,
-    context: Context,
+    context: Result<Context, Failure>,
     request: Request,
-    route: impl Fn(State<Arc<App>>, Context, Body<T>) -> F,
+    route: impl Fn(State<Arc<App>>, Result<Context, Failure>, Body<T>) -> F,
 ) -> Result<Response, Failure> {
     let body = Body::from_request(request, &app).await?;
     route(State(app), context, body).await
@@ -139,9 +143,9 @@ async fn one_or_similarity<
     F: Future<Output = Result<Response, Failure>>,
 >(
     app: Arc<App>,
-    context: Context,
+    context: Result<Context, Failure>,
     request: Request,
-    route: impl Fn(State<Arc<App>>, Context, Body<T>) -> F,
+    route: impl Fn(State<Arc<App>>, Result<Context, Failure>, Body<T>) -> F,
 ) -> Result<Response, Failure> {
     let text = body::text(request, &app).await?;
     match body::parse(&app, text.clone()).await {
@@ -160,7 +164,7 @@ async fn one_or_similarity<
     responses((status = 200, description = "As that route answers", body = serde_json::Value), Errors))]
 pub async fn default_route(
     State(app): State<Arc<App>>,
-    context: Context,
+    context: Result<Context, Failure>,
     request: Request,
 ) -> Result<Response, Failure> {
     answer(app, context, request).await
@@ -172,7 +176,7 @@ pub async fn default_route(
     responses((status = 200, description = "As that route answers", body = serde_json::Value), Errors))]
 pub async fn invocations(
     State(app): State<Arc<App>>,
-    context: Context,
+    context: Result<Context, Failure>,
     request: Request,
 ) -> Result<Response, Failure> {
     answer(app, context, request).await
@@ -199,7 +203,7 @@ pub struct VertexReply {
     responses((status = 200, description = "For each instance what the route answers", body = VertexReply), Errors))]
 pub async fn vertex(
     State(app): State<Arc<App>>,
-    context: Context,
+    context: Result<Context, Failure>,
     request: Request,
 ) -> Result<Response, Failure> {
     match app.role() {
@@ -215,18 +219,19 @@ pub async fn vertex(
 /// Answers the instances at once. The first that fails is the request's error.
 async fn all<T: DeserializeOwned + Send + 'static, F: Future<Output = Result<Response, Failure>>>(
     app: Arc<App>,
-    context: Context,
+    context: Result<Context, Failure>,
     request: Request,
-    route: impl Fn(State<Arc<App>>, Context, Body<T>) -> F,
+    route: impl Fn(State<Arc<App>>, Result<Context, Failure>, Body<T>) -> F,
 ) -> Result<Response, Failure> {
     let Body(VertexRequest { instances }) = Body::<VertexRequest<T>>::from_request(request, &app).await?;
+    let context = context?;
     if instances.is_empty() {
         return Err(Failure::empty("instances is empty"));
     }
     let instance = |(i, instance)| {
         // The first may take all the room: what belongs to an admitted request waits.
         let context = Context { waits: context.waits || i > 0, ..context.clone() };
-        let answer = route(State(app.clone()), context, Body(instance));
+        let answer = route(State(app.clone()), Ok(context), Body(instance));
         async move {
             let named = |failure: Failure| failure.of(&format!("instances[{i}]"));
             let body = answer.await.map_err(named)?.into_body().collect().await;

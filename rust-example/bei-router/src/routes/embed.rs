@@ -88,13 +88,13 @@ pub(super) fn yes() -> bool {
     responses((status = 200, description = "A list of vectors, also for one input", body = Vec<Vec<f32>>), Errors))]
 pub async fn embed(
     State(app): State<Arc<App>>,
-    context: Context,
+    context: Result<Context, Failure>,
     Body(request): Body<EmbedRequest>,
 ) -> Result<Response, Failure> {
     let options = app.encode_options(request.truncate, request.truncation_direction, request.prompt_name);
     let finish = Finish { dimensions: request.dimensions, normalize: request.normalize };
     let job = Job::new(request.inputs, "inputs", options);
-    let (vectors, timing) = app.vectors(job, finish, context).await?;
+    let (vectors, timing) = app.vectors(job, finish, context?).await?;
     let numbers = vectors.iter().map(Vec::len).sum();
     reply::json(&app.metrics, timing.headers(&app.compute_type), vectors, numbers).await
 }
@@ -105,10 +105,10 @@ pub async fn embed(
     responses((status = 200, description = "For each input a list of vectors", body = Vec<Vec<Vec<f32>>>), Errors))]
 pub async fn embed_all(
     State(app): State<Arc<App>>,
-    context: Context,
+    context: Result<Context, Failure>,
     Body(request): Body<PlainRequest>,
 ) -> Result<Response, Failure> {
-    let (vectors, timing) = app.token_vectors(request.job(&app), context).await?;
+    let (vectors, timing) = app.token_vectors(request.job(&app), context?).await?;
     let numbers = vectors.iter().map(|rows| rows.data.len()).sum();
     let lists: Vec<RowLists> = vectors.into_iter().map(RowLists).collect();
     reply::json(&app.metrics, timing.headers(&app.compute_type), lists, numbers).await
@@ -120,10 +120,10 @@ pub async fn embed_all(
     responses((status = 200, description = "For each input its weights", body = Vec<Vec<SparseValue>>), Errors))]
 pub async fn embed_sparse(
     State(app): State<Arc<App>>,
-    context: Context,
+    context: Result<Context, Failure>,
     Body(request): Body<PlainRequest>,
 ) -> Result<Response, Failure> {
-    let (weights, timing) = app.sparse_weights(request.job(&app), context).await?;
+    let (weights, timing) = app.sparse_weights(request.job(&app), context?).await?;
     let numbers = weights.iter().map(|weights| 3 * weights.len()).sum();
     let weights: Vec<Vec<SparseValue>> = weights.into_iter().map(sparse_values).collect();
     reply::json(&app.metrics, timing.headers(&app.compute_type), weights, numbers).await

@@ -106,7 +106,7 @@ impl Serialize for Scores {
     responses((status = 200, description = "For each text its tokens or entities", body = Vec<Vec<TokenPrediction>>), Errors))]
 pub async fn predict_tokens(
     State(app): State<Arc<App>>,
-    context: Context,
+    context: Result<Context, Failure>,
     Body(request): Body<PredictTokensRequest>,
 ) -> Result<Response, Failure> {
     let (raw, strategy) = (request.raw_scores, request.aggregation_strategy);
@@ -119,7 +119,7 @@ pub async fn predict_tokens(
     let texts = with_prompt(&app, &inputs);
     let options = app.encode_options(request.truncate, request.truncation_direction, None);
     let job = Job::new(inputs, "inputs", options);
-    let (items, timing) = app.entities(job, strategy.into(), context).await?;
+    let (items, timing) = app.entities(job, strategy.into(), context?).await?;
     let item = |(entities, text): (Entities, String)| match strategy {
         AggregationStrategy::None => tokens(&app, entities, &text, raw),
         _ => joined(&app, &entities, &text),

@@ -137,9 +137,10 @@ impl OutputsRequest {
     responses((status = 200, description = "For each text what was asked for", body = Vec<OutputsItem>), Errors))]
 pub async fn embed_outputs(
     State(app): State<Arc<App>>,
-    context: Context,
+    context: Result<Context, Failure>,
     Body(request): Body<OutputsRequest>,
 ) -> Result<Response, Failure> {
+    let context = context?;
     request.check()?;
     let one_pass = request.of_one_pass();
     let (wants_tokens, wants_spans) = (request.wants(Output::Tokens), request.wants(Output::Spans));

@@ -62,13 +62,13 @@ pub enum PredictReply {
     responses((status = 200, description = "Of one input its labels, or of a batch a list of them", body = PredictReply), Errors))]
 pub async fn predict(
     State(app): State<Arc<App>>,
-    context: Context,
+    context: Result<Context, Failure>,
     Body(request): Body<PredictRequest>,
 ) -> Result<Response, Failure> {
     let Sequences(inputs) = request.inputs;
     let (single, raw) = (inputs.single, request.raw_scores);
     let options = app.encode_options(request.truncate, request.truncation_direction, request.prompt_name);
-    let (scores, timing) = app.scores(Job::new(inputs, "inputs", options), raw, context).await?;
+    let (scores, timing) = app.scores(Job::new(inputs, "inputs", options), raw, context?).await?;
     let numbers = scores.iter().map(|scores| 4 * scores.len()).sum();
     let named = |(score, label)| Prediction { score, label };
     let mut predictions: Vec<Vec<Prediction>> =

@@ -111,7 +111,7 @@ pub fn by_score(ranks: &mut [Rank]) {
     responses((status = 200, description = "The best first", body = Vec<Rank>), Errors))]
 pub async fn rerank(
     State(app): State<Arc<App>>,
-    context: Context,
+    context: Result<Context, Failure>,
     Body(request): Body<RerankRequest>,
 ) -> Result<Response, Failure> {
     let ranking = Ranking {
@@ -122,7 +122,7 @@ pub async fn rerank(
         raw: request.raw_scores,
         keep: request.return_text,
     };
-    let (ranks, timing) = app.ranks(ranking, context).await?;
+    let (ranks, timing) = app.ranks(ranking, context?).await?;
     let numbers = 4 * ranks.len();
     reply::json(&app.metrics, timing.headers(&app.compute_type), ranks, numbers).await
 }

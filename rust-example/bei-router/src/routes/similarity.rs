@@ -54,7 +54,7 @@ pub struct SimilarityParameters {
     responses((status = 200, description = "For each sentence its cosine", body = Vec<f32>), Errors))]
 pub async fn similarity(
     State(app): State<Arc<App>>,
-    context: Context,
+    context: Result<Context, Failure>,
     Body(request): Body<SimilarityRequest>,
 ) -> Result<Response, Failure> {
     let SimilarityInputs { source_sentence, sentences } = request.inputs;
@@ -69,7 +69,7 @@ pub async fn similarity(
         first: Some("inputs.source_sentence"),
         ..Job::new(Inputs { items, single: false }, "inputs.sentences", options)
     };
-    let (vectors, timing) = app.vectors(job, Finish::default(), context).await?;
+    let (vectors, timing) = app.vectors(job, Finish::default(), context?).await?;
     let (source, others) = vectors.split_first().ok_or_else(crate::inference::unexpected)?;
     let cosine = |(i, other): (usize, &Vec<f32>)| {
         let none =
