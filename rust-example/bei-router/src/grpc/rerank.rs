@@ -1,3 +1,4 @@
+use std::pin::pin;
 use std::time::Duration;
 
 use bei_proto::tei::v1;
@@ -12,6 +13,29 @@ use crate::inputs::Input;
 use crate::routes::rerank::{Rank, Ranking, by_score};
 use crate::timing::Timing;
 use crate::work::Context;
+
+/// Most bytes of what a stream's reply keeps: any number of texts may come.
+const MOST_KEPT: usize = 256 << 20;
+
+/// What a stream's reply is made of.
+#[derive(Default)]
+struct Kept {
+    ranks: Vec<Rank>,
+    bytes: usize,
+}
+
+impl Kept {
+    fn push(&mut self, rank: Rank) -> Result<(), Failure> {
+        self.bytes += size_of::<Rank>() + rank.text.as_ref().map_or(0, String::len);
+        if self.bytes > MOST_KEPT {
+            return Err(Failure::validation(format!(
+                "the stream's texts are more than {MOST_KEPT} bytes; send fewer, or leave return_text out"
+            )));
+        }
+        self.ranks.push(rank);
+        Ok(())
+    }
+}
 
 fn reply(ranks: Vec<Rank>, timing: &Timing) -> v1::RerankResponse {
     // A request holds fewer texts than that: their number is limited, or they came one by one.
@@ -67,25 +91,44 @@ impl v1::rerank_server::Rerank for Services {
                 Ok::<_, Status>((Rank { index, text, score }, timing))
             }
         });
-        let mut ranked: Vec<(Rank, Timing)> = texts.buffered(self.parallel).try_collect().await?;
-        let n = u32::try_from(ranked.len()).unwrap_or(u32::MAX);
-        if n == 0 {
+        let mut texts = pin!(texts.buffered(self.parallel));
+        let mut kept = Kept::default();
+        let (zero, start) = (Duration::ZERO, stream.arrival);
+        let mut timing =
+            Timing { start, characters: 0, tokens: 0, tokenization: zero, queue: zero, inference: zero };
+        while let Some((rank, cost)) = texts.try_next().await? {
+            kept.push(rank).map_err(status)?;
+            timing.characters += cost.characters;
+            timing.tokens += cost.tokens;
+            timing.tokenization += cost.tokenization;
+            timing.queue += cost.queue;
+            timing.inference += cost.inference;
+        }
+        let Kept { mut ranks, .. } = kept;
+        if ranks.is_empty() {
             return Err(status(Failure::empty("the stream holds no text")));
         }
-        let mean = |part: fn(&Timing) -> Duration| {
-            ranked.iter().map(|(_, timing)| part(timing)).sum::<Duration>() / n
-        };
-        let timing = Timing {
-            start: stream.arrival,
-            characters: ranked.iter().map(|(_, timing)| timing.characters).sum(),
-            tokens: ranked.iter().map(|(_, timing)| timing.tokens).sum(),
-            tokenization: mean(|timing| timing.tokenization),
-            queue: mean(|timing| timing.queue),
-            inference: mean(|timing| timing.inference),
-        };
-        let mut ranks: Vec<Rank> = ranked.drain(..).map(|(rank, _)| rank).collect();
+        let n = u32::try_from(ranks.len()).unwrap_or(u32::MAX);
+        for mean in [&mut timing.tokenization, &mut timing.queue, &mut timing.inference] {
+            *mean /= n;
+        }
         by_score(&mut ranks);
         let reply = reply(ranks, &timing);
         Ok(response(&self.app, reply, &timing))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_keeps_no_more_than_its_limit() {
+        let rank = |text: Option<&str>| Rank { index: 0, text: text.map(str::to_string), score: 0.0 };
+        let mut kept = Kept { bytes: MOST_KEPT - 2 * size_of::<Rank>() - 5, ..Kept::default() };
+        kept.push(rank(Some("12345"))).unwrap();
+        kept.push(rank(None)).unwrap();
+        let failure = kept.push(rank(None)).unwrap_err();
+        assert!(failure.message.contains("more than 268435456 bytes"), "{}", failure.message);
     }
 }
