@@ -59,6 +59,8 @@ pub struct Limits {
     pub auto_truncate: bool,
     pub tokenization_workers: usize,
     pub payload_limit: usize,
+    pub body_timeout: Duration,
+    pub idle_timeout: Duration,
     pub scheduler: scheduler::Limits,
 }
 
@@ -214,6 +216,8 @@ fn limits(args: &Args) -> Result<Limits, StartError> {
         auto_truncate: args.auto_truncate,
         tokenization_workers: args.tokenization_workers.unwrap_or((processors - 1).clamp(1, 64)),
         payload_limit: args.payload_limit,
+        body_timeout: Duration::from_millis(args.body_timeout_ms),
+        idle_timeout: Duration::from_millis(args.idle_timeout_ms),
         scheduler: scheduler::Limits {
             max_concurrent_requests: args.max_concurrent_requests,
             max_queue_wait: Duration::from_millis(args.max_queue_wait_ms),
@@ -232,6 +236,8 @@ fn limits(args: &Args) -> Result<Limits, StartError> {
         ("engine-timeout-ms", args.engine_timeout_ms, 1),
         ("unhealthy-exit-ms", args.unhealthy_exit_ms, 0),
         ("spill-wait-ms", args.spill_wait_ms, 0),
+        ("body-timeout-ms", args.body_timeout_ms, 1),
+        ("idle-timeout-ms", args.idle_timeout_ms, 1),
     ] {
         if !(least..=day).contains(&value) {
             return Err(StartError::Flags(format!("--{flag} is {value}; it can be {least} to {day}")));

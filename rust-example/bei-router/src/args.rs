@@ -155,6 +155,16 @@ pub struct Args {
     #[arg(long, env, default_value_t = 2_000_000, help_heading = "Limits")]
     pub payload_limit: usize,
 
+    /// Longest time, in milliseconds, that a request's body may take from its head to its last byte; 408 then, as after 30 s of silence. (Not
+    /// for gRPC, whose streams may be long.)
+    #[arg(long, env, default_value_t = 120_000, help_heading = "Limits")]
+    pub body_timeout_ms: u64,
+
+    /// Longest time, in milliseconds, that a connection may be open without a whole head of a request; also between the requests of an
+    /// HTTP/1.1 connection, so it must be longer than load balancers keep idle connections.
+    #[arg(long, env, default_value_t = 120_000, help_heading = "Limits")]
+    pub idle_timeout_ms: u64,
+
     /// Whether inputs longer than the model takes are cut, where the request does not say.
     #[arg(long, env, action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true",
         help_heading = "Texts")]

@@ -40,7 +40,7 @@ pub async fn text(request: Request, app: &App) -> Result<Bytes, Failure> {
         let message = "expected a request with `Content-Type: application/json`";
         return Err(Failure::body(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     }
-    read(request, app.limits.payload_limit).await
+    read(request, app.limits.payload_limit, app.limits.body_timeout).await
 }
 
 /// What a JSON body says.
@@ -89,7 +89,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
 }
 
-async fn read(request: Request, limit: usize) -> Result<Bytes, Failure> {
+async fn read(request: Request, limit: usize, whole: Duration) -> Result<Bytes, Failure> {
     let (parts, mut body) = request.into_parts();
     let length = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
     let announced: Option<usize> = length.and_then(|length| length.parse().ok());
@@ -108,9 +108,14 @@ async fn read(request: Request, limit: usize) -> Result<Bytes, Failure> {
     }
     // Most bodies come in one piece, which needs no copy.
     let (mut first, mut text) = (Bytes::new(), Vec::new());
+    let start = tokio::time::Instant::now(); // which the tests wind
     let next = async |body: &mut HttpBody| {
-        timeout(SILENCE_TIMEOUT, body.frame()).await.map_err(|_| {
-            let message = format!("nothing more of the body came for {SILENCE_TIMEOUT:?}");
+        let left = whole.saturating_sub(start.elapsed());
+        timeout(SILENCE_TIMEOUT.min(left), body.frame()).await.map_err(|_| {
+            let message = match left < SILENCE_TIMEOUT {
+                true => format!("the body took longer than {whole:?} (body_timeout_ms)"),
+                false => format!("nothing more of the body came for {SILENCE_TIMEOUT:?}"),
+            };
             Failure::body(StatusCode::REQUEST_TIMEOUT, message)
         })
     };
@@ -169,7 +174,20 @@ mod tests {
     async fn a_client_that_stalls_is_given_up() {
         let part = stream::iter([Ok::<_, std::io::Error>("{\"inputs\": ")]);
         let request = Request::new(HttpBody::from_stream(part.chain(stream::pending())));
-        let failure = read(request, 1000).await.unwrap_err();
+        let failure = read(request, 1000, Duration::from_secs(120)).await.unwrap_err();
         assert_eq!((failure.status, failure.message.contains("30s")), (StatusCode::REQUEST_TIMEOUT, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_drips_is_given_up() {
+        let byte = async |()| {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            Some((Ok::<_, std::io::Error>(" "), ()))
+        };
+        let request = Request::new(HttpBody::from_stream(stream::unfold((), byte)));
+        let start = tokio::time::Instant::now();
+        let failure = read(request, 1000, Duration::from_secs(120)).await.unwrap_err();
+        assert_eq!((failure.status, failure.message.contains("120s")), (StatusCode::REQUEST_TIMEOUT, true));
+        assert_eq!(start.elapsed(), Duration::from_secs(120));
     }
 }

@@ -17,6 +17,7 @@ mod call;
 mod capacity;
 mod code_points;
 mod compute;
+mod connections;
 mod encode;
 mod exit;
 mod failure;

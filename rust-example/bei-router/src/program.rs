@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 
@@ -21,13 +22,14 @@ pub async fn run(args: Args) -> Result<End, Exit> {
     let stop = stop_signal()?;
     let (listener, address) = listen(&args.host(), args.port().map_err(Exit::Flags)?, "--port").await?;
     let lifecycle = Lifecycle::new();
+    let idle = Duration::from_millis(args.idle_timeout_ms);
     if let Some(port) = args.serving.prometheus_port {
         let (metrics, address) = listen(&args.host(), port, "--prometheus-port").await?;
         tracing::info!("metrics on {address}");
-        tokio::spawn(serve_metrics(metrics, lifecycle.clone()));
+        tokio::spawn(serve_metrics(metrics, lifecycle.clone(), idle));
     }
     let (ending, access_log) = (args.serving.ending(), args.serving.access_log);
-    let server = Server::listen(listener, lifecycle.clone(), access_log);
+    let server = Server::listen(listener, lifecycle.clone(), access_log, idle);
     tracing::info!("listening on {address}; not ready before the model is open, warm and verified");
     let app = tokio::select! {
         app = App::start(args) => app?,

@@ -6,13 +6,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use axum::serve::ListenerExt;
-use axum::{Json, Router, ServiceExt};
+use axum::{Json, Router};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::app::App;
+use crate::connections;
 use crate::front::Front;
 use crate::lifecycle::{Lifecycle, NotReady};
 use crate::routes::{routes, status};
@@ -26,26 +26,25 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// An open listener and what answers on it, from before the model is open.
 pub struct Server {
     lifecycle: Arc<Lifecycle>,
-    task: JoinHandle<io::Result<()>>,
+    task: JoinHandle<()>,
     close: oneshot::Sender<()>,
 }
 
 impl Server {
     /// Answers requests from now on: with 503, until [`Server::run`] has the model.
-    pub fn listen(listener: TcpListener, lifecycle: Arc<Lifecycle>, access_log: bool) -> Server {
+    pub fn listen(
+        listener: TcpListener,
+        lifecycle: Arc<Lifecycle>,
+        access_log: bool,
+        idle: Duration,
+    ) -> Server {
         let (close, closed) = oneshot::channel();
-        // Replies are small: waiting to fill a packet would only delay them.
-        let listener = listener.tap_io(|connection| {
-            if let Err(error) = connection.set_nodelay(true) {
-                tracing::debug!("TCP_NODELAY: {error}");
-            }
-        });
         let front = Front::new(lifecycle.clone(), access_log);
-        let server = axum::serve(listener, front.into_make_service()).with_graceful_shutdown(async move {
+        let task = tokio::spawn(connections::serve(listener, front, idle, async move {
             // An error says that the start failed, which ends the server too.
             let _ = closed.await;
-        });
-        Server { lifecycle, task: tokio::spawn(server.into_future()), close }
+        }));
+        Server { lifecycle, task, close }
     }
 
     /// The model works: its routes answer from now on.
@@ -97,13 +96,13 @@ impl Server {
 /// Closes the listener and waits for the answers under way and the batches that are left, up to a limit.
 async fn drained(
     close: oneshot::Sender<()>,
-    server: &mut JoinHandle<io::Result<()>>,
+    server: &mut JoinHandle<()>,
     app: &App,
     limit: Duration,
 ) -> io::Result<()> {
     let _ = close.send(()); // an error says that the server has ended
     let drain = async {
-        server.await.map_err(io::Error::other)??;
+        server.await.map_err(io::Error::other)?;
         app.scheduler.drain().await;
         Ok(())
     };
@@ -122,16 +121,19 @@ pub async fn serve(
 ) -> io::Result<End> {
     let lifecycle = Lifecycle::new();
     lifecycle.ready(app.clone(), routes(app.clone())); // before the first connection is accepted
-    Server::listen(listener, lifecycle, false).run(app, Ending::default(), stop).await
+    Server::listen(listener, lifecycle, false, app.limits.idle_timeout)
+        .run(app, Ending::default(), stop)
+        .await
 }
 
 /// Answers GET /metrics on a listener of its own, to the process' end.
-pub async fn serve_metrics(listener: TcpListener, lifecycle: Arc<Lifecycle>) -> io::Result<()> {
+pub async fn serve_metrics(listener: TcpListener, lifecycle: Arc<Lifecycle>, idle: Duration) {
     let metrics = async move |State(lifecycle): State<Arc<Lifecycle>>| match lifecycle.app() {
         Some(app) => status::metrics(State(app.clone())).await.into_response(),
         None => {
             (StatusCode::SERVICE_UNAVAILABLE, Json(lifecycle.refusal(NotReady::Starting))).into_response()
         }
     };
-    axum::serve(listener, Router::new().route("/metrics", get(metrics)).with_state(lifecycle)).await
+    let router = Router::new().route("/metrics", get(metrics)).with_state(lifecycle);
+    connections::serve(listener, router, idle, std::future::pending()).await;
 }
