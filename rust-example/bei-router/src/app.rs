@@ -15,6 +15,7 @@ use crate::grpc;
 use crate::labels::Labels;
 use crate::lifecycle::progress;
 use crate::metrics::Metrics;
+use crate::reply::Replies;
 use crate::scheduler::{self, Budget, Cost, Lane, Scheduler, Spill};
 use crate::tokenizer::{EncodeOptions, Tokenizer, TruncationDirection};
 use crate::warmup::{check_parity, warm_up};
@@ -61,6 +62,7 @@ pub struct Limits {
     pub payload_limit: usize,
     pub body_timeout: Duration,
     pub idle_timeout: Duration,
+    pub max_reply_numbers: usize,
     pub scheduler: scheduler::Limits,
 }
 
@@ -72,6 +74,7 @@ pub struct App {
     pub(crate) spill_model: Option<Arc<Model>>,
     pub(crate) scheduler: Arc<Scheduler>,
     pub(crate) metrics: Metrics,
+    pub(crate) replies: Replies,
     /// Held by the one deep health check.
     pub(crate) health_turn: Mutex<()>,
     /// Messages of one gRPC stream that are under way at once.
@@ -150,6 +153,7 @@ impl App {
             spill_model,
             scheduler,
             metrics,
+            replies: Replies::new(args.max_replies_mib),
             health_turn: Mutex::new(()),
             stopping: watch::Sender::new(false),
             parallel_stream_requests,
@@ -218,6 +222,7 @@ fn limits(args: &Args) -> Result<Limits, StartError> {
         payload_limit: args.payload_limit,
         body_timeout: Duration::from_millis(args.body_timeout_ms),
         idle_timeout: Duration::from_millis(args.idle_timeout_ms),
+        max_reply_numbers: args.max_reply_numbers,
         scheduler: scheduler::Limits {
             max_concurrent_requests: args.max_concurrent_requests,
             max_queue_wait: Duration::from_millis(args.max_queue_wait_ms),
@@ -251,6 +256,8 @@ fn limits(args: &Args) -> Result<Limits, StartError> {
         ("tokenization-workers", limits.tokenization_workers),
         ("payload-limit", limits.payload_limit),
         ("spill-max-tokens", args.spill_max_tokens),
+        ("max-reply-numbers", args.max_reply_numbers),
+        ("max-replies-mib", args.max_replies_mib),
     ] {
         let most = u32::MAX as usize;
         if value == 0 || value > most {

@@ -165,6 +165,14 @@ pub struct Args {
     #[arg(long, env, default_value_t = 120_000, help_heading = "Limits")]
     pub idle_timeout_ms: u64,
 
+    /// Most numbers in the answers to one request. As JSON each takes some 13 bytes.
+    #[arg(long, env, default_value_t = 16 << 20, help_heading = "Limits")]
+    pub max_reply_numbers: usize,
+
+    /// Most memory, in MiB, of replies that their clients have not read yet; requests with large replies are answered 429 then.
+    #[arg(long, env, default_value_t = 2048, help_heading = "Limits")]
+    pub max_replies_mib: usize,
+
     /// Whether inputs longer than the model takes are cut, where the request does not say.
     #[arg(long, env, action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true",
         help_heading = "Texts")]

@@ -7,10 +7,6 @@ use crate::failure::Failure;
 use crate::scheduler::Admission;
 use crate::work::{Answer, Context, Refusal, Work};
 
-/// Most numbers in the answers to one request: 256 MiB, and some five times as much as JSON. A body within its limit can ask for much more,
-/// by hundreds of thousands of texts of one letter.
-const MOST_NUMBERS: usize = 64 << 20;
-
 impl App {
     /// Admits a request of `inputs` inputs with `characters` characters in all (token ids count as one), or says that there is too
     /// much under way. To be asked before anything is spent on the request.
@@ -47,12 +43,15 @@ impl App {
             self.metrics.input(work.length());
             numbers = numbers.saturating_add(work.numbers(self.model.info()));
         }
-        if numbers > MOST_NUMBERS {
+        // A body within its limit can ask for much more, by hundreds of thousands of texts of one letter.
+        let most = self.limits.max_reply_numbers;
+        if numbers > most {
             return Err(Failure::validation(format!(
-                "the answers to {n} inputs would hold {numbers} numbers, and may hold {MOST_NUMBERS}; send fewer inputs at once"
+                "the answers to {n} inputs would hold {numbers} numbers, and may hold {most}; send fewer inputs at once"
             ))
             .into());
         }
+        self.replies.check(numbers)?;
         let (ticket, reply) = self.scheduler.submit(works, admission, context)?;
         if ticket.starts() {
             // Requests that have come already, and wait for this thread, shall be in the same batch.

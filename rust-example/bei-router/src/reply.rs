@@ -1,19 +1,21 @@
 //! Replies in JSON.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use bei_backend::Rows;
 
+use crate::app::App;
 use crate::failure::Failure;
-use crate::metrics::Metrics;
 
 /// Numbers that are written at once. Vectors of the tokens of 32 long inputs make some 40 MB of JSON and keep a thread busy for
 /// half a second, which must not be one of those that serve connections.
@@ -22,23 +24,99 @@ const WRITTEN_AT_ONCE: usize = 1 << 15;
 /// Bytes of a number with its comma: most floats take 12 to 13.
 const NUMBER_BYTES: usize = 13;
 
+/// Bytes of a reply that is not counted: the system's buffer of its connection takes it.
+const UNCOUNTED: usize = 64 << 10;
+
+/// The memory of replies, from before they are written until they are sent: a client that does not read keeps its own.
+pub struct Replies {
+    /// KiB that are left.
+    room: Arc<Semaphore>,
+    most: usize,
+}
+
+impl Replies {
+    pub fn new(mib: usize) -> Replies {
+        let most = mib.saturating_mul(1024).min(u32::MAX as usize);
+        Replies { room: Arc::new(Semaphore::new(most)), most }
+    }
+
+    /// KiB that a reply takes; one of any size has room while there is no other.
+    fn kib(&self, bytes: usize) -> usize {
+        if bytes <= UNCOUNTED { 0 } else { (bytes >> 10).min(self.most) }
+    }
+
+    fn take(&self, kib: usize) -> Result<OwnedSemaphorePermit, Failure> {
+        self.room.clone().try_acquire_many_owned(kib as u32).map_err(|_| Replies::full())
+    }
+
+    /// Whether there would be room for `numbers` numbers, which is asked before they are computed.
+    pub fn check(&self, numbers: usize) -> Result<(), Failure> {
+        let kib = self.kib(numbers.saturating_mul(NUMBER_BYTES));
+        if self.room.available_permits() < kib { Err(Replies::full()) } else { Ok(()) }
+    }
+
+    fn full() -> Failure {
+        Failure::overloaded("too many large replies are being sent").retry_after(1)
+    }
+}
+
+/// A reply and its room, which it gives back when the connection has sent its last byte.
+struct Counted {
+    text: Vec<u8>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
+}
+
 /// A reply that holds `numbers` numbers, more or less.
 pub async fn json<T: Serialize + Send + 'static>(
-    metrics: &Metrics,
+    app: &App,
     headers: HeaderMap,
     reply: T,
     numbers: usize,
 ) -> Result<Response, Failure> {
     let failed = |error: String| Failure::backend(format!("writing the reply failed: {error}"));
-    let text = if numbers <= WRITTEN_AT_ONCE {
-        text(&reply, numbers)
+    let room = take(app, app.replies.kib(numbers.saturating_mul(NUMBER_BYTES)))?;
+    let write = move || (text(&reply, numbers), room);
+    let (text, room) = if numbers <= WRITTEN_AT_ONCE {
+        write()
     } else {
-        let written = tokio::task::spawn_blocking(move || text(&reply, numbers)).await;
+        let written = tokio::task::spawn_blocking(write).await;
         written.map_err(|error| failed(error.to_string()))?
     };
     let (text, took) = text.map_err(|error| failed(error.to_string()))?;
-    metrics.stages.write.observe(took.as_secs_f64());
-    let mut response = Response::new(Body::from(text));
+    app.metrics.stages.write.observe(took.as_secs_f64());
+    sent(app, headers, text, room)
+}
+
+/// A reply whose text is written.
+pub fn written(app: &App, text: Vec<u8>) -> Result<Response, Failure> {
+    sent(app, HeaderMap::new(), text, take(app, 0)?)
+}
+
+fn take(app: &App, kib: usize) -> Result<OwnedSemaphorePermit, Failure> {
+    app.replies.take(kib).inspect_err(|failure| app.metrics.failure(failure))
+}
+
+fn sent(
+    app: &App,
+    headers: HeaderMap,
+    text: Vec<u8>,
+    mut room: OwnedSemaphorePermit,
+) -> Result<Response, Failure> {
+    // The numbers were a guess, and texts that are given back are not among them.
+    let (guess, kib) = (room.num_permits(), app.replies.kib(text.len()));
+    drop(room.split(guess.saturating_sub(kib)));
+    room.merge(take(app, kib.saturating_sub(guess))?);
+    let body = match room.num_permits() {
+        0 => Bytes::from(text),
+        _ => Bytes::from_owner(Counted { text, _room: room }),
+    };
+    let mut response = Response::new(Body::from(body));
     *response.headers_mut() = headers;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)

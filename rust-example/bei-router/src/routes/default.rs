@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::body::Body as HttpBody;
 use axum::extract::{FromRequest, Request, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bei_backend::{Pool, Task};
 use futures_util::future::try_join_all;
 use http_body_util::BodyExt;
@@ -19,6 +17,7 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::app::App;
 use crate::body::{self, Body};
 use crate::failure::Failure;
+use crate::reply;
 use crate::routes::document::{ContextHeaders, Errors};
 use crate::routes::embed::{EmbedRequest, PlainRequest, embed, embed_sparse};
 use crate::routes::entities::{PredictTokensRequest, predict_tokens};
@@ -247,5 +246,6 @@ async fn all<T: DeserializeOwned + Send + 'static, F: Future<Output = Result<Res
         text.extend_from_slice(answer);
     }
     text.extend_from_slice(b"]}");
-    Ok(([(CONTENT_TYPE, "application/json")], HttpBody::from(text)).into_response())
+    drop(answers); // their room is the reply's now
+    reply::written(&app, text)
 }

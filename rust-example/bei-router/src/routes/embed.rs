@@ -96,7 +96,7 @@ pub async fn embed(
     let job = Job::new(request.inputs, "inputs", options);
     let (vectors, timing) = app.vectors(job, finish, context?).await?;
     let numbers = vectors.iter().map(Vec::len).sum();
-    reply::json(&app.metrics, timing.headers(&app.compute_type), vectors, numbers).await
+    reply::json(&app, timing.headers(&app.compute_type), vectors, numbers).await
 }
 
 /// One vector for each token of each input.
@@ -111,7 +111,7 @@ pub async fn embed_all(
     let (vectors, timing) = app.token_vectors(request.job(&app), context?).await?;
     let numbers = vectors.iter().map(|rows| rows.data.len()).sum();
     let lists: Vec<RowLists> = vectors.into_iter().map(RowLists).collect();
-    reply::json(&app.metrics, timing.headers(&app.compute_type), lists, numbers).await
+    reply::json(&app, timing.headers(&app.compute_type), lists, numbers).await
 }
 
 /// The weights above zero of each input, by token id (SPLADE, bge-m3).
@@ -126,5 +126,5 @@ pub async fn embed_sparse(
     let (weights, timing) = app.sparse_weights(request.job(&app), context?).await?;
     let numbers = weights.iter().map(|weights| 3 * weights.len()).sum();
     let weights: Vec<Vec<SparseValue>> = weights.into_iter().map(sparse_values).collect();
-    reply::json(&app.metrics, timing.headers(&app.compute_type), weights, numbers).await
+    reply::json(&app, timing.headers(&app.compute_type), weights, numbers).await
 }

@@ -126,7 +126,7 @@ pub async fn predict_tokens(
     };
     let reply: Vec<Vec<TokenPrediction>> = items.into_iter().zip(texts).map(item).collect();
     let numbers = reply.iter().flatten().map(|token| 8 + 3 * token.results.0.len()).sum();
-    reply::json(&app.metrics, timing.headers(&app.compute_type), reply, numbers).await
+    reply::json(&app, timing.headers(&app.compute_type), reply, numbers).await
 }
 
 /// The texts that places of tokens are counted in.

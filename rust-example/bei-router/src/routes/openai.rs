@@ -128,7 +128,7 @@ pub async fn embeddings(
         model: app.served_model_name.clone(),
         usage: usage(timing.tokens),
     };
-    Ok(reply::json(&app.metrics, timing.headers(&app.compute_type), reply, numbers).await?)
+    Ok(reply::json(&app, timing.headers(&app.compute_type), reply, numbers).await?)
 }
 
 /// The same under its older name.

@@ -200,7 +200,7 @@ pub async fn embed_outputs(
     }
     let numbers = items.iter().map(numbers).sum();
     let headers = Timing::joined(spent, spent_on_spans).map(|timing| timing.headers(&app.compute_type));
-    reply::json(&app.metrics, headers.unwrap_or_default(), items, numbers).await
+    reply::json(&app, headers.unwrap_or_default(), items, numbers).await
 }
 
 fn numbers(item: &OutputsItem) -> usize {

@@ -122,7 +122,7 @@ pub async fn classify(
     };
     let reply: Vec<Vec<Class>> = items.into_iter().map(classes).collect();
     let numbers = reply.iter().map(|classes| 4 * classes.len()).sum();
-    reply::json(&app.metrics, timing.headers(&app.compute_type), reply, numbers).await
+    reply::json(app, timing.headers(&app.compute_type), reply, numbers).await
 }
 
 /// The entities of one text, or for each of several a list of them.
@@ -152,10 +152,10 @@ pub async fn name_entities(
     let numbers = reply.iter().map(|entities| 8 * entities.len()).sum();
     let headers = timing.headers(&app.compute_type);
     match (single, reply.pop()) {
-        (true, Some(only)) => reply::json(&app.metrics, headers, only, numbers).await,
+        (true, Some(only)) => reply::json(app, headers, only, numbers).await,
         (_, last) => {
             reply.extend(last);
-            reply::json(&app.metrics, headers, reply, numbers).await
+            reply::json(app, headers, reply, numbers).await
         }
     }
 }

@@ -80,7 +80,7 @@ pub async fn predict(
             PredictReply::Batch(predictions)
         }
     };
-    reply::json(&app.metrics, timing.headers(&app.compute_type), reply, numbers).await
+    reply::json(&app, timing.headers(&app.compute_type), reply, numbers).await
 }
 
 impl App {

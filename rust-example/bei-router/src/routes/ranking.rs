@@ -208,7 +208,7 @@ async fn ranked(
         usage: usage(timing.tokens),
     };
     let numbers = 4 * reply.results.len();
-    Ok(reply::json(&app.metrics, timing.headers(&app.compute_type), reply, numbers).await?)
+    Ok(reply::json(&app, timing.headers(&app.compute_type), reply, numbers).await?)
 }
 
 /// The documents by falling score, in the shape of Cohere's and Jina's APIs.

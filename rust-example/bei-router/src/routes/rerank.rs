@@ -124,5 +124,5 @@ pub async fn rerank(
     };
     let (ranks, timing) = app.ranks(ranking, context?).await?;
     let numbers = 4 * ranks.len();
-    reply::json(&app.metrics, timing.headers(&app.compute_type), ranks, numbers).await
+    reply::json(&app, timing.headers(&app.compute_type), ranks, numbers).await
 }

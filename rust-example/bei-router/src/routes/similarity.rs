@@ -78,5 +78,5 @@ pub async fn similarity(
     };
     let reply = others.iter().enumerate().map(cosine).collect::<Result<Vec<f32>, _>>()?;
     let numbers = reply.len();
-    reply::json(&app.metrics, timing.headers(&app.compute_type), reply, numbers).await
+    reply::json(&app, timing.headers(&app.compute_type), reply, numbers).await
 }

@@ -65,7 +65,7 @@ pub async fn tokenize(
 ) -> Result<Response, Failure> {
     let tokens = app.tokens(request.inputs, request.add_special_tokens, request.prompt_name).await?;
     let numbers = tokens.iter().map(|tokens| 6 * tokens.len()).sum();
-    reply::json(&app.metrics, HeaderMap::new(), tokens, numbers).await
+    reply::json(&app, HeaderMap::new(), tokens, numbers).await
 }
 
 impl App {
@@ -172,5 +172,5 @@ pub async fn decode(
 ) -> Result<Response, Failure> {
     let texts = app.texts(request.ids, request.skip_special_tokens).await?;
     let numbers = texts.iter().map(String::len).sum::<usize>() / 8;
-    reply::json(&app.metrics, HeaderMap::new(), texts, numbers).await
+    reply::json(&app, HeaderMap::new(), texts, numbers).await
 }
