@@ -229,12 +229,12 @@ async fn failures_over_grpc_are_logged() {
         request.metadata_mut().insert("x-request-id", id.parse().unwrap());
         assert_eq!(client.embed(request).await.unwrap_err().code(), code);
     }
+    drop(client);
+    signal(&child, "TERM");
     let line: Value = serde_json::from_str(&wait_for(&mut log, "mine-")).unwrap();
     let fields = &line["fields"];
     assert_eq!((&line["level"], &fields["request_id"]), (&json!("ERROR"), &json!("mine-2")));
     assert!(fields["message"].as_str().unwrap().contains("inputs: "), "{line}");
-    drop(client);
-    signal(&child, "TERM");
     assert_eq!(wait(child), 0);
 }
 
