@@ -344,7 +344,8 @@ bei_error *bei_init(const char *options, size_t options_size, bei_handle *backen
 /*
  * bei_shutdown ends a backend: new calls are refused, calls under way may finish for timeout_ms, the rest gets
  * BEI_SHUT_DOWN, and all memory is released. The handle is stale as soon as the function is entered. Results and
- * errors made before stay valid. A run that was told to stop and does not is waited for five seconds.
+ * errors made before stay valid. A run that was told to stop and does not is waited for five seconds; an engine that is
+ * being opened, for items whose results are not finite, until it is open, two minutes at most.
  * Returns: NULL when all calls had finished; BEI_TIMEOUT when some were cut off (the backend is closed all the same);
  * BEI_UNHEALTHY when a run never returned (the engine's memory stays); BEI_INVALID_HANDLE. Since 1.
  */

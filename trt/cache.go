@@ -185,7 +185,7 @@ func (c *cache) locked(ctx context.Context, name string, f func() error) error {
 	if err := os.MkdirAll(c.folder, 0o755); err != nil {
 		return f() // store says what is wrong
 	}
-	lock := flock.New(filepath.Join(c.folder, name+lockSuffix), flock.SetPermissions(0o644))
+	lock := flock.New(filepath.Join(c.folder, name+lockSuffix), flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o644))
 	defer func() { _ = lock.Close() }() // which unlocks it, also for children that were forked meanwhile and have its descriptor
 	if _, err := lock.TryLockContext(ctx, lockPoll); err != nil && ctx.Err() != nil {
 		return status.Errorf(status.Cancelled, "waiting for another process that builds the plan: %w", context.Cause(ctx))

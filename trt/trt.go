@@ -342,6 +342,7 @@ func (b *builder) plan(ctx context.Context) (*found, error) {
 		return p, nil
 	}
 	said := time.AfterFunc(progressEvery, func() { b.log(nvinfer.Info, "waiting for another process that builds the plan") })
+	defer said.Stop()
 	err := b.cache.locked(ctx, b.name, func() (err error) {
 		said.Stop()
 		if p = b.cached(); p == nil {

@@ -12,15 +12,17 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; // guards what follows
 static pthread_cond_t left = PTHREAD_COND_INITIALIZER;
 static bei_exit_inside *callers; // threads that are inside a library
 static bool exiting;
+static struct timespec deadline; // of the first handler; a process may have registered many
 static pid_t process; // in a forked child there are no other threads to wait for, and the lock may be held for ever
 
 static void process_exits(void) {
   if (getpid() != process)
     return;
-  struct timespec deadline;
-  clock_gettime(CLOCK_REALTIME, &deadline);
-  deadline.tv_sec += EXIT_WAIT_SECONDS;
   pthread_mutex_lock(&lock);
+  if (!exiting) {
+    clock_gettime(CLOCK_REALTIME, &deadline);
+    deadline.tv_sec += EXIT_WAIT_SECONDS;
+  }
   exiting = true;
   for (bei_exit_inside *c = callers; c != NULL; c = c->next)
     if (c->stop != NULL)

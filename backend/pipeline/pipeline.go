@@ -46,8 +46,9 @@ type Pipeline struct {
 	runContext context.Context // ends when runs must stop: the last stage of Close
 	stopRuns   context.CancelFunc
 	workers    sync.WaitGroup
-	runners    []*runner // of the slots, in their order
-	reruns     *reruns   // nil without Config.Fallback
+	rerunning  sync.WaitGroup // of reruns
+	runners    []*runner      // of the slots, in their order
+	reruns     *reruns        // nil without Config.Fallback
 
 	mu          sync.Mutex // guards what follows, and the scheduling fields of calls
 	idle        []*runner  // those that wait for work; each is taken out by who wakes it, or runs a call in its place
@@ -88,8 +89,7 @@ func New(eng engine.Engine, config Config, metrics *Metrics, log *zap.Logger) *P
 	}
 	if config.Fallback != nil {
 		p.reruns = newReruns(p, config.Fallback)
-		p.workers.Add(1)
-		go p.reruns.loop()
+		p.rerunning.Go(p.reruns.loop)
 	}
 	return p
 }
@@ -140,7 +140,7 @@ func (p *Pipeline) Close(ctx context.Context) error {
 		r.wake.Signal()
 	}
 	p.prepareCond.Broadcast()
-	grace := p.closeGrace
+	grace := p.closeGrace // of reruns
 	if p.reruns != nil {
 		p.reruns.cond.Broadcast()
 		if p.reruns.opening { // which ends by itself: weights are read and converted in one go
@@ -150,17 +150,25 @@ func (p *Pipeline) Close(ctx context.Context) error {
 	p.mu.Unlock()
 
 	p.stopRuns()
-	done := make(chan struct{})
-	go func() { p.workers.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-time.After(grace):
-		return status.Errorf(status.Unhealthy, "a run has not returned %s after it was told to stop; its slot is abandoned", grace)
+	if !returned(&p.workers, p.closeGrace) || !returned(&p.rerunning, grace) {
+		return status.Errorf(status.Unhealthy, "a run has not returned %s after it was told to stop; its slot is abandoned", p.closeGrace)
 	}
 	if cut > 0 {
 		return status.Errorf(status.Timeout, "%d calls were cut off by the shutdown", cut)
 	}
 	return nil
+}
+
+// returned reports that the group's goroutines have ended within a time.
+func returned(group *sync.WaitGroup, within time.Duration) bool {
+	done := make(chan struct{})
+	go func() { group.Wait(); close(done) }()
+	select {
+	case <-done:
+		return true
+	case <-time.After(within):
+		return false
+	}
 }
 
 const (

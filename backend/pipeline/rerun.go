@@ -53,7 +53,6 @@ func (q *reruns) add(pk pick, cause *status.Error) bool {
 }
 
 func (q *reruns) loop() {
-	defer q.p.workers.Done()
 	defer q.close()
 	for {
 		item, ok := q.take()

@@ -55,5 +55,5 @@ static int32_t wait_inside(const bei_trt_api *a, bei_trt_lane *l, bei_trt_error 
 int32_t call_lane_wait(const bei_trt_api *a, bei_trt_lane *l, bei_trt_error *e) {
   static atomic_bool ran;
   int32_t code = wait_inside(a, l, e);
-  return atomic_exchange(&ran, true) ? code : watched(code);
+  return code != 0 || atomic_exchange(&ran, true) ? code : watched(code);
 }
