@@ -38,8 +38,8 @@ Headers of requests:
                  low, normal (default) or high.
 
 Exit codes: 0 told to stop; 2 a wrong flag; 65 the outputs are not those of bei-manifest.json; 66 the model cannot be opened or served;
-69 there is no engine, or every engine or device was lost for --unhealthy-exit-ms; 70 the warm-up failed; 71 cannot listen; 75 no call
-of an engine came back for that long; 130 ended at once; 1 anything else.
+69 there is no engine, or it or its device was lost for --unhealthy-exit-ms; 70 the warm-up failed; 71 cannot listen; 75 a call of the
+engine has not come back for that long; 130 ended at once; 1 anything else.
 SIGINT and SIGTERM let the server finish what is under way; a second one ends it at once.";
 
 /// Serves embeddings, classes and rankings over HTTP with libbei.so. Flags and environment variables are those of
@@ -102,8 +102,8 @@ pub struct Args {
     pub tokenization_workers: Option<usize>,
 
     /// Inputs under way at which no further request is let in, but answered 429. A request counts for a quarter of it at most (32 where that
-    /// is less), and the last one that is let in may go over it, so that one of any size is let in some time. gRPC streams wait where
-    /// half of it is taken, and leave the other half to other calls.
+    /// is less), and the last one that is let in may go over it, so that one of any size is let in some time. What waits
+    /// where there is no room, gRPC streams and the further parts of a request, takes half of it at most.
     #[arg(long, env, default_value_t = 512, help_heading = "Limits")]
     pub max_concurrent_requests: usize,
 
@@ -169,7 +169,8 @@ pub struct Args {
     #[arg(long, env, default_value_t = 16 << 20, help_heading = "Limits")]
     pub max_reply_numbers: usize,
 
-    /// Most memory, in MiB, of replies that their clients have not read yet; requests with large replies are answered 429 then.
+    /// Most memory, in MiB, of replies over HTTP that their clients have not read yet; requests with large replies are answered 429 then.
+    /// (What gRPC's streams hold is bounded by their number of requests under way.)
     #[arg(long, env, default_value_t = 2048, help_heading = "Limits")]
     pub max_replies_mib: usize,
 

@@ -1,5 +1,7 @@
 //! The door of the core: [`App::admit`] and [`App::compute`], which every route of every protocol goes through.
 
+use std::sync::atomic::Ordering;
+
 use tokio::time::timeout_at;
 
 use crate::app::App;
@@ -43,11 +45,13 @@ impl App {
             self.metrics.input(work.length());
             numbers = numbers.saturating_add(work.numbers(self.model.info()));
         }
+        let other_parts = context.numbers.as_ref().map_or(0, |sum| sum.fetch_add(numbers, Ordering::Relaxed));
+        let numbers = numbers.saturating_add(other_parts);
         // A body within its limit can ask for much more, by hundreds of thousands of texts of one letter.
         let most = self.limits.max_reply_numbers;
         if numbers > most {
             return Err(Failure::validation(format!(
-                "the answers to {n} inputs would hold {numbers} numbers, and may hold {most}; send fewer inputs at once"
+                "the answers would hold {numbers} numbers, and may hold {most} (max_reply_numbers); send fewer inputs at once"
             ))
             .into());
         }

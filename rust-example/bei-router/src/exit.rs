@@ -5,9 +5,9 @@ use bei_backend::Status;
 use crate::app::StartError;
 use crate::scheduler::End;
 
-/// What the program exits with when every engine or device was lost, or there is none (EX_UNAVAILABLE of sysexits.h).
+/// What the program exits with when the engine or its device was lost, or there is none (EX_UNAVAILABLE of sysexits.h).
 const LOST: u8 = 69;
-/// What it exits with when no call of any engine came back (EX_TEMPFAIL).
+/// What it exits with when a call of the engine has not come back (EX_TEMPFAIL).
 const HUNG: u8 = 75;
 
 /// The code that the program ends with after it has served.

@@ -1,7 +1,7 @@
 //! Replies in JSON.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
@@ -64,6 +64,22 @@ impl Replies {
 struct Counted {
     text: Vec<u8>,
     _room: OwnedSemaphorePermit,
+    _sending: Arc<()>,
+}
+
+/// In the extensions of a large response: tells whether its last byte has been sent.
+#[derive(Clone, Debug)]
+pub struct Unsent(Weak<()>);
+
+impl Unsent {
+    /// `sending` is held until the last byte has been sent.
+    pub fn of(sending: &Arc<()>) -> Unsent {
+        Unsent(Arc::downgrade(sending))
+    }
+
+    pub fn is_sent(&self) -> bool {
+        self.0.strong_count() == 0
+    }
 }
 
 impl AsRef<[u8]> for Counted {
@@ -112,11 +128,15 @@ fn sent(
     let (guess, kib) = (room.num_permits(), app.replies.kib(text.len()));
     drop(room.split(guess.saturating_sub(kib)));
     room.merge(take(app, kib.saturating_sub(guess))?);
-    let body = match room.num_permits() {
-        0 => Bytes::from(text),
-        _ => Bytes::from_owner(Counted { text, _room: room }),
-    };
-    let mut response = Response::new(Body::from(body));
+    let mut response = Response::default();
+    if room.num_permits() == 0 {
+        *response.body_mut() = Body::from(text);
+    } else {
+        let sending = Arc::new(());
+        response.extensions_mut().insert(Unsent::of(&sending));
+        *response.body_mut() =
+            Body::from(Bytes::from_owner(Counted { text, _room: room, _sending: sending }));
+    }
     *response.headers_mut() = headers;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)

@@ -65,7 +65,7 @@ pub struct Limits {
     pub max_queue_wait: Duration,
     /// A call that is out for longer is given up.
     pub engine_timeout: Duration,
-    /// The program ends when nothing has worked for so long.
+    /// The program ends when the first lane has been unhealthy for so long.
     pub unhealthy_exit: Option<Duration>,
     /// When requests go to the second lane.
     pub spill: Spill,

@@ -58,11 +58,12 @@ impl Server {
         let Server { lifecycle, mut task, close } = self;
         let watched = app.clone();
         // It watches during the drain, too.
-        let mut watchdog = tokio::spawn(async move { watched.scheduler.watch().await });
+        let (tell, told) = oneshot::channel();
+        let watchdog = tokio::spawn(async move { watched.scheduler.watch(tell).await });
         let end = tokio::select! {
             () = stop => Ok(End::Stopped),
             // An error says that the watchdog panicked, which its log line tells.
-            end = &mut watchdog => Ok(end.unwrap_or(End::Hung)),
+            end = told => Ok(end.unwrap_or(End::Hung)),
             ended = &mut task => Err(io::Error::other(format!("the listener ended: {ended:?}"))),
         };
         lifecycle.stop();

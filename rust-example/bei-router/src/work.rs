@@ -3,6 +3,7 @@
 //! [`App::compute`](crate::app::App::compute).
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::extract::FromRequestParts;
@@ -102,6 +103,8 @@ pub struct Context {
     pub single: bool,
     /// Whether the request waits where there is too much under way, in place of being refused.
     pub waits: bool,
+    /// Shared by the parts of a request that has several: numbers in their answers so far.
+    pub numbers: Option<Arc<AtomicUsize>>,
 }
 
 impl Default for Context {
@@ -113,6 +116,7 @@ impl Default for Context {
             deadline: None,
             single: false,
             waits: false,
+            numbers: None,
         }
     }
 }

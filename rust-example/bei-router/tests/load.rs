@@ -66,7 +66,10 @@ async fn answers_are_bounded() {
     let (status, answer) = server.post("/embed", json!({"inputs": inputs(1025)})).await;
     assert_eq!((status.as_u16(), &answer["error_type"]), (422, &json!("Validation")), "{answer}");
     let error = answer["error"].as_str().unwrap();
-    assert!(error.contains("1025 inputs would hold 67174400 numbers, and may hold 16777216"), "{error}");
+    assert!(
+        error.contains("the answers would hold 67174400 numbers, and may hold 16777216 (max_reply_numbers)"),
+        "{error}"
+    );
     assert_eq!(server.embed(json!(inputs(3))).await.len(), 3);
 }
 

@@ -3,6 +3,7 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::Server;
 use serde_json::{Value, json};
@@ -30,6 +31,46 @@ async fn a_large_batch_leaves_room_for_others() {
     }
     std::fs::remove_file(&release).unwrap();
     assert_eq!(answered, [2000, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_parts_of_a_request_share_its_numbers() {
+    let server = Server::mock(json!({}), &["--max-reply-numbers", "1000"]).await;
+    let instance = json!({"inputs": [[1000], [2000]]}); // 768 numbers
+    server.ask("/vertex", json!({"instances": [instance]})).await;
+    let (status, answer) = server.post("/vertex", json!({"instances": [instance, instance]})).await;
+    assert_eq!((status.as_u16(), &answer["error_type"]), (422, &json!("Validation")), "{answer}");
+    assert!(
+        answer["error"].as_str().unwrap().contains("would hold 1536 numbers, and may hold 1000"),
+        "{answer}"
+    );
+    let texts = json!({"inputs": ["a", "b"], "outputs": ["pooled", "spans"], "spans": [[[0, 1]], [[0, 1]]]});
+    assert_eq!(server.post("/embed_outputs", texts).await.0, 422);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_parts_of_a_request_find_room_beside_others() {
+    let server =
+        Arc::new(Server::mock(json!({"run_us": 1000.0}), &["--max-concurrent-requests", "16"]).await);
+    let stop = Arc::new(AtomicBool::new(false));
+    let others: Vec<_> = (0..12)
+        .map(|i| {
+            let (server, stop) = (server.clone(), stop.clone());
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    server.embed(json!([[100 + i]])).await;
+                }
+            })
+        })
+        .collect();
+    for round in 0..20 {
+        let instances = json!([{"inputs": format!("{round} a")}, {"inputs": format!("{round} b")}]);
+        server.ask("/vertex", json!({"instances": instances})).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for other in others {
+        other.await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

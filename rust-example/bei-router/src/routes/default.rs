@@ -223,7 +223,7 @@ async fn all<T: DeserializeOwned + Send + 'static, F: Future<Output = Result<Res
     route: impl Fn(State<Arc<App>>, Result<Context, Failure>, Body<T>) -> F,
 ) -> Result<Response, Failure> {
     let Body(VertexRequest { instances }) = Body::<VertexRequest<T>>::from_request(request, &app).await?;
-    let context = context?;
+    let context = Context { numbers: Some(Arc::default()), ..context? };
     if instances.is_empty() {
         return Err(Failure::empty("instances is empty"));
     }

@@ -140,7 +140,7 @@ pub async fn embed_outputs(
     context: Result<Context, Failure>,
     Body(request): Body<OutputsRequest>,
 ) -> Result<Response, Failure> {
-    let context = context?;
+    let context = Context { numbers: Some(Arc::default()), ..context? };
     request.check()?;
     let one_pass = request.of_one_pass();
     let (wants_tokens, wants_spans) = (request.wants(Output::Tokens), request.wants(Output::Spans));

@@ -19,6 +19,8 @@ struct Counts {
     inputs: AtomicUsize,
     /// Of the limit that they take.
     places: AtomicUsize,
+    /// Of these, what requests take that wait where there is no room.
+    waiting: AtomicUsize,
 }
 
 impl UnderWay {
@@ -31,53 +33,70 @@ impl UnderWay {
         self.counts.inputs.load(Ordering::Relaxed)
     }
 
-    /// Lets a request in while fewer places than the limit are taken, or than half of it by a request that waits where there is no room: a
+    /// Lets a request in while fewer places than the limit are taken. Requests that wait where there is no room take half of them at most: a
     /// client with streams leaves the other half to all others. A request is never cut: the last one that is let in may go over the
     /// limit, so that one of any size is let in some time.
     pub fn enter(&self, inputs: usize, waits: bool) -> Result<Permits, Failure> {
-        let limit = if waits { self.limit.div_ceil(2) } else { self.limit };
         let places = inputs.min(MOST_PLACES.max(self.limit / 4));
-        let entered = self.counts.places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
-            (taken < limit).then(|| taken.saturating_add(places))
-        });
-        match entered {
-            Ok(_) => {
-                self.counts.inputs.fetch_add(inputs, Ordering::Relaxed);
-                Ok(Permits { counts: self.counts.clone(), inputs, places })
+        let take = |count: &AtomicUsize, limit| {
+            let more = |taken| (taken < limit).then_some(taken + places);
+            count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+        };
+        let counts = &self.counts;
+        let first = !waits || take(&counts.waiting, self.limit.div_ceil(2));
+        let entered = first && take(&counts.places, self.limit);
+        if !entered {
+            if waits && first {
+                counts.waiting.fetch_sub(places, Ordering::Relaxed);
             }
-            Err(_) => Err(Failure::overloaded(format!(
+            return Err(Failure::overloaded(format!(
                 "{} inputs are under way, which reaches the limit of {} (max_concurrent_requests)",
                 self.count(),
                 self.limit
-            ))),
+            )));
         }
+        counts.inputs.fetch_add(inputs, Ordering::Relaxed);
+        let share = Share { counts: counts.clone(), left: AtomicUsize::new(inputs), places, waits };
+        Ok(Permits { share: Arc::new(share), inputs })
     }
+}
+
+/// What a request takes. It has its places until fewer of its inputs are left.
+#[derive(Debug)]
+struct Share {
+    counts: Arc<Counts>,
+    /// Inputs that are not answered.
+    left: AtomicUsize,
+    places: usize,
+    waits: bool,
 }
 
 /// Inputs that are counted, until this is dropped.
 #[derive(Debug)]
 pub struct Permits {
-    counts: Arc<Counts>,
+    share: Arc<Share>,
     inputs: usize,
-    /// At most one for each input.
-    places: usize,
 }
 
 impl Permits {
-    /// Takes one input out, to be dropped when that one is answered. The last ones, which are answered last, have the places.
+    /// Takes one input out, to be dropped when that one is answered.
     pub fn split(&mut self) -> Permits {
         let inputs = self.inputs.min(1);
-        let places = if self.inputs == self.places { inputs } else { 0 };
         self.inputs -= inputs;
-        self.places -= places;
-        Permits { counts: self.counts.clone(), inputs, places }
+        Permits { share: self.share.clone(), inputs }
     }
 }
 
 impl Drop for Permits {
     fn drop(&mut self) {
-        self.counts.inputs.fetch_sub(self.inputs, Ordering::Relaxed);
-        self.counts.places.fetch_sub(self.places, Ordering::Relaxed);
+        let Share { counts, left, places, waits } = &*self.share;
+        let before = left.fetch_sub(self.inputs, Ordering::Relaxed);
+        let free = before.min(*places) - (before - self.inputs).min(*places);
+        counts.inputs.fetch_sub(self.inputs, Ordering::Relaxed);
+        counts.places.fetch_sub(free, Ordering::Relaxed);
+        if *waits {
+            counts.waiting.fetch_sub(free, Ordering::Relaxed);
+        }
     }
 }
 
@@ -108,17 +127,17 @@ mod tests {
     }
 
     #[test]
-    fn a_large_request_leaves_room_until_its_last_inputs_are_answered() {
+    fn a_large_request_leaves_room_until_few_inputs_are_left() {
         let under_way = UnderWay::new(512);
         let mut large = under_way.enter(2000, false).unwrap();
-        let inputs: Vec<Permits> = (0..2000).map(|_| large.split()).collect();
-        assert_eq!((large.inputs, large.places), (0, 0));
+        let mut inputs: Vec<Permits> = (0..2000).map(|_| large.split()).collect();
+        drop(large);
         let others: Vec<Permits> = (0..3).map(|_| under_way.enter(300, false).unwrap()).collect();
         assert_eq!(under_way.enter(1, false).unwrap_err().status, 429, "four of a quarter each");
-        let mut inputs = inputs.into_iter();
-        drop(inputs.by_ref().take(2000 - 128).collect::<Vec<_>>());
+        // Whichever are answered first: identical ones are together.
+        inputs.truncate(128);
         assert_eq!(under_way.enter(1, false).unwrap_err().status, 429);
-        drop(inputs.next());
+        inputs.truncate(127);
         drop(under_way.enter(1, false).unwrap());
         drop((inputs, others));
         assert_eq!(under_way.counts.places.load(Ordering::Relaxed), 0);
@@ -126,13 +145,19 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_wait_leave_half_of_the_places_to_others() {
+    fn requests_that_wait_take_half_of_the_places() {
         let under_way = UnderWay::new(5);
         let streams: Vec<Permits> = (0..3).map(|_| under_way.enter(1, true).unwrap()).collect();
         assert_eq!(under_way.enter(1, true).unwrap_err().status, 429);
         let others: Vec<Permits> = (0..2).map(|_| under_way.enter(1, false).unwrap()).collect();
         assert_eq!(under_way.enter(1, false).unwrap_err().status, 429);
-        drop((streams, others));
+        drop(streams);
+        // Others do not keep them out.
+        let more: Vec<Permits> = (0..2).map(|_| under_way.enter(1, false).unwrap()).collect();
+        drop(under_way.enter(1, true).unwrap());
+        drop((others, more));
+        let counts = &under_way.counts;
+        assert_eq!(counts.places.load(Ordering::Relaxed) + counts.waiting.load(Ordering::Relaxed), 0);
         drop(UnderWay::new(1).enter(1, true).unwrap());
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bei_backend::{Error, Outputs, Status};
 
 use super::device::Device;
-use super::{Budget, Cost, Lane, Limits, Reply, Scheduler, Spill, Ticket};
+use super::{Budget, Cost, End, Lane, Limits, Reply, Scheduler, Spill, Ticket};
 use crate::call::{Called, Packed};
 use crate::metrics::Metrics;
 use crate::work::{Context, Outcome, Payload, Want, Work};
@@ -123,6 +123,15 @@ where
 }
 
 impl Scheduler {
+    /// Watches until the program would end.
+    async fn end(&self) -> End {
+        let (tell, told) = oneshot::channel();
+        tokio::select! {
+            () = self.watch(tell) => unreachable!("it watches for ever"),
+            end = told => end.unwrap(),
+        }
+    }
+
     fn ask(&self, works: Vec<Work>, context: &Context) -> (Ticket, oneshot::Receiver<Reply>) {
         let admission = self.admit(works.len(), 0, context).unwrap();
         let (ticket, reply) = self.submit(works, admission, context).unwrap();

@@ -1,9 +1,10 @@
-//! Watches the lanes: gives up calls that do not come back, asks engines that were lost whether they are back, and says when nothing
-//! works any more.
+//! Watches the lanes: gives up calls that do not come back, asks engines that were lost whether they are back, and says when the first
+//! one does not recover.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::Scheduler;
@@ -32,8 +33,9 @@ struct Watched {
 }
 
 impl Scheduler {
-    /// Watches until the first lane, of which /health tells, has been unhealthy for the limit of the flags.
-    pub async fn watch(&self) -> End {
+    /// Watches for ever, and tells when the first lane, of which /health tells, has been unhealthy for the limit of the flags.
+    pub async fn watch(&self, ended: oneshot::Sender<End>) {
+        let mut ended = Some(ended);
         let tick =
             (self.limits.engine_timeout / 10).clamp(Duration::from_millis(10), Duration::from_millis(250));
         let mut watched: Vec<Watched> = self.lanes.iter().map(|_| Watched::default()).collect();
@@ -50,11 +52,13 @@ impl Scheduler {
             if let (Some(limit), Some((trouble, since, _))) =
                 (self.limits.unhealthy_exit, &self.lanes[0].lock().trouble)
                 && now.saturating_duration_since(*since) >= limit
+                && let Some(ended) = ended.take()
             {
-                return match trouble {
+                // An error says that the server ends already.
+                let _ = ended.send(match trouble {
                     Trouble::Hung => End::Hung,
                     Trouble::Lost => End::Lost,
-                };
+                });
             }
         }
     }

@@ -2,7 +2,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::*;
-use crate::scheduler::End;
 
 /// Sends works one by one while the engine is held, so that they make batches, and returns the status of each.
 async fn statuses(scheduler: &Arc<Scheduler>, gate: &Gate, works: Vec<Work>) -> Vec<u16> {
@@ -137,7 +136,7 @@ async fn a_hung_call_is_given_up_and_its_slot_comes_back() {
         fine(works)
     });
     let watched = scheduler.clone();
-    let watchdog = tokio::spawn(async move { watched.watch().await });
+    let watchdog = tokio::spawn(async move { watched.end().await });
     let (_t0, hung) = scheduler.ask(vec![work(&[666; 10])], &Context::default());
     gate.wait(1);
     let told = tokio::time::timeout(PATIENCE, hung).await.unwrap();
@@ -170,7 +169,7 @@ async fn when_no_call_comes_back_all_are_told_and_it_ends() {
         fine(works)
     });
     let asked: Vec<_> = (0..3).map(|i| scheduler.ask(vec![work(&[i; 10])], &Context::default())).collect();
-    let end = tokio::time::timeout(PATIENCE, scheduler.watch()).await.unwrap();
+    let end = tokio::time::timeout(PATIENCE, scheduler.end()).await.unwrap();
     assert_eq!(end, End::Hung);
     for (_ticket, reply) in asked {
         assert_eq!(reply.await.unwrap().unwrap_err().failure.status, 503);
@@ -189,7 +188,7 @@ async fn an_engine_that_comes_back_by_itself_is_noticed_without_requests() {
         false => fine(works),
     });
     let watched = scheduler.clone();
-    let watchdog = tokio::spawn(async move { watched.watch().await });
+    let watchdog = tokio::spawn(async move { watched.end().await });
     let (_ticket, reply) = scheduler.ask(vec![work(&[1])], &Context::default());
     reply.await.unwrap().unwrap_err();
     assert!(scheduler.health().is_err());

@@ -1,5 +1,4 @@
 use super::*;
-use crate::scheduler::End;
 
 fn limits_of_trouble() -> Limits {
     Limits {
@@ -21,7 +20,7 @@ fn stuck(gate: &Arc<Gate>) -> impl Fn(&[&Work]) -> Answers + Send + Sync + 'stat
 }
 
 async fn ends(scheduler: &Scheduler) -> End {
-    tokio::time::timeout(Duration::from_secs(60), scheduler.watch()).await.unwrap()
+    tokio::time::timeout(Duration::from_secs(60), scheduler.end()).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,7 +58,7 @@ async fn what_waits_behind_a_hung_call_goes_to_an_engine_that_works() {
     gate.wait(1);
     let (_t, waiting) = scheduler.ask(vec![work(&[1]), work(&[2])], &Context::default());
     let watched = scheduler.clone();
-    let watchdog = tokio::spawn(async move { watched.watch().await });
+    let watchdog = tokio::spawn(async move { watched.end().await });
     assert_eq!(hung.await.unwrap().unwrap_err().failure.status, 503);
     let waiting = tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap();
     assert_eq!(outcome(waiting.unwrap()), [[1.0], [2.0]]);
