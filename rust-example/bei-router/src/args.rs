@@ -170,7 +170,7 @@ pub struct Args {
     pub max_reply_numbers: usize,
 
     /// Most memory, in MiB, of replies over HTTP that their clients have not read yet; requests with large replies are answered 429 then.
-    /// (What gRPC's streams hold is bounded by their number of requests under way.)
+    /// (A gRPC stream stands still where its client has not read 64 MiB.)
     #[arg(long, env, default_value_t = 2048, help_heading = "Limits")]
     pub max_replies_mib: usize,
 
