@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use bei_backend::{ItemOutputs, Outputs, Span, Text};
+use bei_backend::{ItemOutputs, Outputs, Span};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -19,7 +19,7 @@ use crate::routes::document::{ContextHeaders, Errors};
 use crate::routes::embed::{SparseValue, sparse_values, yes};
 use crate::routes::text::{Token, spelled};
 use crate::timing::Timing;
-use crate::tokenizer::{CALL, EncodeOptions, TruncationDirection};
+use crate::tokenizer::{EncodeOptions, TruncationDirection};
 use crate::work::Context;
 
 /// What /embed_outputs takes.
@@ -222,17 +222,9 @@ impl App {
                     _ => "",
                 })
                 .collect();
-            let mut all = Vec::with_capacity(texts.len());
-            for chunk in texts.chunks(CALL) {
-                let inputs: Vec<Text> = chunk.iter().map(|&text| Text::from(text)).collect();
-                let result = model.tokenize(&inputs, &options.call_options())?;
-                for (i, text) in chunk.iter().enumerate() {
-                    let tokens =
-                        result.tokens(i).map_err(|error| Failure::from(error).of(&name(all.len())))?;
-                    all.push(within(spelled(&tokens, &format!("{prompt}{text}")), prompt.chars().count()));
-                }
-            }
-            Ok::<_, Failure>(all)
+            let all = spelled(model, &texts, &prompt, &options.call_options(), name)?;
+            let prompt = prompt.chars().count();
+            Ok::<_, Failure>(all.into_iter().map(|tokens| within(tokens, prompt)).collect())
         };
         self.tokenizer.run(work).await?
     }

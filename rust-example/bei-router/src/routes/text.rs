@@ -94,17 +94,8 @@ impl App {
                 add_special_tokens,
                 ..CallOptions::default()
             };
-            let mut all = Vec::with_capacity(texts.len());
-            for chunk in texts.chunks(CALL) {
-                let inputs: Vec<Text> = chunk.iter().map(|text| Text::from(text.as_str())).collect();
-                let result = model.tokenize(&inputs, &options)?;
-                for (i, text) in chunk.iter().enumerate() {
-                    let tokens =
-                        result.tokens(i).map_err(|error| Failure::from(error).of(&name(all.len())))?;
-                    all.push(spelled(&tokens, &format!("{prompt}{text}")));
-                }
-            }
-            Ok::<_, Failure>(all)
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            spelled(model, &texts, &prompt, &options, name)
         };
         self.tokenizer.run(work).await?
     }
@@ -144,8 +135,28 @@ impl App {
     }
 }
 
+/// The tokens of each text after the prompt of `options`, which places count from. `name` names the input that an error is about.
+pub fn spelled(
+    model: &bei_backend::Model,
+    texts: &[&str],
+    prompt: &str,
+    options: &CallOptions,
+    name: impl Fn(usize) -> String,
+) -> Result<Vec<Vec<Token>>, Failure> {
+    let mut all = Vec::with_capacity(texts.len());
+    for chunk in texts.chunks(CALL) {
+        let inputs: Vec<Text> = chunk.iter().map(|&text| Text::from(text)).collect();
+        let result = model.tokenize(&inputs, options)?;
+        for (i, text) in chunk.iter().enumerate() {
+            let tokens = result.tokens(i).map_err(|error| Failure::from(error).of(&name(all.len())))?;
+            all.push(tokens_of(&tokens, &format!("{prompt}{text}")));
+        }
+    }
+    Ok(all)
+}
+
 /// A token's text is its part of the input, as the family gives it; a special token has none, and shows its own spelling.
-pub fn spelled(tokens: &Tokens, text: &str) -> Vec<Token> {
+fn tokens_of(tokens: &Tokens, text: &str) -> Vec<Token> {
     let places = CodePoints::new(text);
     let token = |k| {
         let special = tokens.special[k] != 0;
